@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-quick lint lock bench clean
+.PHONY: demo test test-quick packages lint lock bench clean
 
 .venv/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,7 +20,10 @@ lint: .venv/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+packages:
+	tests/install-packages.sh
+
+test: lint packages
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-quick: .venv/.ready
