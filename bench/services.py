@@ -21,9 +21,9 @@ from kubewire.api.service import (
     ServiceSpec,
 )
 from kubewire.kernel import sandbox
+from kubewire.kubeproxy.backends.nftables.proxier import NftablesProxier
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import plan, plan_service
-from kubewire.kubeproxy.proxier import NftablesProxier
 from kubewire.kubeproxy.table import Change
 from kubewire.kubeproxy.topology import NodeView
 

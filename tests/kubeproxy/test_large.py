@@ -6,9 +6,9 @@ import pytest
 
 from kubewire.api.meta import Key
 from kubewire.kernel.nfnetlink import Nfnetlink
+from kubewire.kubeproxy.backends.nftables.proxier import NAMES, NftablesProxier
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import plan
-from kubewire.kubeproxy.proxier import NAMES, NftablesProxier
 from kubewire.kubeproxy.table import Change
 from kubewire.kubeproxy.topology import NodeView
 from tests.kubeproxy.rows import service, slice_

@@ -1,8 +1,8 @@
 import pytest
 
+from kubewire.kubeproxy.backends.nftables.proxier import NftablesProxier
 from kubewire.kubeproxy.config import read as read_config
 from kubewire.kubeproxy.objects import read
-from kubewire.kubeproxy.proxier import NftablesProxier
 from kubewire.kubeproxy.table import Change
 from kubewire.kubeproxy.trace import Tracer
 from tests.kubeproxy.table import CONFIG, FIXTURES, NODE, objects

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kubewire.kubeproxy.backends.nftables_trace import NftablesTracer
+from kubewire.kubeproxy.backends.nftables.trace import NftablesTracer
 from kubewire.kubeproxy.trace import Answer, Flow
 from tests.kubeproxy.rows import ROWS, Row
 

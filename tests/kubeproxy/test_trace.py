@@ -6,7 +6,7 @@ import pytest
 
 from kubewire.api.errors import InputError
 from kubewire.api.meta import Key
-from kubewire.kubeproxy.backends.nftables_trace import NftablesTracer
+from kubewire.kubeproxy.backends.nftables.trace import NftablesTracer
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.config import read as read_config
 from kubewire.kubeproxy.explain import explained

@@ -101,7 +101,7 @@ def trace(
 def _asker(tracer: Tracer, mode: str) -> Callable[[Flow], JSON]:
     if mode == "plan":
         return lambda asked: tracer.ask(asked).to_json()
-    from kubewire.kubeproxy.backends.nftables_trace import NftablesTracer
+    from kubewire.kubeproxy.backends.nftables.trace import NftablesTracer
 
     rules = NftablesTracer(tracer)
     return lambda asked: rules.ask(asked).to_json()

@@ -13,9 +13,9 @@ from kubewire.client.informer import Index, Informer
 from kubewire.client.loop import Changes, Loop, run_all
 from kubewire.client.rest import Client
 from kubewire.kernel.conntrack import Conntrack, Entry
+from kubewire.kubeproxy.backends.nftables.proxier import NftablesProxier
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import FOREIGN, plan_service
-from kubewire.kubeproxy.proxier import NftablesProxier
 from kubewire.kubeproxy.table import Change, ServiceTable
 from kubewire.kubeproxy.topology import NodeView
 

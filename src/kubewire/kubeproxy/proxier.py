@@ -1,182 +1,84 @@
-"""Keeps the node's nftables table equal to the Services: whole at first, then change by change."""
+"""What every back end of kube-proxy is: one protocol, one list of features.
+
+A back end is a package in ``backends``: ``compile`` (pure: frontends -> values of its language),
+``proxier`` (a ``Proxier``: the only I/O) and ``trace`` (its rules asked about a flow). It spells
+what ``plan`` decided and decides nothing itself; ``support`` says what it cannot spell, and why.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace as changed
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import NamedTuple, Protocol
 
 from kubewire.api.meta import Key
-from kubewire.kernel.nfnetlink import Nfnetlink
-from kubewire.kubeproxy.backends import nftables
-from kubewire.kubeproxy.backends.nftables import Elements
-from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.table import Change
-from kubewire.lang.nftables.model import Chain, Data, Set, Table, Transaction, replace
-from kubewire.lang.nftables.types import ip_bytes
-
-Shared = tuple[str, bytes]
-"""An element that several frontends may need: (set, key)."""
-SHARED = ("hairpin4", "hairpin6")
-NAMES = (nftables.NAME, f"{nftables.NAME}-b")
-"""A table that is too large for one batch is loaded under the other name."""
 
 
-class NftablesProxier:
-    """Remembers what it committed; after a failure ``sync`` starts from nothing."""
+class Feature(StrEnum):
+    """What a Service, or the configuration of kube-proxy, may ask of a back end."""
 
-    def __init__(self, config: Config, service_cidrs: Iterable[str] = ()) -> None:
-        self._config = config
-        self._base = nftables.base_table(config, service_cidrs)
-        self._netlink = Nfnetlink()
-        self._chains: dict[str, Chain] = {}
-        self._sets: dict[str, Set] = {}
-        self._shared: Counter[Shared] = Counter()
-        self._cluster_ips: dict[Key, tuple[str, ...]] = {}
-        self._name = NAMES[0]
-        """Table that is in force."""
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+    EXTERNAL_IP = "externalIPs"
+    TCP = "TCP"
+    UDP = "UDP"
+    SCTP = "SCTP"
+    IPV4 = "IPv4"
+    IPV6 = "IPv6"
+    AFFINITY = "sessionAffinity"
+    INTERNAL_LOCAL = "internalTrafficPolicy Local"
+    EXTERNAL_LOCAL = "externalTrafficPolicy Local"
+    SOURCE_RANGES = "loadBalancerSourceRanges"
+    HAIRPIN = "hairpin"
+    MASQUERADE_ALL = "masqueradeAll"
+    DETECT_CLUSTER_CIDR = "detectLocalMode ClusterCIDR"
+    DETECT_NODE_CIDR = "detectLocalMode NodeCIDR"
+    DETECT_BRIDGE = "detectLocalMode BridgeInterface"
+    DETECT_PREFIX = "detectLocalMode InterfaceNamePrefix"
+    LOCALHOST_NODE_PORTS = "localhostNodePorts"
+    REFUSE_UNKNOWN_PORT = "a ClusterIP refuses ports that its Service lacks"
+    DROP_UNALLOCATED = "addresses of the service CIDR that no Service has are dropped"
+    DRAINING = "connection draining"
+    WEIGHTS = "weights of endpoints"
+    SCHEDULERS = "schedulers other than random"
 
-    def close(self) -> None:
-        """Close the socket; the rules stay."""
-        self._netlink.close()
+
+Support = Mapping[Feature, str]
+"""Every feature -> "" if the back end has it, else why not."""
+
+
+class Dump(NamedTuple):
+    """What should be in the kernel and what is, as lines of the back end's own language.
+
+    Both are in one canonical order: they are equal if and only if the kernel needs no change.
+    """
+
+    desired: list[str]
+    actual: list[str]
+
+
+class Proxier(Protocol):
+    """Keeps one namespace's kernel equal to the frontends that it is told."""
 
     def sync(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
-        """Put the whole table in place, in one transaction: packets see the old or the new one."""
-        frontends = [c.new for c in changes if c.new]
-        addresses = [ip for ips in cluster_ips.values() for ip in ips]
-        table = nftables.with_frontends(self._base, frontends, addresses, self._config)
-        self._load(table)
-        self._remember(table, frontends, cluster_ips)
-
-    def _load(self, table: Table) -> None:
-        """Whole in one transaction; too large for that, beside the old one, then switch at once."""
-        present = self._netlink.tables() & set(NAMES)
-        self._name = next(iter(present)) if len(present) == 1 else NAMES[0]
-        change = replace(changed(table, name=self._name))
-        if self._netlink.fits(change):
-            _drop_tables(change, present - {self._name})
-            self._netlink.commit(change)
-            return
-        self._name = next(n for n in NAMES if n not in present or len(present) == len(NAMES))
-        hooks = [c for c in table.chains.values() if c.hook]
-        rest = {n: c for n, c in table.chains.items() if not c.hook}
-        self._netlink.commit_in_parts(replace(changed(table, name=self._name, chains=rest)))
-        switch = Transaction("inet")
-        for chain in hooks:
-            switch.add_chain(self._name, chain)
-            switch.add_rules(self._name, chain)
-        _drop_tables(switch, set(NAMES) - {self._name})
-        self._netlink.commit(switch)
+        """Put everything in place, whatever there is; packets see the old rules or the new."""
 
     def apply(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
-        """Commit what changed; ``cluster_ips`` holds the changed Services (empty: gone)."""
-        transaction = Transaction("inet")
-        added: Elements = {}
-        dropped: Elements = {}
-        shared = Counter(self._shared)
-        chains, sets = dict(self._chains), dict(self._sets)
-        for change in changes:
-            old, new = self._elements(change, transaction, chains, sets)
-            _difference(old, new, added, dropped, shared)
-        self._addresses(cluster_ips, added, dropped)
-        for name, elements in dropped.items():
-            transaction.delete_elements(self._name, sets[name], elements)
-        for name, elements in added.items():
-            transaction.add_elements(self._name, sets[name], elements)
-        self._netlink.commit(transaction)
-        self._chains, self._sets, self._shared = chains, sets, shared
-        for service, ips in cluster_ips.items():
-            self._cluster_ips[service] = ips
+        """Commit what changed; ``cluster_ips`` holds the changed Services (empty: gone).
 
-    def _elements(
-        self,
-        change: Change,
-        transaction: Transaction,
-        chains: dict[str, Chain],
-        sets: dict[str, Set],
-    ) -> tuple[Elements, Elements]:
-        """Elements before and after; chains and sets that are new are created on the way."""
-        old = nftables.compile_frontend(change.old, self._config).elements if change.old else {}
-        if change.new is None:
-            return old, {}
-        compiled = nftables.compile_frontend(change.new, self._config)
-        for name, one in compiled.sets.items():
-            if name not in sets:
-                sets[name] = one
-                transaction.add_set(self._name, one)
-                transaction.add_elements(self._name, one, one.elements)
-        for name, chain in compiled.chains.items():
-            if name not in chains:
-                chains[name] = chain
-                transaction.add_chain(self._name, chain)
-                transaction.add_rules(self._name, chain)
-        return old, compiled.elements
+        After an exception the caller does a ``sync``.
+        """
 
-    def _addresses(
-        self, cluster_ips: dict[Key, tuple[str, ...]], added: Elements, dropped: Elements
-    ) -> None:
-        for service, ips in cluster_ips.items():
-            before = set(self._cluster_ips.get(service, ()))
-            for ip in before - set(ips):
-                dropped.setdefault(_cluster_ip_set(ip), {})[ip_bytes(ip)] = None
-            for ip in set(ips) - before:
-                added.setdefault(_cluster_ip_set(ip), {})[ip_bytes(ip)] = None
+    def heal(self) -> bool:
+        """Read the kernel back; mend what somebody else changed. True if there was anything."""
 
-    def _remember(
-        self, table: Table, frontends: Iterable[object], cluster_ips: dict[Key, tuple[str, ...]]
-    ) -> None:
-        self._chains = dict(table.chains)
-        self._sets = dict(table.sets)
-        self._cluster_ips = dict(cluster_ips)
-        self._shared = Counter()
-        for frontend in frontends:
-            elements = nftables.compile_frontend(frontend, self._config).elements  # type: ignore[arg-type]
-            self._shared.update((name, key) for name in SHARED for key in elements.get(name, ()))
+    def dump(self) -> Dump:
+        """What should be there and what is."""
 
+    def clear(self) -> None:
+        """Remove everything of this back end, of earlier runs too; nobody else's."""
 
-def _drop_tables(change: Transaction, names: Iterable[str]) -> None:
-    for name in names:
-        # Added first, so that the deletion never misses it.
-        change.add_table(name)
-        change.delete_table(name)
-
-
-def _cluster_ip_set(ip: str) -> str:
-    return f"cluster-ips{6 if ':' in ip else 4}"
-
-
-def _difference(
-    old: Elements, new: Elements, added: Elements, dropped: Elements, shared: Counter[Shared]
-) -> None:
-    for name in {**old, **new}:
-        before, after = old.get(name, {}), new.get(name, {})
-        if name in SHARED:
-            _count(name, before, after, added, dropped, shared)
-            continue
-        for key, data in before.items():
-            if key not in after or after[key] != data:
-                dropped.setdefault(name, {})[key] = data
-        for key, data in after.items():
-            if key not in before or before[key] != data:
-                added.setdefault(name, {})[key] = data
-
-
-def _count(
-    name: str,
-    before: dict[bytes, Data],
-    after: dict[bytes, Data],
-    added: Elements,
-    dropped: Elements,
-    shared: Counter[Shared],
-) -> None:
-    """An element is there while anybody needs it."""
-    for key in after.keys() - before.keys():
-        shared[name, key] += 1
-        if shared[name, key] == 1 and dropped.get(name, {}).pop(key, key) is key:
-            added.setdefault(name, {})[key] = None
-    for key in before.keys() - after.keys():
-        shared[name, key] -= 1
-        if not shared[name, key]:
-            del shared[name, key]
-            if added.get(name, {}).pop(key, key) is key:
-                dropped.setdefault(name, {})[key] = None
+    def close(self) -> None:
+        """Give up sockets and processes; the rules stay."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kubewire.kubeproxy.backends.nftables import base_table, with_frontends
+from kubewire.kubeproxy.backends.nftables.compile import base_table, with_frontends
 from kubewire.kubeproxy.config import contains
 from kubewire.kubeproxy.plan import FrontendKey
 from kubewire.kubeproxy.trace import LOOPBACK, Answer, Flow, Tracer

@@ -1,0 +1,1 @@
+"""Services as flat nftables maps: the default back end."""
