@@ -1,5 +1,7 @@
 """Typed Service and EndpointSlice: what kube-proxy, DNS, ingress and the slice controller read."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from kubewire.api.meta import Labels, Object, Wire
@@ -177,7 +179,7 @@ A pod's weight reaches the proxy through its slice: the controller puts pods of 
 MAXIMUM_WEIGHT = 65535
 
 
-def weight_of(annotations: Labels) -> int | None:
+def weight_of(annotations: Mapping[str, str]) -> int | None:
     """The weight that annotations ask for; None if there is none, or it is no number in range."""
     text = annotations.get(WEIGHT, "").strip()
     if not (text.isascii() and text.isdecimal() and len(text) <= 5):
