@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from kubewire.api.errors import InputError
+from kubewire.kubeproxy.ipvsoptions import IpvsOptions, read_ipvs
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -56,6 +57,7 @@ class Config:
     hostname_override: str = ""
     sync_period: float = 30.0
     min_sync_period: float = 1.0
+    ipvs: IpvsOptions = field(default_factory=IpvsOptions)
 
     @property
     def mark(self) -> int:
@@ -158,6 +160,7 @@ def read(document: Mapping[str, Any], source: str) -> Config:
         node_port_addresses=tuple(map(str, addresses)) if addresses else None,
         localhost_node_ports=section.get("localhostNodePorts") is not False,
         hostname_override=str(document.get("hostnameOverride") or ""),
+        ipvs=read_ipvs(document.get("ipvs") or {}, source),
     )
 
 
