@@ -7,7 +7,6 @@ node's network namespace, with the credentials of the node.
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address
 from pathlib import Path
 
 from kubewire.api.core import Node
@@ -129,24 +128,25 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
     kubelet = Kubelet(
         client,
         name,
-        (options.node_ip(index),),
+        options.node_ips(index),
         folder,
         PodNetwork(name, folder, nodes, _pod_mtu(options, index)),
         policies,
         node_netns=run_dir / "netns" / name,
         builtins={DNS_IMAGE: _dns, INGRESS_IMAGE: _ingress},
         images=options.images,
-        cluster_dns=(options.dns_ip,),
+        # The first family's only, as kubeadm has it: a pod may add two more nameservers (of three).
+        cluster_dns=options.dns_ips[:1],
         cluster_domain=DOMAIN,
         # The way out of the sandbox refuses at once: a query for a foreign name fails quickly.
-        host_resolver=Resolver(nameservers=(options.gateway,)),
+        host_resolver=Resolver(nameservers=options.gateways),
     )
     proxy = KubeProxy(
         client,
         name,
-        (options.node_ip(index),),
-        Config(cluster_cidrs=(options.pod_cidr,)),
-        service_cidrs=(options.service_cidr,),
+        options.node_ips(index),
+        Config(cluster_cidrs=options.addresses.cluster_cidrs),
+        service_cidrs=options.addresses.service_cidrs,
     )
     async with asyncio.TaskGroup() as group:
         if options.proxy_mode != "none":
@@ -159,8 +159,9 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
 
 def _pod_mtu(options: Options, index: int) -> int:
     with RtNetlink() as netlink:
-        underlay = underlay_mtu(netlink, ip_address(options.node_ip(index)))
-    return pod_mtu(options.pod_network, underlay)
+        underlay = underlay_mtu(netlink, options.addresses.node(index)[0])
+    version = options.addresses.versions[0]
+    return options.mtu or pod_mtu(options.pod_network, underlay, version=version)
 
 
 def _dns(pod: BuiltinPod) -> None:

@@ -16,7 +16,7 @@ from kubewire.api.core import Node
 from kubewire.cni.ipam import Address, Network
 from kubewire.kernel import links
 
-Mode = Literal["host-gw", "vxlan", "auto"]
+Mode = Literal["host-gw", "vxlan", "auto", "wireguard"]
 
 VXLAN_INTERFACE = "kw-vxlan"
 VXLAN_PORT = 8472
