@@ -112,6 +112,7 @@ def up(
     from kubewire.cluster import launch
     from kubewire.cluster.down import down
     from kubewire.cluster.options import Options, Publish, parse_publish_ingress
+    from kubewire.cluster.support import refuse_unsupported
 
     started = time.monotonic()
     published = [Publish.parse(p) for p in publish]
@@ -125,6 +126,7 @@ def up(
         foreground=not detach,
         **network,
     )
+    refuse_unsupported(options.pod_network)
     launched = launch.launch(
         options, manifests.load(files), namespace=namespace, patience=wait_timeout
     )
