@@ -98,6 +98,8 @@ class ServicePlan:
     health_checks: dict[Key, HealthCheck] = field(default_factory=dict)
     cluster_ips: dict[str, Key] = field(default_factory=dict)
     """Every ClusterIP and its Service: its other ports are refused."""
+    addresses: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+    """Every Service and its ClusterIPs, as back ends are told."""
     conflicts: tuple[str, ...] = ()
     """Frontends that two Services claim; the older one has it."""
 
@@ -129,8 +131,9 @@ def plan(
                 )
         if check:
             result.health_checks[service.key] = check
-        for ip in service.cluster_ips:
-            result.cluster_ips.setdefault(sloppy(ip), service.key)
+        result.addresses[service.key] = tuple(map(sloppy, service.cluster_ips))
+        for ip in result.addresses[service.key]:
+            result.cluster_ips.setdefault(ip, service.key)
     result.conflicts = tuple(conflicts)
     return result
 
