@@ -4,7 +4,7 @@ import pytest
 
 from kubewire.api.meta import JSON
 from kubewire.networkpolicy.droplog import Drop
-from kubewire.networkpolicy.nftables import abbreviated
+from kubewire.networkpolicy.labels import abbreviated
 from kubewire.networkpolicy.report import BURST, QUIET, Reporter
 from networkpolicy import worlds
 from networkpolicy.table import P, fixture, netpol

@@ -58,9 +58,9 @@ async def _run(
 ) -> None:
     from kubewire.client.kubeconfig import SERVICE_ACCOUNT
     from kubewire.client.rest import Client
+    from kubewire.networkpolicy.backends.nftables.enforcer import Netfilter
     from kubewire.networkpolicy.controller import PolicyAgent
     from kubewire.networkpolicy.metrics import serve
-    from kubewire.networkpolicy.netfilter import Netfilter
 
     in_cluster = kubeconfig is None and context is None and (SERVICE_ACCOUNT / "token").exists()
     client = Client.in_cluster() if in_cluster else Client.from_kubeconfig(kubeconfig, context)

@@ -256,7 +256,7 @@ def stats(name: str, netns: str | None, output: str) -> None:
 
 
 def _counted(name: str, netns: str | None) -> list[JSON]:
-    from kubewire.networkpolicy.netfilter import Netfilter
+    from kubewire.networkpolicy.backends.nftables.enforcer import Netfilter
 
     def read(path: str) -> dict[str, int]:
         with Netfilter(path) as kernel:

@@ -32,8 +32,8 @@ from kubewire.kubelet.files import Resolver
 from kubewire.kubelet.runtime import BuiltinPod
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.controller import KubeProxy
+from kubewire.networkpolicy.backends.nftables.enforcer import Netfilter
 from kubewire.networkpolicy.controller import PolicyAgent
-from kubewire.networkpolicy.netfilter import Netfilter
 
 
 class PodNetwork:

@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import Self
 
-from kubewire.kernel.netlink import NetlinkSocket, attributes
+from kubewire.kernel.netlink import NetlinkSocket, attributes, text
 from kubewire.kernel.netns import Netns, socket_in
 from kubewire.lang.nftables.model import Transaction
 
@@ -16,7 +16,7 @@ _NETLINK_NETFILTER = 12
 _NFTABLES = 10
 _BEGIN, _END = 0x10, 0x11
 _BATCH = 20
-_GET_TABLE = _NFTABLES << 8 | 1
+_GET_TABLE, _GET_RULE = _NFTABLES << 8 | 1, _NFTABLES << 8 | 7
 _INET = struct.pack("=BBH", 1, 0, 0)
 _ERROR = 2
 _SO_SNDBUFFORCE = 32
@@ -86,6 +86,12 @@ class Nfnetlink:
             answer = asking.dump(_GET_TABLE, _INET, "list tables")
         found = (dict(attributes(body, 4)).get(1, b"") for _, body in answer)
         return {name.rstrip(b"\0").decode() for name in found}
+
+    def rules(self, table: str) -> list[dict[int, bytes]]:
+        """The attributes (NFTA_RULE_*) of every rule of an inet table."""
+        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
+            answer = asking.dump(_GET_RULE, _INET + text(1, table), "list rules")
+        return [dict(attributes(body, 4)) for _, body in answer]
 
     def _make_room(self, size: int) -> None:
         """A batch is one datagram: the send buffer must hold it."""

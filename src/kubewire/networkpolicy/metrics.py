@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from kubewire.networkpolicy.netfilter import Netfilter
+from kubewire.networkpolicy.backends.nftables.enforcer import Netfilter
 
 NAME = "kubewire_networkpolicy_rule_packets"
 
