@@ -131,7 +131,7 @@ def test_version_lists_all(runtime: Runtime) -> None:
         ({"ipam": {"type": "no-such"}}, {}, 7, "ipam.type 'no-such': no such plugin"),
         ({"ipam": {"subnet": "10.0.0.0/30", "dataDir": "/run/d2"}, "full": True}, {}, 11, "no address is free"),
         ({"runtimeConfig": {"ips": ["10.9.9.9"]}}, {}, 7, "requested address 10.9.9.9: is not in any range"),
-        ({"mtu": 7}, {}, 100, "veth kc"),
+        ({"mtu": 7}, {}, 7, "mtu 7: must be"),
     ],
 )  # fmt: skip
 def test_a_failed_add_leaves_nothing(

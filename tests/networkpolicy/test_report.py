@@ -84,5 +84,5 @@ def test_a_name_that_the_kernel_had_no_room_for_is_told_whole() -> None:
     said = Said()
     policy = f"NetworkPolicy x/{LONG}"
     one = reporter(said, netpol(LONG, "x", {"podSelector": {}}))
-    one.report(drop(policy=abbreviated(policy)), 0)
+    one.report(drop(policy=abbreviated(policy, 80)), 0)
     assert policy in said.events[0][2]

@@ -6,11 +6,31 @@ difference into the kernel).
 
 from typing import Literal
 
+from kubewire.api.errors import InputError
 from kubewire.kernel.netns import Netns
 from kubewire.networkpolicy.backends.kernel import KernelEnforcer
 
 Backend = Literal["nftables", "iptables"]
 BACKENDS: tuple[Backend, ...] = ("nftables", "iptables")
+
+
+def installed(backend: str) -> bool:
+    """Tell whether the programs that a back end runs are there; nftables needs none."""
+    from kubewire.kernel import ipset
+    from kubewire.kernel.iptables import VARIANTS, Iptables
+
+    return backend == "nftables" or (
+        ipset.available() and any(Iptables(4, v).available for v in VARIANTS)
+    )
+
+
+def require(backend: str) -> None:
+    """Refuse a back end whose programs are missing."""
+    if not installed(backend):
+        raise InputError(
+            f"--policy-backend {backend}: iptables-restore and ipset are needed; "
+            "install the packages iptables and ipset"
+        )
 
 
 def enforcer(backend: str, netns: Netns | None = None) -> KernelEnforcer:

@@ -8,6 +8,7 @@ transaction.
 
 import asyncio
 import contextlib
+import itertools
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -113,10 +114,10 @@ class Netfilter(KernelEnforcer):
         """Packets that the rules decided, by the text of their label."""
         found: Counter[str] = Counter()
         for table in self.tables():
-            for fields in self._kernel.rules(table):
-                packets = _packets(fields.get(4, b""))
-                if packets is not None and (label := _comment(fields.get(7, b""))):
-                    found[label] += packets
+            for rule in itertools.chain.from_iterable(self._kernel.rules(table).values()):
+                packets = _packets(rule.expressions)
+                if packets is not None and rule.comment:
+                    found[rule.comment] += packets
         return found
 
 
@@ -152,13 +153,13 @@ def _load(table: Table) -> Transaction:
     change = Transaction("inet")
     change.add_table(table.name)
     chains = [c for c in table.chains.values() if not c.hook]
-    for chain in chains:
-        change.add_chain(table.name, chain)
+    for each in chains:
+        change.add_chain(table.name, each)
     for one in table.sets.values():
         change.add_set(table.name, one)
         change.add_elements(table.name, one, one.elements)
-    for chain in chains:
-        _add_rules(change, table.name, chain)
+    for each in chains:
+        _add_rules(change, table.name, each)
     return change
 
 
@@ -193,12 +194,6 @@ def _deletions(names: list[str]) -> Transaction:
     for name in names:
         change.delete_table(name)
     return change
-
-
-def _comment(data: bytes) -> str:
-    if len(data) > 2 and data[0] == 0:
-        return data[2 : 2 + data[1]].rstrip(b"\0").decode(errors="replace")
-    return ""
 
 
 def _packets(expressions: bytes) -> int | None:
