@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
@@ -16,8 +18,10 @@ import pytest
 from cni.runtime import REFERENCE, Runtime
 from kubewire.cni import install
 from kubewire.cni.plugin import Plugin
+from kubewire.cni.pools import Pod
 from kubewire.cni.server import Server
-from kubewire.kernel import links, namespaces, netns, process, routes
+from kubewire.cni.spec import Request
+from kubewire.kernel import links, namespaces, netns, process, routes, sysctl
 from kubewire.kernel.rtnetlink import RtNetlink
 
 pytestmark = pytest.mark.kernel
@@ -259,6 +263,183 @@ def test_loopback(served: Runtime) -> None:
     assert [ip["address"] for ip in result["ips"]] == ["127.0.0.1/8", "::1/128"]
     served.check(result)
     served.delete(result)
+
+
+def connects(client_in: Path | None, address: tuple[str, int], server: socket.socket) -> bool:
+    """Open a TCP connection and see that it is that server which gets it."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    server.settimeout(2)
+    with netns.socket_in(client_in or Path("/proc/self/ns/net"), family) as client:
+        client.settimeout(2)
+        try:
+            client.connect(address)
+            server.accept()[0].close()
+        except OSError:
+            return False
+        return True
+
+
+def listener(container: str, ip: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    server = netns.socket_in(Path(f"/run/netns/{container}"), family)
+    server.bind((ip, port))
+    server.listen()
+    return server
+
+
+def outside() -> Path:
+    """Somebody beyond the node, at 192.0.2.2 with the node as 192.0.2.1, and no way to pods."""
+    path = Path("/run/netns/outside")
+    netns.create(path)
+    with netns.opened(path) as fd, RtNetlink(fd) as there, RtNetlink() as here:
+        here.transact([links.add_veth("up0", "eth0", peer_netns=fd)])
+        for netlink, name, number in ((here, "up0", 1), (there, "eth0", 2)):
+            index = netlink.index(name)
+            netlink.transact(
+                [
+                    links.set_link(index, up=True),
+                    routes.add_address(index, ip_interface(f"192.0.2.{number}/24")),
+                ]
+            )
+    return path
+
+
+@pytest.mark.parametrize("capital", [False, True])
+def test_host_ports_without_a_chain(served: Runtime, capital: bool) -> None:
+    served.plugins = [MAIN | {"capabilities": {"portMappings": True}}]
+    entry = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+    if capital:
+        entry = {key[0].upper() + key[1:]: value for key, value in entry.items()}
+    served.runtime_config = {"portMappings": [entry]}
+    result = served.add()
+    far = outside()
+    with listener("c1", "10.1.0.2", 80) as server:
+        assert connects(None, ("127.0.0.1", 8080), server)
+        assert connects(None, ("192.0.2.1", 8080), server)
+        assert connects(far, ("192.0.2.1", 8080), server)
+        assert connects(Path("/run/netns/c1"), ("192.0.2.1", 8080), server)
+    netns.create(Path("/run/netns/c2"))
+    done = served.call("ADD", served.config(served.plugins[0], None), "c2")
+    assert (done.status, done.answer["code"]) == (1, 7)
+    assert "hostPort 8080/TCP: is held by net:c1/eth0" in done.answer["msg"]
+    assert len(cables()) == 1
+    served.delete(result)
+    assert served.add("c2")["ips"][0]["address"] == "10.1.0.4/32"
+
+
+def test_gc_frees_a_host_port_whose_cable_is_gone(served: Runtime) -> None:
+    served.version = "1.1.0"
+    served.plugins = [MAIN | {"capabilities": {"portMappings": True}}]
+    served.runtime_config = {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}
+    served.add()
+    netns.delete(Path("/run/netns/c1"))
+    config = served.config(served.plugins[0], None) | {"cni.dev/valid-attachments": None}
+    done = served.call("GC", config)
+    assert (done.status, done.answer["code"]) == (1, 7)
+    assert done.answer["msg"].startswith("cni.dev/valid-attachments: is required")
+    assert served.call("GC", config | {"cni.dev/valid-attachments": []}).status == 0
+    served.add("c2")
+
+
+def queue_of(device: str) -> str:
+    command = ["tc", "qdisc", "show", "dev", device]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.tool("tc")
+def test_bandwidth_without_a_chain(served: Runtime) -> None:
+    served.plugins = [MAIN | {"capabilities": {"bandwidth": True}}]
+    served.runtime_config = {"bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 16_000_000}}  # fmt: skip
+    result = served.add()
+    host = result["interfaces"][0]["name"]
+    assert "rate 8Mbit burst 10000b" in queue_of(host)
+    with netns.entered("/run/netns/c1"):
+        assert "rate 16Mbit" in queue_of("eth0")
+
+
+def test_masquerade_with_exceptions(served: Runtime) -> None:
+    far = outside()
+    served.plugins = [MAIN | {"ipMasq": True}]
+    result = served.add()
+    with netns.socket_in(far) as server:
+        server.bind(("192.0.2.2", 80))
+        server.listen()
+        assert connects(Path("/run/netns/c1"), ("192.0.2.2", 80), server)
+        served.delete(result)
+        served.plugins = [MAIN | {"ipMasq": True, "nonMasqueradeCIDRs": ["192.0.2.0/24"]}]
+        served.add("c2")
+        # The other side has no way back to a pod's own address.
+        assert not connects(Path("/run/netns/c2"), ("192.0.2.2", 80), server)
+
+
+def test_an_attachment_that_is_there_is_not_made_again_elsewhere(served: Runtime) -> None:
+    result = served.add()
+    netns.create(Path("/run/netns/other"))
+    config = served.config(MAIN, None)
+    done = served.call("ADD", config, "c1", CNI_NETNS="/run/netns/other")
+    assert (done.status, done.answer["code"]) == (1, 4)
+    assert done.answer["msg"].startswith("CNI_CONTAINERID c1: eth0 is attached already")
+    served.check(result)
+
+
+def test_del_takes_the_devices_at_once(served: Runtime) -> None:
+    for number in range(3):
+        result = served.add(f"c{number}")
+        served.delete(result, f"c{number}")
+        with RtNetlink() as node, RtNetlink(Path(f"/run/netns/c{number}")) as pod:
+            assert [link.name for link in (*node.links(), *pod.links())] == ["lo", "lo"]
+
+
+def test_status_tells_that_the_node_does_not_forward(served: Runtime) -> None:
+    served.version = "1.1.0"
+    config = served.config(MAIN, None)
+    assert served.call("STATUS", config).status == 0
+    served.add()
+    sysctl.write("net.ipv4.ip_forward", 0)
+    done = served.call("STATUS", config)
+    assert (done.status, done.answer["code"]) == (1, 51)
+
+
+def test_pools_by_the_namespace_that_the_runtime_names(served: Runtime) -> None:
+    pools = [{"name": "blue", "ranges": [[{"subnet": "10.50.0.0/30"}]], "namespaces": ["team-a"]}]
+    served.plugins = [MAIN | {"ipam": MAIN["ipam"] | {"pools": pools}}]
+    config = served.config(served.plugins[0], None)
+    for name in ("a", "b", "c"):
+        netns.create(Path(f"/run/netns/{name}"))
+    team = {"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=team-a;K8S_POD_NAME=x"}
+    found = served.call("ADD", config, "a", **team).answer
+    assert found["ips"][0]["address"] == "10.50.0.2/32"
+    full = served.call("ADD", config, "b", **team)
+    assert (full.status, full.answer["code"]) == (1, 11)
+    assert "10.50.0.1-10.50.0.2" in full.answer["msg"]
+    assert served.call("ADD", config, "c").answer["ips"][0]["address"] == "10.1.0.2/32"
+
+
+async def test_what_the_agent_knows_of_the_node_and_the_pod() -> None:
+    async def identify(_: Request) -> Pod:
+        return Pod("x", {"kubewire.dev/ip": "10.244.0.77"}, {}, {"kubewire.dev/ip-pool": "p"})
+
+    pools = [{"name": "p", "ranges": [[{"subnet": "fd50::/64"}]]}]
+    config = {"cniVersion": "1.1.0", "name": "net", "ipam": {"pools": pools}}
+    env = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": "/run/netns/c1",
+        "CNI_IFNAME": "eth0",
+    }
+    netns.create(Path("/run/netns/c1"))
+    cidrs = ["10.244.0.0/24", "fd00::/64"]
+    plugin = Plugin(lambda: cidrs, cluster_cidrs=["10.244.0.0/16"], mtu=lambda: 1450, identify=identify)  # fmt: skip
+    status, answer = await plugin.run("kubewire-cni", env, json.dumps(config).encode())
+    found = json.loads(answer)
+    assert [ip["address"] for ip in found["ips"]] == ["10.244.0.77/32", "fd50::2/128"]
+    assert {link["mtu"] for link in found["interfaces"]} == {1450}
+    assert [(u.pool, u.used) for u in plugin.usage()] == [("", 1), ("", 0), ("p", 1)]
+    cidrs[:] = ["10.9.0.0/24"]
+    status, answer = await plugin.run("kubewire-cni", env | {"CNI_IFNAME": "eth1"}, json.dumps(config).encode())  # fmt: skip
+    assert (status, json.loads(answer)["code"]) == (1, 7)
+    assert json.loads(answer)["msg"] == "podCIDR 10.9.0.0/24: is outside the cluster CIDR 10.244.0.0/16"  # fmt: skip
+    await plugin.close()
 
 
 class TestReference:
