@@ -1,6 +1,5 @@
 """The plugins as runtimes execute them, with an agent and alone, beside the reference plugins."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -15,19 +14,16 @@ from typing import Any
 
 import pytest
 
-from cni.runtime import REFERENCE, Runtime
+from cni.runtime import BIN, REFERENCE, SOCKET, Runtime, agent, connects, listener, outside, serve
 from kubewire.cni import install
 from kubewire.cni.plugin import Plugin
 from kubewire.cni.pools import Pod
-from kubewire.cni.server import Server
 from kubewire.cni.spec import Request
 from kubewire.kernel import links, namespaces, netns, process, routes, sysctl
 from kubewire.kernel.rtnetlink import RtNetlink
 
 pytestmark = pytest.mark.kernel
 
-BIN = Path("/run/bin")
-SOCKET = Path("/run/cni.sock")
 MAIN: dict[str, Any] = {
     "type": "kubewire-cni",
     "ipam": {"type": "kubewire-ipam", "subnet": "10.1.0.0/24", "dataDir": "/run/data"},
@@ -36,25 +32,6 @@ MAIN: dict[str, Any] = {
 needs_reference = [
     pytest.mark.tool(str(REFERENCE / "bridge")),
 ]
-
-
-def serve() -> None:
-    async def run() -> None:
-        await Server(Plugin(lambda: ["10.244.0.0/24", "fd00::/64"]), SOCKET).start()
-        await asyncio.Event().wait()
-
-    asyncio.run(run())
-
-
-@contextlib.contextmanager
-def agent() -> Iterator[process.Process]:
-    child = process.fork_into(serve, name="agent")
-    while not SOCKET.exists():
-        os.sched_yield()
-    yield child
-    child.kill()
-    child.wait_blocking()
-    SOCKET.unlink(missing_ok=True)
 
 
 @pytest.fixture(autouse=True)
@@ -263,45 +240,6 @@ def test_loopback(served: Runtime) -> None:
     assert [ip["address"] for ip in result["ips"]] == ["127.0.0.1/8", "::1/128"]
     served.check(result)
     served.delete(result)
-
-
-def connects(client_in: Path | None, address: tuple[str, int], server: socket.socket) -> bool:
-    """Open a TCP connection and see that it is that server which gets it."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    server.settimeout(2)
-    with netns.socket_in(client_in or Path("/proc/self/ns/net"), family) as client:
-        client.settimeout(2)
-        try:
-            client.connect(address)
-            server.accept()[0].close()
-        except OSError:
-            return False
-        return True
-
-
-def listener(container: str, ip: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    server = netns.socket_in(Path(f"/run/netns/{container}"), family)
-    server.bind((ip, port))
-    server.listen()
-    return server
-
-
-def outside() -> Path:
-    """Somebody beyond the node, at 192.0.2.2 with the node as 192.0.2.1, and no way to pods."""
-    path = Path("/run/netns/outside")
-    netns.create(path)
-    with netns.opened(path) as fd, RtNetlink(fd) as there, RtNetlink() as here:
-        here.transact([links.add_veth("up0", "eth0", peer_netns=fd)])
-        for netlink, name, number in ((here, "up0", 1), (there, "eth0", 2)):
-            index = netlink.index(name)
-            netlink.transact(
-                [
-                    links.set_link(index, up=True),
-                    routes.add_address(index, ip_interface(f"192.0.2.{number}/24")),
-                ]
-            )
-    return path
 
 
 @pytest.mark.parametrize("capital", [False, True])

@@ -179,7 +179,9 @@ class Sweeper:
         """
         if not exists(node, interface):
             return False
-        task = asyncio.create_task(asyncio.to_thread(_delete, interface), name=f"delete {interface}")
+        task = asyncio.create_task(
+            asyncio.to_thread(_delete, interface), name=f"delete {interface}"
+        )
         self._sweeps.add(task)
         task.add_done_callback(self._sweeps.discard)
         with suppress(OSError):
