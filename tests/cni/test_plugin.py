@@ -16,6 +16,7 @@ import pytest
 
 from cni.runtime import BIN, REFERENCE, SOCKET, Runtime, agent, connects, listener, outside, serve
 from kubewire.cni import install
+from kubewire.cni.ipam import IpamError
 from kubewire.cni.plugin import Plugin
 from kubewire.cni.pools import Pod
 from kubewire.cni.spec import Request
@@ -367,16 +368,28 @@ async def test_what_the_agent_knows_of_the_node_and_the_pod() -> None:
     }
     netns.create(Path("/run/netns/c1"))
     cidrs = ["10.244.0.0/24", "fd00::/64"]
-    plugin = Plugin(lambda: cidrs, cluster_cidrs=["10.244.0.0/16"], mtu=lambda: 1450, identify=identify)  # fmt: skip
-    status, answer = await plugin.run("kubewire-cni", env, json.dumps(config).encode())
+    plugin = Plugin(lambda: cidrs, mtu=lambda: 1450, identify=identify)
+    _, answer = await plugin.run("kubewire-cni", env, json.dumps(config).encode())
     found = json.loads(answer)
     assert [ip["address"] for ip in found["ips"]] == ["10.244.0.77/32", "fd50::2/128"]
     assert {link["mtu"] for link in found["interfaces"]} == {1450}
     assert [(u.pool, u.used) for u in plugin.usage()] == [("", 1), ("", 0), ("p", 1)]
-    cidrs[:] = ["10.9.0.0/24"]
-    status, answer = await plugin.run("kubewire-cni", env | {"CNI_IFNAME": "eth1"}, json.dumps(config).encode())  # fmt: skip
-    assert (status, json.loads(answer)["code"]) == (1, 7)
-    assert json.loads(answer)["msg"] == "podCIDR 10.9.0.0/24: is outside the cluster CIDR 10.244.0.0/16"  # fmt: skip
+    await plugin.close()
+
+
+async def test_a_pod_cidr_that_is_refused() -> None:
+    def refuse() -> list[str]:
+        raise IpamError("podCIDR 10.9.0.0/24: is outside the cluster CIDR 10.244.0.0/16")
+
+    plugin = Plugin(refuse)
+    env = {"CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0", "CNI_PATH": "/"}  # fmt: skip
+    for command, expected in (("ADD", 1), ("STATUS", 1), ("DEL", 0)):
+        stdin = b'{"cniVersion": "1.1.0", "name": "net"}'
+        status, answer = await plugin.run("kubewire-cni", env | {"CNI_COMMAND": command}, stdin)
+        assert status == expected
+        if expected:
+            assert json.loads(answer)["code"] == 7
+            assert json.loads(answer)["msg"].startswith("podCIDR 10.9.0.0/24: is outside")
     await plugin.close()
 
 
