@@ -29,7 +29,7 @@ STATUS = re.compile(rb"kubewire-vm-status=(\d+)")
 SEARCH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/bin"))
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """Something that the machine cannot be started without; the text says what and the fix."""
 
 
@@ -42,7 +42,7 @@ def main() -> int:
     try:
         qemu, busybox = _program(QEMU, "qemu-system-x86"), _program(BUSYBOX, "busybox-static")
         kernel, modules = kernel_files(busybox)
-    except Missing as missing:
+    except MissingError as missing:
         print(f"left out: the tests that need ip_vs: {missing}", file=sys.stderr)
         return 0 if options.if_possible else 2
     with tempfile.TemporaryDirectory(prefix="kubewire-vm-") as folder:
@@ -53,7 +53,7 @@ def main() -> int:
 def _program(name: str, package: str) -> str:
     found = shutil.which(name, path=SEARCH)
     if found is None:
-        raise Missing(f"{name} is not there (Debian package {package})")
+        raise MissingError(f"{name} is not there (Debian package {package})")
     return found
 
 
@@ -86,7 +86,9 @@ def _package() -> str:
 def _newest(cache: Path) -> Path:
     known = sorted((p for p in cache.glob("*/ready")), key=lambda p: p.stat().st_mtime)
     if not known:
-        raise Missing(f"no kernel (apt-get download {META_PACKAGE} needs Debian and apt-get update)")
+        raise MissingError(
+            f"no kernel (apt-get download {META_PACKAGE} needs Debian and apt-get update)"
+        )
     return known[-1].parent
 
 
@@ -101,7 +103,9 @@ def _fetch(package: str, folder: Path, busybox: str) -> None:
         ):
             done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise Missing(f"no kernel: {shlex.join(command)}: {done.stderr.strip()[-200:]}")
+                raise MissingError(
+                    f"no kernel: {shlex.join(command)}: {done.stderr.strip()[-200:]}"
+                )
         _keep_network_modules(content)
         (release,) = (content / "lib" / "modules").iterdir()
         command = [busybox, "depmod", "-b", str(content), release.name]
@@ -113,7 +117,16 @@ def _fetch(package: str, folder: Path, busybox: str) -> None:
 
 def _keep_network_modules(content: Path) -> None:
     """Of 400 MB of modules, those that a machine without devices can use."""
-    wanted = ("net/", "fs/9p", "fs/overlayfs", "fs/fuse", "fs/fscache", "fs/netfs", "crypto/", "lib/")
+    wanted = (
+        "net/",
+        "fs/9p",
+        "fs/overlayfs",
+        "fs/fuse",
+        "fs/fscache",
+        "fs/netfs",
+        "crypto/",
+        "lib/",
+    )
     devices = ("drivers/net/dummy", "drivers/net/veth", "drivers/net/vxlan", "drivers/virtio/")
     (release,) = (content / "lib" / "modules").iterdir()
     for module in release.rglob("*.ko*"):

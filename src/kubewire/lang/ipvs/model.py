@@ -125,9 +125,7 @@ def diff(old: Servers, new: Servers) -> list[Operation]:
     return found
 
 
-def _destinations(
-    server: VirtualServer, old: Mapping[DestinationKey, int]
-) -> Iterator[Operation]:
+def _destinations(server: VirtualServer, old: Mapping[DestinationKey, int]) -> Iterator[Operation]:
     bare, new = server.bare, server.destinations
     for key, weight in new.items():
         if key not in old:
@@ -170,9 +168,7 @@ def draining(
     if wanted.key.protocol == "UDP":
         return wanted
     leaving = {
-        key: 0
-        for key in busy
-        if key in present.destinations and key not in wanted.destinations
+        key: 0 for key in busy if key in present.destinations and key not in wanted.destinations
     }
     return replace(wanted, destinations={**wanted.destinations, **leaving}) if leaving else wanted
 
