@@ -45,6 +45,10 @@ class Config:
     cluster_cidrs: tuple[str, ...] = ()
     """Where pods have their addresses; a family without one cannot tell pods from others."""
     detect_local: str = "ClusterCIDR"
+    bridge_interface: str = ""
+    """detectLocalMode BridgeInterface: pods' packets come in by it."""
+    interface_name_prefix: str = ""
+    """detectLocalMode InterfaceNamePrefix: pods' packets come in by such interfaces."""
     masquerade_all: bool = False
     masquerade_bit: int = 14
     node_port_addresses: tuple[str, ...] | None = None
@@ -66,6 +70,21 @@ class Config:
         if self.node_port_addresses is not None:
             return self.node_port_addresses
         return ("primary",) if self.mode == "nftables" else ("all",)
+
+    @property
+    def node_ports_on_loopback(self) -> bool:
+        """Whether IPv4 nodePorts answer on 127.0.0.1.
+
+        As upstream: in iptables mode whatever covers it does; the others must be told by name.
+        """
+        wanted = self.node_ports_on
+        if self.mode == "iptables":
+            covered = "all" in wanted or contains((w for w in wanted if "/" in w), "127.0.0.1")
+            return self.localhost_node_ports and ("localhost" in wanted or covered)
+        networks = [n for n in map(parse_network, wanted) if n is not None]
+        return self.mode != "ipvs" and (
+            "localhost" in wanted or any(n.version == 4 and n.is_loopback for n in networks)
+        )
 
     def knows_pods(self, version: int) -> bool:
         """Tell whether pods of an IP family can be told from others."""

@@ -232,15 +232,8 @@ def node_port_addresses(node: NodeView, config: Config, version: int) -> Iterato
             or contains((w for w in wanted if "/" in w), ip)
         ):
             yield ip
-    loopback = "127.0.0.1" if version == 4 else "::1"
-    asked = (
-        "all" in wanted
-        or "localhost" in wanted
-        or contains((w for w in wanted if "/" in w), loopback)
-    )
-    # IPVS refuses to send what comes from the loopback off the machine.
-    if version == 4 and asked and config.localhost_node_ports and config.mode != "ipvs":
-        yield loopback
+    if version == 4 and config.node_ports_on_loopback:
+        yield "127.0.0.1"
 
 
 def _internal(
