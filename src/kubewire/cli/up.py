@@ -90,6 +90,16 @@ from kubewire.cli.options import name_option
     show_default=True,
 )
 @click.option(
+    "--policy-backend",
+    type=click.Choice(["nftables", "iptables"]),
+    default="nftables",
+    show_default=True,
+    help="What enforces NetworkPolicies.",
+)
+@click.option(
+    "--policy-strict", is_flag=True, help="A changed policy cuts flows that it no longer allows."
+)
+@click.option(
     "--wait-timeout",
     default=60.0,
     show_default=True,

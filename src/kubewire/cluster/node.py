@@ -37,8 +37,8 @@ from kubewire.kubelet.files import Resolver
 from kubewire.kubelet.runtime import BuiltinPod
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.controller import KubeProxy
+from kubewire.networkpolicy import backends as policy_backends
 from kubewire.networkpolicy.controller import PolicyAgent
-from kubewire.networkpolicy.netfilter import Netfilter
 
 
 class NodeNetwork:
@@ -153,6 +153,7 @@ class AgentOptions:
     non_masquerade_cidrs: tuple[Network, ...] = ()
     service_proxy: bool = True
     network_policy: bool = True
+    policy_backend: policy_backends.Backend = "nftables"
 
 
 async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
@@ -168,7 +169,8 @@ async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
         group.create_task(nodes.run(), name="nodes")
         group.create_task(network.routes.run(), name="routes")
         if options.network_policy:
-            policies = PolicyAgent(client, name, Netfilter())
+            enforcer = policy_backends.enforcer(options.policy_backend)
+            policies = PolicyAgent(client, name, enforcer)
             group.create_task(policies.run(), name="networkpolicy")
         await nodes.wait_synced()
         if options.service_proxy:
@@ -187,7 +189,8 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
     pods = options.addresses.pods
     network = NodeNetwork(client, name, nodes, options.pod_network, pods)
     egress.apply(pods, networks("--non-masquerade-cidr", options.non_masquerade_cidr))
-    policies = PolicyAgent(client, name, Netfilter())
+    enforcer = policy_backends.enforcer(options.policy_backend)
+    policies = PolicyAgent(client, name, enforcer, strict=options.policy_strict)
     kubelet = Kubelet(
         client,
         name,

@@ -4,10 +4,13 @@ Packets of pods to pods keep their source, and so do packets to the exceptions. 
 agent that sees to it, for every network of the node; a network by itself has ``ipMasq``.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from ipaddress import collapse_addresses, ip_network
 
+from kubewire.cni.config import Config
 from kubewire.cni.ipam import Network
+from kubewire.cni.spec import Result
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.lang.nftables import model
 from kubewire.lang.nftables.expressions import (
@@ -33,7 +36,7 @@ _DADDR = {4: IP_DADDR, 6: IP6_DADDR}
 _FAMILY = {4: Match(NFPROTO, b"\2"), 6: Match(NFPROTO, b"\12")}
 
 
-def table(pods: Sequence[Network], exceptions: Sequence[Network] = ()) -> Table:
+def table(pods: Sequence[Network], exceptions: Sequence[Network] = (), name: str = NAME) -> Table:
     """The table: packets from ``pods`` to neither ``pods`` nor ``exceptions`` are masqueraded."""
     sets: dict[str, Set] = {}
     rules: list[Rule] = []
@@ -51,7 +54,7 @@ def table(pods: Sequence[Network], exceptions: Sequence[Network] = ()) -> Table:
     chain = Chain(
         "postrouting", tuple(rules), type="nat", hook="postrouting", priority=PRIORITIES["srcnat"]
     )
-    return Table(NAME, sets=sets, chains={chain.name: chain})
+    return Table(name, sets=sets, chains={chain.name: chain})
 
 
 def _set(name: str, version: int, networks: Iterable[Network]) -> Set:
@@ -67,3 +70,29 @@ def apply(pods: Sequence[Network], exceptions: Sequence[Network] = ()) -> None:
     """Put the table in place of what is there, in the current network namespace."""
     with Nfnetlink() as kernel:
         kernel.commit(model.replace(table(pods, exceptions)))
+
+
+class Masquerades:
+    """``ipMasq``: a table for each network that asks for it, which stays when its pods go."""
+
+    def __init__(self) -> None:
+        self._applied: dict[str, str] = {}
+
+    def ensure(self, config: Config, assigned: Result) -> None:
+        """Put the table of a network into the kernel; an agent does it once.
+
+        The pods of a network are those of its ranges, or of the subnet that another IPAM tells.
+        """
+        ranges = {r.subnet for found in config.ipam.supply.sets for r in found}
+        pods = tuple(ranges or {ip.address.network for ip in assigned.ips})
+        wanted = table(pods, config.not_masqueraded, _name(config))
+        text = model.render(wanted)
+        if self._applied.get(wanted.name) != text:
+            with Nfnetlink() as kernel:
+                kernel.commit(model.replace(wanted))
+            self._applied[wanted.name] = text
+
+
+def _name(config: Config) -> str:
+    where = f"{config.data_dir}/{config.name}"
+    return f"{NAME}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"

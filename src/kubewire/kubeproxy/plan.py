@@ -47,6 +47,8 @@ class Decision:
     masquerade: bool = False
     """Always; a connection that comes back to its own source is masqueraded in any case."""
     why: str = ""
+    local: bool = False
+    """A Local policy narrowed the endpoints to this node's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,9 +268,9 @@ def _internal(
     why = _policy("internalTrafficPolicy", local=local, node=node, hint=choice.hint)
     knows_pods = config.knows_pods(version)
     return {
-        "pod": Decision("balance", chosen, config.masquerade_all, why),
-        "node": Decision("balance", chosen, knows_pods or config.masquerade_all, why),
-        "other": Decision("balance", chosen, knows_pods or config.masquerade_all, why),
+        "pod": Decision("balance", chosen, config.masquerade_all, why, local),
+        "node": Decision("balance", chosen, knows_pods or config.masquerade_all, why, local),
+        "other": Decision("balance", chosen, knows_pods or config.masquerade_all, why, local),
     }
 
 
@@ -284,7 +286,7 @@ def _external(service: Service, choice: Choice, node: NodeView) -> dict[Source, 
     outside = _nothing(choice, "externalTrafficPolicy", local=True, node=node)
     if choice.local:
         why = _policy("externalTrafficPolicy", local=True, node=node, hint="")
-        outside = Decision("balance", choice.local, False, why)
+        outside = Decision("balance", choice.local, False, why, local=True)
     if not choice.cluster:
         return dict.fromkeys(
             SOURCES, _nothing(choice, "externalTrafficPolicy", local=False, node=node)

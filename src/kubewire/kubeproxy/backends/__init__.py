@@ -30,6 +30,7 @@ class _Names(NamedTuple):
 
 _BUILT = {
     "nftables": _Names("NftablesProxier", "NftablesTracer"),
+    "iptables": _Names("IptablesProxier", "IptablesTracer"),
 }
 
 

@@ -11,11 +11,11 @@ from kubewire.api.meta import Key
 from kubewire.kernel import netns
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.lang.nftables.model import Table, replace
+from kubewire.networkpolicy.backends.nftables.enforcer import Netfilter
 from kubewire.networkpolicy.compile import Compiler
 from kubewire.networkpolicy.controller import PolicyAgent
 from kubewire.networkpolicy.droplog import DropLog
 from kubewire.networkpolicy.model import PodSet, Policy, Ports, Rule, Term
-from kubewire.networkpolicy.netfilter import Netfilter
 from kubewire.networkpolicy.plan import Plan, PodFacts, as_policy
 from kubewire.testing.fakeapi import FakeApi
 from networkpolicy import worlds

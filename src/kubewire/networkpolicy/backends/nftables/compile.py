@@ -16,7 +16,6 @@ never passes the forward hook and is accepted at once in the output hook: a pod 
 from its own node.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from ipaddress import ip_network
@@ -43,52 +42,32 @@ from kubewire.lang.nftables.expressions import (
 )
 from kubewire.lang.nftables.model import Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO
-from kubewire.networkpolicy.expressions import (
+from kubewire.networkpolicy.backends.nftables.expressions import (
     Counter,
     Inside,
     Log,
     Midstream,
     PortRange,
 )
+from kubewire.networkpolicy.labels import CUT, LOG_GROUP, PROTOCOLS, UNKNOWN, label_text, log_prefix
 from kubewire.networkpolicy.program import (
     AddressSet,
     AnySet,
-    Label,
     PortSet,
     Program,
     Step,
 )
 from kubewire.networkpolicy.program import Chain as ProgramChain
 
-LOG_GROUP = 0x6B77
-"""NFLOG group of denied packets."""
 LOG_BYTES = 126
 """What the kernel takes as a prefix of log records."""
-
 WAYS = ("egress", "ingress")
 BASE = ("egress", "ingress", "egress-out", "ingress-out")
 """Names of the base chains."""
 
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPv6": 58}
-AUDIT = "audit "
-"""How log records of a rehearsal begin."""
-UNKNOWN = "a pod whose policies are not in force yet"
 SOURCE: dict[int, Payload] = {4: IP_SADDR, 6: IP6_SADDR}
 TARGET: dict[int, Payload] = {4: IP_DADDR, 6: IP6_DADDR}
 ADDRESS = {4: IPV4, 6: IPV6}
-
-
-def label_text(label: Label, most: int = 250) -> str:
-    """How rules and log records name who decided; the kernel has room for so many bytes only."""
-    rest = f"|{label.rule}|{label.direction}"
-    return abbreviated(label.policy, most - len(rest)) + rest
-
-
-def abbreviated(policy: str, most: int = LOG_BYTES - 40) -> str:
-    """The id of a policy, or as much of it as there is room for and a digest."""
-    if len(policy) <= most:
-        return policy
-    return f"{policy[: most - 17]}~{hashlib.sha256(policy.encode()).hexdigest()[:16]}"
 
 
 class Compiler:
@@ -239,8 +218,8 @@ def _action(step: Step) -> tuple[Any, ...]:
 def _log(step: Step) -> tuple[Any, ...]:
     if step.label is None:
         return ()
-    audit = AUDIT if step.does == "count" else ""
-    return (Log(LOG_GROUP, audit + label_text(step.label, LOG_BYTES - len(audit))),)
+    prefix = log_prefix(step.label, audit=step.does == "count", most=LOG_BYTES)
+    return (Log(LOG_GROUP, prefix),)
 
 
 def _head(program: Program) -> tuple[object, ...]:
@@ -273,7 +252,7 @@ def _egress(program: Program) -> Iterator[Rule]:
             for side in (SOURCE, TARGET):
                 ours = Lookup((side[family],), f"known{family}")
                 cut = (_family(family), Midstream(), ours, Counter(), DROP)
-                yield Rule(cut, "a connection that was cut")
+                yield Rule(cut, CUT)
     for family in (4, 6):
         yield Rule((_family(family), Vmap((SOURCE[family],), f"egress{family}")))
 
