@@ -195,6 +195,7 @@ async def test_the_crd_may_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
         api.put(cluster("open", "Admin", 1, subject={"namespaces": {}}, ingress=accept))
         async with asyncio.timeout(10):
             while not memory.lets(YB.ip, XA.ip):
+                api.sync()
                 await asyncio.sleep(0)
 
 
