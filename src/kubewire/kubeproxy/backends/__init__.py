@@ -37,6 +37,7 @@ class _Names(NamedTuple):
 
 _BUILT = {
     "nftables": _Names("NftablesProxier", "NftablesTracer"),
+    "ipvs": _Names("IpvsProxier", "IpvsTracer"),
 }
 
 
