@@ -26,8 +26,9 @@ from kubewire.kubeproxy.plan import FrontendKey
 from kubewire.kubeproxy.proxier import Dump
 from kubewire.kubeproxy.table import Change
 from kubewire.lang.iptables import ipset as sets
+from kubewire.lang.iptables.change import Change as RuleChange
 from kubewire.lang.iptables.change import difference
-from kubewire.lang.iptables.model import Rule, Table
+from kubewire.lang.iptables.model import Chain, Rule, Table
 from kubewire.lang.iptables.parse import parse
 from kubewire.lang.ipvs.connections import Connection
 from kubewire.lang.ipvs.model import ServerKey, VirtualServer, diff, draining
@@ -77,8 +78,8 @@ class IpvsProxier:
 
     def apply(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
         """Commit what changed; the addresses of Services without frontends are not the node's."""
-        marked = False
-        before, after = Counter(self._elements), Counter(self._bound)
+        marked: set[int] = set()
+        elements, bound = Counter(self._elements), Counter(self._bound)
         touched: set[ServerKey] = set()
         for change in changes:
             old = self._compiled.pop(change.key, None)
@@ -93,8 +94,17 @@ class IpvsProxier:
                 self._count(new, 1)
                 touched |= {s.key for s in new.servers}
                 self._wanted |= {s.key: s for s in new.servers}
-            marked |= (old.rules if old else ()) != (new.rules if new else ())
-        self._change_addresses_and_sets(before, after, marked, touched)
+            if (old.rules if old else ()) != (new.rules if new else ()):
+                marked.add(6 if ":" in change.key.address else 4)
+        for version in marked:
+            self._mark(version)
+        self._change(elements, bound, touched)
+
+    def _mark(self, version: int) -> None:
+        """Write the one chain that depends on Services."""
+        written = RuleChange("nat")
+        written.write(Chain(rules.INSIDE, tuple(self._inside(version))))
+        self._iptables[version].restore(written.lines())
 
     def _count(self, compiled: Compiled, by: int) -> None:
         for element in compiled.elements:
@@ -102,9 +112,10 @@ class IpvsProxier:
         if compiled.address:
             self._bound[compiled.address] += by
 
-    def _change_addresses_and_sets(
-        self, before: Counter[Element], bound: Counter[str], marked: bool, touched: set[ServerKey]
+    def _change(
+        self, before: Counter[Element], bound: Counter[str], touched: Iterable[ServerKey]
     ) -> None:
+        """Sets, then servers, then addresses; from what there was to what is counted now."""
         self._elements, self._bound = +self._elements, +self._bound
         new = self._addresses.foreign(self._bound.keys() - bound.keys())
         gone = bound.keys() - self._bound.keys()
@@ -114,8 +125,6 @@ class IpvsProxier:
         lines += [f"del {_address_set(ip)} {ip}" for ip in gone]
         if lines:
             ipset.restore(lines)
-        if marked:
-            self._put_rules()
         self._commit(touched)
         self._addresses.put(new)
         self._addresses.remove(gone)
