@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +54,7 @@ def service() -> None:
 @click.option("--protocol", default="TCP", show_default=True)
 @click.option("--flows", metavar="FILE|-", help='Many questions: JSON lines {"from","to","port"}.')
 @click.option("--mode", type=click.Choice(["plan", "nftables", "iptables", "ipvs", "envoy"]), default="plan", show_default=True, help="Ask the plan, or the rules that are made from it.")  # fmt: skip
+@click.option("--kernel", is_flag=True, help="Load the rules of that mode into a scratch namespace and send real packets.")  # fmt: skip
 @_about
 @output_option
 def trace(
@@ -64,12 +64,14 @@ def trace(
     protocol: str,
     flows: str | None,
     mode: str,
+    kernel: bool,
     output: str,
     **about: Any,
 ) -> None:
     """Say what becomes of a new connection: verdict, endpoints, masquerading and reason.
 
-    Exit status 1: refused or dropped. With --flows: one JSON line of answer per line, status 0.
+    Addresses, or [NAMESPACE/]POD of a pod that is known. Exit status 1: refused or dropped. With
+    --flows: one JSON line of answer per line, status 0.
     """
     single = (source, target, port)
     if (flows is not None) == any(x is not None for x in single) or (
@@ -78,14 +80,15 @@ def trace(
         raise click.UsageError("give --from, --to and --port, or --flows")
     if flows == "-" and "-" in about["files"]:
         raise click.UsageError("standard input cannot be both -f and --flows")
-    ask = _asker(_tracer(mode=mode, **about), mode)
-    if flows is not None:
-        answers = [ask(question) for question in list(_questions(flows))]
-        sys.stdout.write("".join(json.dumps(answer) + "\n" for answer in answers))
-        return
     from kubewire.kubeproxy.trace import flow
 
-    answer = ask(flow({"from": source, "to": target, "port": port, "protocol": protocol}))
+    tracer = _tracer(mode=mode, **about)
+    if flows is not None:
+        answers = _answers(tracer, list(_questions(flows, tracer)), mode, kernel=kernel)
+        sys.stdout.write("".join(json.dumps(answer) + "\n" for answer in answers))
+        return
+    question = {"from": source, "to": target, "port": port, "protocol": protocol}
+    answer = _answers(tracer, [flow(tracer.addressed(question))], mode, kernel=kernel)[0]
     if output == "table":
         click.echo(f"{answer['verdict'].upper()} {source} -> {target}:{port}/{protocol}")
         click.echo(answer["reason"])
@@ -98,14 +101,29 @@ def trace(
         raise click.exceptions.Exit(1)
 
 
-def _asker(tracer: Tracer, mode: str) -> Callable[[Flow], JSON]:
+def _answers(tracer: Tracer, flows: list[Flow], mode: str, *, kernel: bool) -> list[JSON]:
     from kubewire.kubeproxy import backends
 
-    rules = backends.tracer(mode, tracer)
-    return lambda asked: rules.ask(asked).to_json()
+    if not kernel:
+        asker = backends.tracer(mode, tracer)
+        return [asker.ask(asked).to_json() for asked in flows]
+    from kubewire.api.errors import InputError
+    from kubewire.kernel import sandbox
+    from kubewire.kubeproxy.probe import KernelTracer
+
+    backends.require(tracer.config.mode, "--mode")
+
+    def ask() -> list[JSON]:
+        packets = KernelTracer(tracer)
+        return [packets.ask(asked).to_json() for asked in flows]
+
+    try:
+        return sandbox.run(ask)  # type: ignore[return-value]
+    except sandbox.SandboxError as error:
+        raise InputError(f"--kernel: {str(error).strip().splitlines()[-1]}") from error
 
 
-def _questions(path: str) -> Iterator[Flow]:
+def _questions(path: str, tracer: Tracer) -> Iterator[Flow]:
     from kubewire.api.errors import InputError
     from kubewire.kubeproxy.trace import flow
 
@@ -124,7 +142,7 @@ def _questions(path: str) -> Iterator[Flow]:
         if not isinstance(parsed, dict):
             raise InputError(f"{place}: an object is expected")
         try:
-            yield flow(parsed)
+            yield flow(tracer.addressed(parsed))
         except InputError as error:
             raise InputError(f"{place}: {error}") from error
 
@@ -184,10 +202,8 @@ def _tracer(
         if parse_network(cidr) is None:
             raise InputError(f"--service-cidr: must be a valid CIDR block, not {cidr!r}")
     config = _config(config_file)
-    if config and mode != "plan":
-        config = replace(config, mode=mode)
     objects = _objects(files, name, kubeconfig, context)
-    return Tracer(objects, config, node, node_ips, service_cidrs)
+    return Tracer(objects, config, node, node_ips, service_cidrs, mode)
 
 
 def _config(path: str | None) -> Config | None:

@@ -65,9 +65,13 @@ def compile_files(
     certificates: Mapping[Key, Certificate],
     fallback: Certificate,
     directory: str,
+    anywhere: str = "::",
 ) -> dict[str, bytes]:
-    """File name -> content, in the order in which they must be written."""
-    compiler = _Compiler(plan, services, certificates, directory)
+    """File name -> content, in the order in which they must be written.
+
+    ``anywhere`` is where Envoy listens: "::" is both families, "0.0.0.0" for a kernel without IPv6.
+    """
+    compiler = _Compiler(plan, services, certificates, directory, anywhere)
     files: dict[str, bytes] = {}
     by_service: dict[Key, list[EndpointSlice]] = {}
     for piece in slices:
@@ -116,11 +120,13 @@ class _Compiler:
         services: Mapping[Key, Service],
         certificates: Mapping[Key, Certificate],
         directory: str,
+        anywhere: str,
     ) -> None:
         self.plan = plan
         self.services = services
         self.certificates = certificates
         self.directory = directory
+        self.anywhere = anywhere
 
     def port(self, backend: Backend) -> ServicePort | None:
         """The Service port that a backend names; None if there is none."""
@@ -219,7 +225,7 @@ class _Compiler:
         }
 
     def listeners(self) -> list[JSON]:
-        http = _listener("http", HTTP_PORT, [{"filters": [self._manager("http")]}])
+        http = self._listener("http", HTTP_PORT, [{"filters": [self._manager("http")]}])
         chains = []
         by_secret: dict[Key, list[str]] = {}
         for host, key in self.plan.certificates.items():
@@ -227,7 +233,7 @@ class _Compiler:
                 by_secret.setdefault(key, []).append(host)
         for key, hosts in sorted(by_secret.items()):
             chains.append(self._tls_chain(str(key), sorted(hosts)))
-        https = _listener("https", HTTPS_PORT, chains)
+        https = self._listener("https", HTTPS_PORT, chains)
         https["default_filter_chain"] = self._tls_chain(FALLBACK, [])
         https["listener_filters"] = [
             {
@@ -237,7 +243,18 @@ class _Compiler:
                 },
             }
         ]
-        return [http, https, _ready_listener()]
+        return [http, https, self._listener("ready", READY_PORT, [_ready_chain()])]
+
+    def _listener(self, name: str, port: int, chains: list[JSON]) -> JSON:
+        address: JSON = {"address": self.anywhere, "port_value": port}
+        if self.anywhere == "::":
+            address["ipv4_compat"] = True
+        return {
+            "@type": f"{_TYPE}.config.listener.v3.Listener",
+            "name": name,
+            "address": {"socket_address": address},
+            "filter_chains": chains,
+        }
 
     def _tls_chain(self, secret: str, hosts: list[str]) -> JSON:
         chain: JSON = {
@@ -291,7 +308,7 @@ def _filter(name: str, routes: JSON) -> JSON:
     }
 
 
-def _ready_listener() -> JSON:
+def _ready_chain() -> JSON:
     """Answers 200 from the moment on which the first whole configuration is in force."""
     routes = {
         "route_config": {
@@ -304,16 +321,7 @@ def _ready_listener() -> JSON:
             ]
         }
     }
-    return _listener("ready", READY_PORT, [{"filters": [_filter("ready", routes)]}])
-
-
-def _listener(name: str, port: int, chains: list[JSON]) -> JSON:
-    return {
-        "@type": f"{_TYPE}.config.listener.v3.Listener",
-        "name": name,
-        "address": {"socket_address": {"address": "0.0.0.0", "port_value": port}},
-        "filter_chains": chains,
-    }
+    return {"filters": [_filter("ready", routes)]}
 
 
 def _match(route: Route) -> JSON:

@@ -19,6 +19,9 @@ from kubewire.ingress.certificates import fault_of, self_signed
 from kubewire.ingress.compile import Certificate, certificate_of, compile_files
 from kubewire.ingress.plan import Plan, plan
 
+IPV6 = Path("/proc/net/if_inet6")
+"""Missing where the kernel has no IPv6."""
+
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +35,7 @@ class IngressController:
         """The Service in front of Envoy; its address goes into the Ingresses' status."""
         self.configured = asyncio.Event()
         """Set once the first whole configuration is written."""
+        self._anywhere = "::" if IPV6.exists() else "0.0.0.0"
         self._written: dict[str, bytes] = {}
         self._checked: dict[Key, tuple[str, Certificate | None]] = {}
         self._fallback = self_signed("ingress.kubewire.dev", datetime.datetime.now(datetime.UTC))
@@ -58,6 +62,7 @@ class IngressController:
                 certificates,
                 self._fallback,
                 str(self.directory),
+                self._anywhere,
             )
         )
         self.configured.set()

@@ -14,7 +14,7 @@ from typing import Literal
 
 from kubewire.api.core import Node
 from kubewire.api.errors import InputError
-from kubewire.api.meta import JSON
+from kubewire.api.meta import JSON, Key
 from kubewire.kubeproxy.config import Config, contains, sloppy
 from kubewire.kubeproxy.objects import PROTOCOLS, Objects, is_address
 from kubewire.kubeproxy.plan import Decision, Frontend, FrontendKey, ServicePlan, Source, plan
@@ -85,13 +85,35 @@ class Tracer:
         node: str = "",
         node_ips: Iterable[str] = (),
         service_cidrs: Iterable[str] = (),
+        mode: str = "plan",
     ) -> None:
         self.objects = objects
         given = tuple(map(sloppy, node_ips))
         self.node = _view(objects, node or (config.hostname_override if config else ""), given)
-        self.config = _detecting(config, objects, self.node)
+        found = _detecting(config, objects, self.node)
+        # The plan is the configured mode's; the rules of a mode are made from that mode's plan.
+        self.config = found if mode == "plan" else replace(found, mode=mode)
         self.service_cidrs = (*objects.service_cidrs, *service_cidrs)
         self.plan: ServicePlan = plan(objects.services, objects.slices, self.node, self.config)
+
+    def addressed(self, question: JSON) -> JSON:
+        """A question whose [namespace/]pod names have become addresses, of the other's family."""
+        named = {side: question.get(side) for side in ("from", "to")}
+        known = next((str(v) for v in named.values() if is_address(v)), "")
+        return question | {
+            side: self._pod_address(value, known)
+            for side, value in named.items()
+            if isinstance(value, str) and value and not is_address(value)
+        }
+
+    def _pod_address(self, name: str, like: str) -> str:
+        namespace, slash, pod = name.rpartition("/")
+        key = Key(namespace if slash else "default", pod)
+        for one in self.objects.pods:
+            if one.key == key:
+                same = [ip for ip in one.ips if not like or (":" in ip) == (":" in like)]
+                return same[0] if same else name
+        return name
 
     def source_class(self, address: str) -> Source:
         """Tell a pod, a process of this node and anybody else apart, as the rules do."""
@@ -154,7 +176,12 @@ def _decided(frontend: Frontend, decision: Decision, source: str) -> Answer:
 
 def endpoint_text(target: Target) -> str:
     """``ip:port``, ``[v6]:port``."""
-    return f"[{target.ip}]:{target.port}" if ":" in target.ip else f"{target.ip}:{target.port}"
+    return endpoint_name(target.ip, target.port)
+
+
+def endpoint_name(ip: str, port: int) -> str:
+    """``ip:port``, ``[v6]:port``."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
 def _view(objects: Objects, name: str, ips: tuple[str, ...]) -> NodeView:

@@ -1,12 +1,17 @@
 """Changes as ``iptables-restore --noflush`` reads them: chains written anew, rules put in and taken out.
 
 With ``--noflush`` a declared chain of one's own is made, or emptied if it is there, and everything
-that is not named stays. All that one table's part says happens at once or not at all.
+that is not named stays. All that one section (``*table`` to ``COMMIT``) says happens at once or not
+at all.
+
+``lines`` is a whole change as one section. ``sections`` cuts it, because the nft variant needs it: an
+ordinary user's netlink message ends at some 200 KB, and ``iptables-nft-restore`` takes time by the
+square of what one section holds. The cuts are such that packets always find whole chains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kubewire.lang.iptables.model import HOOKS, Chain, Rule, Table
@@ -14,19 +19,19 @@ from kubewire.lang.iptables.model import HOOKS, Chain, Rule, Table
 
 @dataclass(slots=True)
 class Change:
-    """What is to be done to one table."""
+    """What is to be done to one table; rules are given as ``CHAIN rule`` lines."""
 
     table: str
     written: dict[str, Iterable[str]] = field(default_factory=dict)
-    """Chain -> its rules as lines; the chain is made or emptied first."""
+    """Chain -> its rules as lines; the chain is made or emptied first. Callees before callers."""
     removed_rules: list[str] = field(default_factory=list)
-    """``CHAIN rule`` lines that are there exactly so."""
+    """What is there exactly so."""
     inserted: list[str] = field(default_factory=list)
-    """``CHAIN rule`` lines to put first; the last one comes to stand first."""
+    """To put first; the last one comes to stand first."""
     appended: list[str] = field(default_factory=list)
-    """``CHAIN rule`` lines to put last."""
+    """To put last."""
     removed: list[str] = field(default_factory=list)
-    """Chains that nothing leads to any more."""
+    """Chains that nothing leads to any more. Callers before callees."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -50,20 +55,18 @@ class Change:
         self.removed_rules.append(f"{chain} {rule.render()}")
 
     def lines(self) -> Iterator[str]:
-        """As ``iptables-restore --noflush`` reads it.
+        """The whole change as one section.
 
         Deletions come before insertions (a rule may move), chains end when nothing leads to them.
         """
         yield f"*{self.table}"
         for name in (*self.written, *self.removed):
-            yield f":{name} - [0:0]"
+            yield _head(name)
         for line in self.removed_rules:
             yield f"-D {line}"
         for rules in self.written.values():
             yield from rules
-        for line in self.inserted:
-            chain, _, rule = line.partition(" ")
-            yield f"-I {chain} 1 {rule}"
+        yield from map(_insertion, self.inserted)
         for line in self.appended:
             yield f"-A {line}"
         for name in self.removed:
@@ -73,6 +76,70 @@ class Change:
     def render(self) -> str:
         """`lines` as one text."""
         return "\n".join(self.lines()) + "\n"
+
+    def sections(self, limit: int) -> Iterator[list[str]]:
+        """The change in one section of at most ``limit`` lines if it fits, else in several."""
+        if not self:
+            return
+        self.written = {name: list(rules) for name, rules in self.written.items()}
+        whole = list(self.lines())
+        if len(whole) <= limit:
+            yield whole
+            return
+        steps = (
+            self._written(limit),
+            # What is new comes before what it replaces goes.
+            ([_insertion(line)] for line in self.inserted),
+            ([f"-A {line}"] for line in self.appended),
+            ([f"-D {line}"] for line in self.removed_rules),
+            ([_head(name), f"-X {name}"] for name in self.removed),
+        )
+        for step in steps:
+            yield from packed(self.table, step, limit)
+
+    def _written(self, limit: int) -> Iterator[list[str]]:
+        for name, rules in self.written.items():
+            yield from chain_pieces(name, list(rules), limit)
+
+
+def _head(chain: str) -> str:
+    return f":{chain} - [0:0]"
+
+
+def _insertion(line: str) -> str:
+    chain, _, rule = line.partition(" ")
+    return f"-I {chain} 1 {rule}"
+
+
+def chain_pieces(name: str, rules: Sequence[str], limit: int) -> Iterator[list[str]]:
+    """A chain as pieces of at most ``limit`` lines; nearly always one.
+
+    Of a longer one the end is there first, and what comes before it is put in front, rule by rule:
+    the end of a chain that balances is itself a chain that balances, over fewer.
+    """
+    start = max(0, len(rules) - limit + 1)
+    yield [_head(name), *rules[start:]]
+    for rule in reversed(rules[:start]):
+        yield [_insertion(rule.partition(" ")[2])]
+
+
+def packed(table: str, pieces: Iterable[list[str]], limit: int) -> Iterator[list[str]]:
+    """Pieces as sections of about ``limit`` lines; heads come first in each."""
+    found: list[str] = []
+    for piece in pieces:
+        if found and len(found) + len(piece) > limit:
+            yield section(table, found)
+            found = []
+        found += piece
+    if found:
+        yield section(table, found)
+
+
+def section(table: str, lines: Iterable[str]) -> list[str]:
+    """Lines between ``*table`` and ``COMMIT``."""
+    kept = list(lines)
+    heads = [line for line in kept if line[0] == ":"]
+    return [f"*{table}", *heads, *(line for line in kept if line[0] != ":"), "COMMIT"]
 
 
 def difference(old: Table | None, new: Table) -> Change:
