@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from kubewire.api.core import Node
 from kubewire.api.errors import InputError
@@ -75,6 +75,35 @@ def flow(question: JSON) -> Flow:
     return asked
 
 
+class Asker(Protocol):
+    """Whatever can be asked about a flow: a plan, or the rules that are made from it."""
+
+    def ask(self, asked: Flow) -> Answer:
+        """Say what happens to one new connection."""
+        ...
+
+
+def addressed(objects: Objects, question: JSON) -> JSON:
+    """A question whose [namespace/]pod names have become addresses, of the other's family."""
+    named = {side: question[side] for side in ("from", "to") if side in question}
+    known = next((str(v) for v in named.values() if is_address(v)), "")
+    return question | {
+        side: _pod_address(objects, value, known)
+        for side, value in named.items()
+        if isinstance(value, str) and value and not is_address(value)
+    }
+
+
+def _pod_address(objects: Objects, name: str, like: str) -> str:
+    namespace, slash, pod = name.rpartition("/")
+    key = Key(namespace if slash else "default", pod)
+    for one in objects.pods:
+        if one.key == key:
+            same = [ip for ip in one.ips if not like or (":" in ip) == (":" in like)]
+            return same[0] if same else name
+    return name
+
+
 class Tracer:
     """A plan of one node, made from objects, that can be asked."""
 
@@ -95,25 +124,6 @@ class Tracer:
         self.config = found if mode == "plan" else replace(found, mode=mode)
         self.service_cidrs = (*objects.service_cidrs, *service_cidrs)
         self.plan: ServicePlan = plan(objects.services, objects.slices, self.node, self.config)
-
-    def addressed(self, question: JSON) -> JSON:
-        """A question whose [namespace/]pod names have become addresses, of the other's family."""
-        named = {side: question.get(side) for side in ("from", "to")}
-        known = next((str(v) for v in named.values() if is_address(v)), "")
-        return question | {
-            side: self._pod_address(value, known)
-            for side, value in named.items()
-            if isinstance(value, str) and value and not is_address(value)
-        }
-
-    def _pod_address(self, name: str, like: str) -> str:
-        namespace, slash, pod = name.rpartition("/")
-        key = Key(namespace if slash else "default", pod)
-        for one in self.objects.pods:
-            if one.key == key:
-                same = [ip for ip in one.ips if not like or (":" in ip) == (":" in like)]
-                return same[0] if same else name
-        return name
 
     def source_class(self, address: str) -> Source:
         """Tell a pod, a process of this node and anybody else apart, as the rules do."""
