@@ -141,15 +141,15 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
         # The way out of the sandbox refuses at once: a query for a foreign name fails quickly.
         host_resolver=Resolver(nameservers=(options.gateway,)),
     )
-    proxy = KubeProxy(
-        client,
-        name,
-        (options.node_ip(index),),
-        Config(cluster_cidrs=(options.pod_cidr,)),
-        service_cidrs=(options.service_cidr,),
-    )
     async with asyncio.TaskGroup() as group:
         if options.proxy_mode != "none":
+            proxy = KubeProxy(
+                client,
+                name,
+                (options.node_ip(index),),
+                Config(mode=options.proxy_mode, cluster_cidrs=(options.pod_cidr,)),
+                service_cidrs=(options.service_cidr,),
+            )
             group.create_task(proxy.run(), name="kube-proxy")
         group.create_task(policies.run(), name="networkpolicy")
         group.create_task(nodes.run(), name="nodes")

@@ -40,6 +40,16 @@ class NftablesProxier:
         """Close the socket; the rules stay."""
         self._netlink.close()
 
+    def heal(self) -> bool:
+        """Whether the table had to be put back; what is in it is not looked at."""
+        return False
+
+    def clear(self) -> None:
+        """Remove both tables."""
+        change = Transaction("inet")
+        _drop_tables(change, self._netlink.tables() & set(NAMES))
+        self._netlink.commit(change)
+
     def sync(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
         """Put the whole table in place, in one transaction: packets see the old or the new one."""
         frontends = [c.new for c in changes if c.new]
