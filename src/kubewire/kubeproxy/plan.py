@@ -25,6 +25,14 @@ Action = Literal["balance", "reject", "drop"]
 Source = Literal["pod", "node", "other"]
 FOREIGN = {"service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"}
 """Labels of objects that kube-proxy must not look at."""
+PROTOCOL_ANNOTATION = "kubewire.dev/protocol"
+"""On a Service: what all of its ports speak (http, h2c; anything else: bytes)."""
+_APPLICATIONS = {
+    "http": "http",
+    "kubernetes.io/ws": "http",
+    "h2c": "h2c",
+    "kubernetes.io/h2c": "h2c",
+}
 SOURCES: tuple[Source, ...] = ("pod", "node", "other")
 
 
@@ -60,6 +68,8 @@ class Frontend:
     """Seconds that a client stays with its endpoint."""
     source_ranges: tuple[str, ...] | None = None
     """loadBalancerSourceRanges of this family; None: anybody."""
+    application: str = ""
+    """What it speaks, as far as it says so: ``http``, ``h2c``; only proxies of that layer care."""
 
     @property
     def reason(self) -> str:
@@ -160,6 +170,7 @@ def _frontends(
     internal = _internal(service, choice, node, config, version)
     external = _external(service, choice, node)
     affinity = _affinity(service)
+    speaks = application(service, port)
 
     def frontend(
         address: str,
@@ -169,7 +180,7 @@ def _frontends(
         ranges: tuple[str, ...] | None = None,
     ) -> Frontend:
         key = FrontendKey(address, port.protocol, number)
-        return Frontend(key, kind, service.key, port.name, decisions, affinity, ranges)
+        return Frontend(key, kind, service.key, port.name, decisions, affinity, ranges, speaks)
 
     for ip in map(sloppy, service.cluster_ips):
         if _version(ip) == version:
@@ -289,6 +300,16 @@ def _policy(name: str, *, local: bool, node: NodeView, hint: str) -> str:
     if local:
         return f"{name} Local: endpoints of node {node.name}"
     return f"all endpoints that {hint}" if hint else "all usable endpoints"
+
+
+def application(service: Service, port: ServicePort) -> str:
+    """What a port speaks: by annotation, else by appProtocol, else by the name (http, http-web)."""
+    if port.protocol != "TCP":
+        return ""
+    asked = service.annotations.get(PROTOCOL_ANNOTATION)
+    if asked is not None or port.app_protocol:
+        return _APPLICATIONS.get(asked or port.app_protocol, "")
+    return "http" if port.name.startswith("http") and not port.name.startswith("https") else ""
 
 
 def _affinity(service: Service) -> int | None:

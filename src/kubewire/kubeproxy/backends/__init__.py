@@ -37,6 +37,7 @@ class _Names(NamedTuple):
 
 _BUILT = {
     "nftables": _Names("NftablesProxier", "NftablesTracer"),
+    "envoy": _Names("EnvoyProxier", "EnvoyTracer"),
 }
 
 
@@ -53,14 +54,15 @@ def require(mode: str, source: str) -> None:
         )
 
 
-def proxier(config: Config, service_cidrs: Iterable[str] = ()) -> Proxier:
+def proxier(config: Config, service_cidrs: Iterable[str] = (), **details: Any) -> Proxier:
     """The back end of the configured mode, for the current network namespace.
 
-    InputError if this machine lacks what it needs.
+    ``details`` are the back end's own, for one that builds upon another. InputError if this machine
+    lacks what it needs.
     """
     require(config.mode, "mode")
     found: Proxier = _part(config.mode, "proxier", _BUILT[config.mode].proxier)(
-        config, service_cidrs
+        config, service_cidrs, **details
     )
     return found
 

@@ -18,14 +18,23 @@ from kubewire.lang.nftables.types import ip_bytes
 Shared = tuple[str, bytes]
 """An element that several frontends may need: (set, key)."""
 SHARED = ("hairpin4", "hairpin6")
-NAMES = (nftables.NAME, f"{nftables.NAME}-b")
-"""A table that is too large for one batch is loaded under the other name."""
+
+
+def table_names(name: str) -> tuple[str, str]:
+    """A table that is too large for one batch is loaded under the other name."""
+    return name, f"{name}-b"
+
+
+NAMES = table_names(nftables.NAME)
 
 
 class NftablesProxier:
     """Remembers what it committed; after a failure ``sync`` starts from nothing."""
 
-    def __init__(self, config: Config, service_cidrs: Iterable[str] = ()) -> None:
+    def __init__(
+        self, config: Config, service_cidrs: Iterable[str] = (), name: str = nftables.NAME
+    ) -> None:
+        self._names = table_names(name)
         self._config = config
         self._base = nftables.base_table(config, service_cidrs)
         self._netlink = Nfnetlink()
@@ -33,7 +42,7 @@ class NftablesProxier:
         self._sets: dict[str, Set] = {}
         self._shared: Counter[Shared] = Counter()
         self._cluster_ips: dict[Key, tuple[str, ...]] = {}
-        self._name = NAMES[0]
+        self._name = self._names[0]
         """Table that is in force."""
 
     def close(self) -> None:
@@ -47,7 +56,7 @@ class NftablesProxier:
     def clear(self) -> None:
         """Remove both tables."""
         change = Transaction("inet")
-        _drop_tables(change, self._netlink.tables() & set(NAMES))
+        _drop_tables(change, self._netlink.tables() & set(self._names))
         self._netlink.commit(change)
 
     def sync(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
@@ -60,14 +69,16 @@ class NftablesProxier:
 
     def _load(self, table: Table) -> None:
         """Whole in one transaction; too large for that, beside the old one, then switch at once."""
-        present = self._netlink.tables() & set(NAMES)
-        self._name = next(iter(present)) if len(present) == 1 else NAMES[0]
+        present = self._netlink.tables() & set(self._names)
+        self._name = next(iter(present)) if len(present) == 1 else self._names[0]
         change = replace(changed(table, name=self._name))
         if self._netlink.fits(change):
             _drop_tables(change, present - {self._name})
             self._netlink.commit(change)
             return
-        self._name = next(n for n in NAMES if n not in present or len(present) == len(NAMES))
+        self._name = next(
+            n for n in self._names if n not in present or len(present) == len(self._names)
+        )
         hooks = [c for c in table.chains.values() if c.hook]
         rest = {n: c for n, c in table.chains.items() if not c.hook}
         self._netlink.commit_in_parts(replace(changed(table, name=self._name, chains=rest)))
@@ -75,7 +86,7 @@ class NftablesProxier:
         for chain in hooks:
             switch.add_chain(self._name, chain)
             switch.add_rules(self._name, chain)
-        _drop_tables(switch, set(NAMES) - {self._name})
+        _drop_tables(switch, set(self._names) - {self._name})
         self._netlink.commit(switch)
 
     def apply(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
