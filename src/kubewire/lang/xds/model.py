@@ -120,8 +120,7 @@ class Cluster:
     def _endpoints(self) -> JSON:
         if self.dns is None:
             return {"type": "EDS", "eds_cluster_config": {"eds_config": self.source}}
-        load = Assignment(self.name, (Endpoint(*self.dns),)).to_json()
-        del load["@type"]
+        load = static(Assignment(self.name, (Endpoint(*self.dns),)).to_json())
         return {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED", "load_assignment": load}
 
 
@@ -183,6 +182,11 @@ def retry_policy(retry_on: str) -> JSON:
         "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", kind)],
         "host_selection_retry_max_attempts": 3,
     }
+
+
+def static(resource: JSON) -> JSON:
+    """A resource as a bootstrap holds it: its place says its type."""
+    return {name: value for name, value in resource.items() if name != "@type"}
 
 
 def from_file(path: str) -> JSON:

@@ -37,6 +37,7 @@ from kubewire.lang.xds.model import (
     listener,
     response,
     retry_policy,
+    static,
 )
 
 ADDRESSES = {4: "169.254.14.1", 6: "fd6b:7765:656e::1"}
@@ -45,7 +46,7 @@ FIRST_PORT = 15001
 METRICS = ("127.0.0.1", 15090)
 ADMIN = "admin.sock"
 LOOPBACK = ("127.0.0.0/8", "::1/128")
-STICKY = "RING_HASH"
+STICKY = "MAGLEV"
 _HEADER = "x-kubewire-frontend"
 
 Sees = Literal["client", "masquerade", "node"]
@@ -215,13 +216,14 @@ def where(frontend: Frontend, config: Config) -> list[str]:
 def bootstrap(directory: str, node: str, versions: Iterable[int], config: Config) -> bytes:
     """Envoy's static configuration: every listener, and where the clusters are told."""
     addresses = [ADDRESSES[v] for v in sorted(versions)]
+    listeners = [_metrics(), *(_listener(w, addresses, config) for w in WAYS)]
     return msgspec.json.encode(
         {
             "node": {"id": node, "cluster": "kubewire-proxy"},
             "admin": admin(ADMIN),
             "dynamic_resources": {"cds_config": from_file(f"{directory}/cds.json")},
             "static_resources": {
-                "listeners": [_metrics(), *(_listener(w, addresses, config) for w in WAYS)],
+                "listeners": list(map(static, listeners)),
                 "clusters": [_admin_cluster()],
             },
             "cluster_manager": {"enable_deferred_cluster_creation": True},

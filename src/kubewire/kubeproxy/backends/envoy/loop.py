@@ -43,6 +43,7 @@ from kubewire.kubeproxy.backends.envoy.compile import ADDRESSES, marks
 from kubewire.kubeproxy.config import Config
 from kubewire.lang.nftables.connection import ChangeCtMark, CtMarkSet, CtReply, Notrack
 from kubewire.lang.nftables.expressions import (
+    ACCEPT,
     IIFNAME,
     IP6_DADDR,
     IP6_SADDR,
@@ -88,6 +89,8 @@ def table(config: Config, own: Iterable[str] = ()) -> Table:
         pairs[6 if ":" in ip else 4][ip_bytes(ip) * 2] = None
     sets = {f"own{v}": Set(f"own{v}", (_TYPE[v], _TYPE[v]), elements=pairs[v]) for v in pairs}
     is_sent, from_loop = MarkSet(sent), Match(IIFNAME, ifname_bytes(EXIT))
+    # Of an endpoint elsewhere; of one in the node's own namespace; of a rule that rejects.
+    answer = NftRule((CtMarkSet(back), CtReply(), ChangeMark(back)), "an answer to Envoy")
     chains = (
         Chain(
             "sent",
@@ -96,11 +99,25 @@ def table(config: Config, own: Iterable[str] = ()) -> Table:
                     (is_sent, FibLocal(source=True), ChangeMark(sent, on=False)),
                     "a process of the node: not through the loop",
                 ),
+                NftRule((is_sent, FibLocal(), ACCEPT), "to the node itself: not through the loop"),
                 NftRule((is_sent, Notrack()), "the connection begins behind the loop"),
             ),
             "route",
             "output",
             PRIORITIES["raw"],
+        ),
+        Chain(
+            "here",
+            (
+                NftRule(
+                    (is_sent, FibLocal(), ChangeCtMark(back)),
+                    "sent to an endpoint of the node itself",
+                ),
+                answer,
+            ),
+            "route",
+            "output",
+            PRIORITIES["mangle"],
         ),
         Chain(
             "returned",
@@ -109,7 +126,7 @@ def table(config: Config, own: Iterable[str] = ()) -> Table:
                     (from_loop, ChangeMark(sent, on=False), ChangeCtMark(back)),
                     "sent by Envoy in a client's name",
                 ),
-                NftRule((CtMarkSet(back), CtReply(), ChangeMark(back)), "an answer to Envoy"),
+                answer,
             ),
             "filter",
             "prerouting",

@@ -5,7 +5,7 @@ from kubewire.kubeproxy.proxier import Feature, Support
 _WHY_NOT = {
     Feature.DETECT_BRIDGE: "the rules know pods by their addresses; use ClusterCIDR or NodeCIDR",
     Feature.DETECT_PREFIX: "the rules know pods by their addresses; use ClusterCIDR or NodeCIDR",
-    Feature.WEIGHTS: "",
+    Feature.WEIGHTS: "the plan has no weights yet; Envoy does",
 }
 
 SUPPORT: Support = {feature: _WHY_NOT.get(feature, "") for feature in Feature}
