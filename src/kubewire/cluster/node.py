@@ -147,7 +147,11 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
                 client,
                 name,
                 (options.node_ip(index),),
-                Config(mode=options.proxy_mode, cluster_cidrs=(options.pod_cidr,)),
+                Config(
+                    mode=options.proxy_mode,
+                    cluster_cidrs=(options.pod_cidr,),
+                    run_dir=str(folder / "kube-proxy"),
+                ),
                 service_cidrs=(options.service_cidr,),
             )
             group.create_task(proxy.run(), name="kube-proxy")
