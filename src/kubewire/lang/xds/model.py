@@ -194,7 +194,7 @@ def from_file(path: str) -> JSON:
     return {"resource_api_version": "V3", "path_config_source": {"path": path}}
 
 
-def from_rest(cluster: str, refresh: str = "1s", timeout: str = "30s") -> JSON:
+def from_rest(cluster: str, refresh: str = "0.5s", timeout: str = "60s") -> JSON:
     """A ConfigSource that is a server of the REST-JSON form of xDS."""
     source = {
         "api_type": "REST",
