@@ -5,7 +5,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-quick packages lint lock bench clean
 
-.venv/.ready: requirements.lock pyproject.toml
+.venv/.ready: requirements.lock pyproject.toml hatch_build.py src/kubewire/dns/native/fastpath.c
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

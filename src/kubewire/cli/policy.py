@@ -256,11 +256,14 @@ def stats(name: str, netns: str | None, output: str) -> None:
 
 
 def _counted(name: str, netns: str | None) -> list[JSON]:
-    from kubewire.networkpolicy.netfilter import Netfilter
+    from kubewire.networkpolicy.backends import BACKENDS, enforcer, installed
 
     def read(path: str) -> dict[str, int]:
-        with Netfilter(path) as kernel:
-            return dict(kernel.counters())
+        counted: dict[str, int] = {}
+        for backend in filter(installed, BACKENDS):
+            with enforcer(backend, path) as kernel:
+                counted |= kernel.counters()
+        return counted
 
     if netns:
         found = {netns: read(netns)}

@@ -74,7 +74,8 @@ def _asyncio(start: Start, body: Callable[[Client], Coroutine[Any, Any, None]]) 
 async def _controllers(start: Start, client: Client) -> None:
     """Every controller, and the routes from the sandbox itself to the pods (for the API's proxy)."""
     options = manager.Options(
-        cluster_cidrs=(start.options.pod_cidr,),
+        cluster_cidrs=start.options.addresses.cluster_cidrs,
+        node_masks=dict(start.options.addresses.masks),
         root_ca=(start.directory / "pki" / "ca.crt").read_text(),
     )
     agent = "pod-network/sandbox"

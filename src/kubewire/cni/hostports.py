@@ -9,6 +9,7 @@ What is mapped is kept in a file; the kernel's table follows from it, whoever re
 
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -100,7 +101,12 @@ def mapping(
     return PortMapping(host_port, protocol, target, target_port, host_ip)
 
 
-def table(mappings: Mappings) -> Table:
+def table_name(folder: Path) -> str:
+    """Name of the table for the mappings that are kept in a folder, where there may be several."""
+    return f"{NAME}-{hashlib.sha256(bytes(folder)).hexdigest()[:8]}"
+
+
+def table(mappings: Mappings, name: str = NAME) -> Table:
     """The whole table."""
     sets: dict[str, Set] = {}
     for version in (4, 6):
@@ -119,7 +125,7 @@ def table(mappings: Mappings) -> Table:
         _base("output", _PRIORITY, (Rule((Verdict("jump", "map"),)),)),
         _base("postrouting", PRIORITIES["srcnat"] - 5, tuple(_masquerading())),
     )
-    return Table(NAME, sets=sets, chains={chain.name: chain for chain in chains})
+    return Table(name, sets=sets, chains={chain.name: chain for chain in chains})
 
 
 def _base(hook: str, priority: int, rules: tuple[Rule, ...]) -> Chain:
@@ -156,12 +162,18 @@ def _target(found: PortMapping) -> bytes:
 class HostPorts:
     """The mappings of a node, in a file and in the kernel."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = NAME) -> None:
+        self._name = name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = folder / "hostports.json"
         self._lock = folder / "hostports.lock"
         self._nftables = Nfnetlink()
         self._conntrack = Conntrack()
+
+    @staticmethod
+    def exist(folder: Path) -> bool:
+        """Tell whether anything was ever mapped there."""
+        return (folder / "hostports.json").exists()
 
     def close(self) -> None:
         """Close the sockets; the mappings stay."""
@@ -194,9 +206,11 @@ class HostPorts:
         if before == after:
             return
         self._save(after)
-        new = table(after)
+        new = table(after, self._name)
         try:
-            change = model.difference(table(before), new) if before else model.replace(new)
+            change = (
+                model.difference(table(before, self._name), new) if before else model.replace(new)
+            )
             self._nftables.commit(change)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.EEXIST):

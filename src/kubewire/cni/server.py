@@ -30,6 +30,7 @@ class Server:
     async def start(self) -> None:
         """Listen; a socket that a killed agent left is replaced."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._plugin.recover()
         beside = self._path.with_suffix(".new")
         beside.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._serve, beside, backlog=1024)

@@ -32,14 +32,13 @@ NOT_AVAILABLE_LIMITED = 51
 FAILED = 100
 """Codes from 100 on are ours: something on the machine refused."""
 CHECK_FAILED = 101
-EXHAUSTED = 102
 
 _NEEDED = {
     "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
-    "GC": (),
-    "STATUS": (),
+    "GC": ("CNI_PATH",),
+    "STATUS": ("CNI_PATH",),
     "VERSION": (),
 }
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
@@ -99,7 +98,7 @@ def parse_request(env: Mapping[str, str], stdin: bytes) -> Request:
     if command not in COMMANDS:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND: unknown command {command!r}")
     config = _config(stdin, command)
-    version = _version(config)
+    version = _version(config, command)
     missing = [name for name in _NEEDED[command] if not env.get(name)]
     if missing:
         raise CniError(INVALID_ENVIRONMENT, f"{', '.join(missing)}: required environment variable is missing")  # fmt: skip
@@ -123,18 +122,21 @@ def parse_request(env: Mapping[str, str], stdin: bytes) -> Request:
 
 
 def _config(stdin: bytes, command: str) -> JSON:
-    if command == "VERSION" and not stdin.strip():
-        return {}
     try:
         config = msgspec.json.decode(stdin)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if command == "VERSION":
+            return {}
         raise CniError(DECODING_FAILURE, f"network configuration on stdin: {error}") from None
     if not isinstance(config, dict):
         raise CniError(DECODING_FAILURE, "network configuration on stdin: is not a JSON object")
     return config
 
 
-def _version(config: JSON) -> str:
+def _version(config: JSON, command: str) -> str:
+    if command == "VERSION":
+        # Whoever asks need not know any version of ours; the answer repeats what was asked.
+        return str(config.get("cniVersion") or LATEST)
     # An absent version means the first one.
     version = config.get("cniVersion") or "0.1.0"
     if version not in VERSIONS:

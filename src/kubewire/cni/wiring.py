@@ -10,7 +10,9 @@ and hairpin connections need.
 import asyncio
 import errno
 import hashlib
+import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Interface, ip_address, ip_interface, ip_network
 
@@ -155,6 +157,7 @@ class Sweeper:
         self._netlink = RtNetlink()
         self._cut = False
         self._task: asyncio.Task[None] | None = None
+        self._sweeps: set[asyncio.Task[None]] = set()
 
     def cut(self) -> None:
         """Something was detached."""
@@ -168,11 +171,47 @@ class Sweeper:
             await asyncio.to_thread(sweep, self._netlink)
             await asyncio.sleep(self.INTERVAL)
 
+    async def remove(self, node: RtNetlink, interface: str) -> bool:
+        """Remove a cable and return when nobody can see it any more; False if it was not there.
+
+        A device leaves all lists at the start of its removal; the 20 ms that the kernel takes to
+        free it are spent in a thread.
+        """
+        if not exists(node, interface):
+            return False
+        task = asyncio.create_task(
+            asyncio.to_thread(_delete, interface), name=f"delete {interface}"
+        )
+        self._sweeps.add(task)
+        task.add_done_callback(self._sweeps.discard)
+        with suppress(OSError):
+            # By name, without a lock: netlink would answer only when the removal is over.
+            while socket.if_nametoindex(interface):  # noqa: ASYNC110 - the kernel has no event for it
+                await asyncio.sleep(0.0005)
+        return True
+
     async def close(self) -> None:
         """Remove what is still cut, and end."""
         if self._task is not None:
             await self._task
+        await asyncio.gather(*self._sweeps)
         self._netlink.close()
+
+
+def _delete(interface: str) -> None:
+    with RtNetlink() as netlink:
+        netlink.transact([links.delete_link(interface).tolerate(errno.ENODEV)])
+
+
+def exists(node: RtNetlink, interface: str) -> bool:
+    """Tell whether there is such a device."""
+    try:
+        node.index(interface)
+    except NetlinkError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return False
+    return True
 
 
 def unwire(node: RtNetlink, interface: str) -> bool:

@@ -48,10 +48,10 @@ _HEADER = struct.Struct("!6H")
 class Dispatcher:
     """Everything that listens at one address."""
 
-    def __init__(self, listener: Listener, blocks: list[Block]) -> None:
+    def __init__(self, listener: Listener, blocks: list[Block], udp: Table | None = None) -> None:
         self.listener = listener
         self.blocks = blocks
-        self.tables = {"udp": Table(), "tcp": Table()}
+        self.tables = {"udp": udp if udp is not None else Table(), "tcp": Table()}
         self._zones: dict[str, list[Block]] = {}
         for block in blocks:
             block.dispatcher = self

@@ -41,7 +41,6 @@ from kubewire.lang.xds.model import (
 )
 
 HTTP_PORT, HTTPS_PORT, READY_PORT = 80, 443, 8081
-ANY = ("0.0.0.0",)
 FALLBACK = "fallback"
 """Name of the certificate shown for an unknown SNI name."""
 
@@ -77,9 +76,13 @@ def compile_files(
     certificates: Mapping[Key, Certificate],
     fallback: Certificate,
     directory: str,
+    anywhere: str = "::",
 ) -> dict[str, bytes]:
-    """File name -> content, in the order in which they must be written."""
-    compiler = _Compiler(plan, services, certificates, directory)
+    """File name -> content, in the order in which they must be written.
+
+    ``anywhere`` is where Envoy listens: "::" is both families, "0.0.0.0" for a kernel without IPv6.
+    """
+    compiler = _Compiler(plan, services, certificates, directory, anywhere)
     files: dict[str, bytes] = {}
     by_service: dict[Key, list[EndpointSlice]] = {}
     for piece in slices:
@@ -127,11 +130,13 @@ class _Compiler:
         services: Mapping[Key, Service],
         certificates: Mapping[Key, Certificate],
         directory: str,
+        anywhere: str,
     ) -> None:
         self.plan = plan
         self.services = services
         self.certificates = certificates
         self.directory = directory
+        self.anywhere = anywhere
 
     def port(self, backend: Backend) -> ServicePort | None:
         """The Service port that a backend names; None if there is none."""
@@ -205,7 +210,7 @@ class _Compiler:
         }
 
     def listeners(self) -> list[JSON]:
-        http = listener("http", ANY, HTTP_PORT, [{"filters": [self._manager("http")]}])
+        http = self._listener("http", HTTP_PORT, [{"filters": [self._manager("http")]}])
         chains = []
         by_secret: dict[Key, list[str]] = {}
         for host, key in self.plan.certificates.items():
@@ -217,9 +222,15 @@ class _Compiler:
             "envoy.filters.listener.tls_inspector",
             "extensions.filters.listener.tls_inspector.v3.TlsInspector",
         )
-        https = listener("https", ANY, HTTPS_PORT, chains, inspector)
+        https = self._listener("https", HTTPS_PORT, chains, inspector)
         https["default_filter_chain"] = self._tls_chain(FALLBACK, [])
-        return [http, https, _ready_listener()]
+        return [http, https, self._listener("ready", READY_PORT, [_ready_chain()])]
+
+    def _listener(self, name: str, port: int, chains: list[JSON], *filters: JSON) -> JSON:
+        found = listener(name, [self.anywhere], port, chains, *filters)
+        if self.anywhere == "::":
+            found["address"]["socket_address"]["ipv4_compat"] = True
+        return found
 
     def _tls_chain(self, secret: str, hosts: list[str]) -> JSON:
         source = from_file(f"{self.directory}/sds-{file_name(secret)}.json")
@@ -258,12 +269,11 @@ def _manager(name: str, **routes: JSON) -> JSON:
     )
 
 
-def _ready_listener() -> JSON:
+def _ready_chain() -> JSON:
     """Answers 200 from the moment on which the first whole configuration is in force."""
     answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
     hosts = [{"name": "ready", "domains": ["*"], "routes": [answer]}]
-    manager = _manager("ready", route_config={"virtual_hosts": hosts})
-    return listener("ready", ANY, READY_PORT, [{"filters": [manager]}])
+    return {"filters": [_manager("ready", route_config={"virtual_hosts": hosts})]}
 
 
 def _match(route: Route) -> JSON:

@@ -20,6 +20,9 @@ from kubewire.ingress.compile import Certificate, certificate_of, compile_files
 from kubewire.ingress.plan import Plan, plan
 from kubewire.kernel.envoy import ConfigFiles
 
+IPV6 = Path("/proc/net/if_inet6")
+"""Missing where the kernel has no IPv6."""
+
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +36,7 @@ class IngressController:
         """The Service in front of Envoy; its address goes into the Ingresses' status."""
         self.configured = asyncio.Event()
         """Set once the first whole configuration is written."""
+        self._anywhere = "::" if IPV6.exists() else "0.0.0.0"
         self._files = ConfigFiles(directory)
         self._checked: dict[Key, tuple[str, Certificate | None]] = {}
         self._fallback = self_signed("ingress.kubewire.dev", datetime.datetime.now(datetime.UTC))
@@ -59,6 +63,7 @@ class IngressController:
                 certificates,
                 self._fallback,
                 str(self.directory),
+                self._anywhere,
             )
         )
         self.configured.set()

@@ -10,22 +10,15 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from kubewire.api.errors import InputError
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import Frontend
 from kubewire.kubeproxy.proxier import Proxier, Support
-from kubewire.kubeproxy.trace import Answer, Flow, Tracer
+from kubewire.kubeproxy.trace import Asker, Tracer
 
 log = logging.getLogger(__name__)
-
-
-class Asker(Protocol):
-    """Whatever can be asked about a flow: a plan, or the rules that are made from it."""
-
-    def ask(self, asked: Flow) -> Answer:
-        """Say what happens to one new connection."""
 
 
 class _Names(NamedTuple):
@@ -37,6 +30,7 @@ class _Names(NamedTuple):
 
 _BUILT = {
     "nftables": _Names("NftablesProxier", "NftablesTracer"),
+    "iptables": _Names("IptablesProxier", "IptablesTracer"),
     "envoy": _Names("EnvoyProxier", "EnvoyTracer"),
 }
 
