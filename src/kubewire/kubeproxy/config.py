@@ -55,7 +55,7 @@ class Config:
         """nodePortAddresses with the mode's default."""
         if self.node_port_addresses is not None:
             return self.node_port_addresses
-        return ("primary",) if self.mode == "nftables" else ("all",)
+        return ("primary",) if self.mode in ("nftables", "envoy") else ("all",)
 
     @property
     def node_ports_on_loopback(self) -> bool:

@@ -184,7 +184,7 @@ async def world(folder: Path, **config: Any) -> AsyncIterator[World]:
         # Where Services are does not matter, but a socket of the node needs some route.
         way = Route(ip_network("0.0.0.0/0"), index, ip_address("192.0.2.254"), onlink=True)
         node.transact([*up, address, routes.put_route(way)])
-    made = World(folder / "envoy", **config)
+    made = World(folder / "envoy", **{"node_port_addresses": ("primary", "localhost")} | config)
     try:
         yield made
     finally:

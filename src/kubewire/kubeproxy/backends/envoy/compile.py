@@ -97,6 +97,11 @@ class Marks(NamedTuple):
     """A packet that must come to Envoy, whatever its destination; on connections: such answers."""
 
 
+def kernel_config(config: Config) -> Config:
+    """Of the rules that lead to Envoy: a client on the loopback needs no guard, Envoy is there."""
+    return replace(config, mode="nftables", node_port_addresses=("primary",))
+
+
 def marks(config: Config) -> Marks:
     """Two bits that are free."""
     free = [1 << bit for bit in (16, 17, 18) if bit != config.masquerade_bit]
@@ -189,7 +194,7 @@ def _cluster(name: str, frontend: Frontend, directory: str) -> Cluster:
 
 
 def _endpoint(target: Target) -> Endpoint:
-    return Endpoint(target.ip, target.port)
+    return Endpoint(target.ip, target.port, target.weight)
 
 
 def assignment_file(name: str) -> str:

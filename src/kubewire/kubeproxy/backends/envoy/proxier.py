@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -19,6 +18,7 @@ import msgspec
 from kubewire.api.meta import Key
 from kubewire.kernel import netns
 from kubewire.kernel.envoy import ConfigFiles
+from kubewire.kernel.netlink import NetlinkError
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.backends.envoy import loop
@@ -28,6 +28,7 @@ from kubewire.kubeproxy.backends.envoy.compile import (
     bootstrap,
     clusters_file,
     compile_frontend,
+    kernel_config,
 )
 from kubewire.kubeproxy.backends.envoy.process import Envoy
 from kubewire.kubeproxy.config import Config
@@ -36,6 +37,7 @@ from kubewire.kubeproxy.proxier import Dump
 from kubewire.kubeproxy.table import Change
 from kubewire.lang.nftables.model import Table, Transaction, difference
 from kubewire.lang.nftables.model import replace as replace_table
+from kubewire.lang.nftables.readback import KernelRule, meant
 from kubewire.lang.xds.model import Cluster, response
 
 NAME = "kubewire-envoy"
@@ -51,7 +53,7 @@ class EnvoyProxier:
     def __init__(self, config: Config, service_cidrs: Iterable[str] = ()) -> None:
         self._config = config
         self._directory = Path(config.run_dir or _place())
-        self._rules = backends.proxier(replace(config, mode="nftables"), service_cidrs, name=NAME)
+        self._rules = backends.proxier(kernel_config(config), service_cidrs, name=NAME)
         self._netlink = Nfnetlink()
         self._envoy = Envoy(self._directory)
         self._files = ConfigFiles(self._directory)
@@ -59,6 +61,8 @@ class EnvoyProxier:
         self._own: Counter[str] = Counter()
         """Endpoints on this node, and how many frontends have each."""
         self._table: Table | None = None
+        self._table_rules: dict[str, list[KernelRule]] = {}
+        """Of the loop, as the kernel lists them."""
         self._version = time.time_ns()
 
     def sync(self, changes: Iterable[Change], cluster_ips: CLUSTER_IPS) -> None:
@@ -109,7 +113,7 @@ class EnvoyProxier:
         started = self._envoy.ensure(
             bootstrap(str(self._directory), NAME, loop.versions(), self._config)
         )
-        broken = not loop.intact() or loop.NAME not in self._netlink.tables()
+        broken = not loop.intact() or self._loop_lines() != self._loop_actual()
         if broken:
             loop.make(self._config)
             self._commit_loop(whole=True)
@@ -118,8 +122,10 @@ class EnvoyProxier:
     def dump(self) -> Dump:
         """The kernel's part, and Envoy's clusters with their endpoints."""
         kernel = self._rules.dump()
-        desired = sorted(self._wanted())
-        return Dump([*kernel.desired, *desired], [*kernel.actual, *sorted(self._actual())])
+        return Dump(
+            [*kernel.desired, *self._loop_lines(), *sorted(self._wanted())],
+            [*kernel.actual, *self._loop_actual(), *sorted(self._actual())],
+        )
 
     def clear(self) -> None:
         """End Envoy, remove the rules, devices, routes and files."""
@@ -170,6 +176,16 @@ class EnvoyProxier:
         else:
             self._netlink.commit(difference(self._table, table))
         self._table = table
+        self._table_rules = self._netlink.rules(loop.NAME)
+
+    def _loop_lines(self) -> list[str]:
+        return meant(self._table, self._table_rules).lines() if self._table else []
+
+    def _loop_actual(self) -> list[str]:
+        try:
+            return self._netlink.read(loop.NAME).lines()
+        except NetlinkError:  # There is none.
+            return []
 
     def _sweep(self) -> None:
         """Remove endpoint files of an earlier run."""
@@ -184,7 +200,11 @@ class EnvoyProxier:
             yield _line(name, (e["endpoint"]["address"] for e in found))
 
     def _actual(self) -> Iterable[str]:
-        for status in msgspec.json.decode(self._envoy.clusters())["cluster_statuses"]:
+        try:
+            found = msgspec.json.decode(self._envoy.clusters())["cluster_statuses"]
+        except OSError:  # Nobody is there to ask.
+            return
+        for status in found:
             if not status["name"].startswith("admin"):
                 yield _line(status["name"], (h["address"] for h in status.get("host_statuses", ())))
 

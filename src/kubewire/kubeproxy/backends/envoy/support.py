@@ -3,9 +3,7 @@
 from kubewire.kubeproxy.proxier import Feature, Support
 
 _WHY_NOT = {
-    Feature.DETECT_BRIDGE: "the rules know pods by their addresses; use ClusterCIDR or NodeCIDR",
-    Feature.DETECT_PREFIX: "the rules know pods by their addresses; use ClusterCIDR or NodeCIDR",
-    Feature.WEIGHTS: "the plan has no weights yet; Envoy does",
+    Feature.SCHEDULERS: "Envoy balances by least request, by a hash of the client with affinity; ipvs has schedulers",
 }
 
 SUPPORT: Support = {feature: _WHY_NOT.get(feature, "") for feature in Feature}

@@ -15,6 +15,7 @@ from kubewire.kubeproxy.backends.envoy.compile import (
     Way,
     cluster_name,
     compile_frontend,
+    kernel_config,
     marks,
 )
 from kubewire.kubeproxy.plan import FrontendKey
@@ -31,6 +32,7 @@ class EnvoyTracer:
         self._tracer = tracer
         self._compiled = {k: compile_frontend(f) for k, f in tracer.plan.frontends.items()}
         kernel = copy.copy(tracer)
+        kernel.config = kernel_config(tracer.config)
         kernel.plan = replace(
             tracer.plan, frontends={k: c.kernel for k, c in self._compiled.items()}
         )
