@@ -77,6 +77,13 @@ def support(mode: str) -> Support:
     return found
 
 
+def notes(mode: str) -> list[str]:
+    """What is different with a mode: what it cannot do and why, and what users should know."""
+    missing = [f"{feature}: {why}" for feature, why in support(mode).items() if why]
+    module = importlib.import_module(f"{__name__}.{mode}.support")
+    return [*getattr(module, "NOTES", ()), *missing]
+
+
 def where(frontend: Frontend, config: Config) -> list[str]:
     """Where in the kernel the configured mode keeps a frontend, one line for each thing."""
     require(config.mode, "mode")

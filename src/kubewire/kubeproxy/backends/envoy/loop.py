@@ -169,6 +169,7 @@ def make(config: Config) -> None:
         # Its packets have addresses of clients that are reached by other devices.
         sysctl.write(f"net/ipv4/conf/{EXIT}/rp_filter", 0)
         batch = [links.set_link(i, up=True, no_autoconf=True) for i in (entry, leave)]
+        batch.append(links.set_link(_LOOPBACK, up=True))
         for version in versions():
             batch += _routes(entry, version)
         netlink.transact(batch)

@@ -7,3 +7,10 @@ _WHY_NOT = {
 }
 
 SUPPORT: Support = {feature: _WHY_NOT.get(feature, "") for feature in Feature}
+
+NOTES = (
+    "UDP and SCTP Services stay in the kernel (nftables maps): Envoy carries TCP and HTTP",
+    "a client is accepted before an endpoint is: a refusal of the endpoint closes the connection, or is a 503",
+    "sessionAffinity has no timeout: a hash of the client's address chooses, not a memory",
+)
+"""What users should know of it."""
