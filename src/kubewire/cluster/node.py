@@ -213,7 +213,11 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
                 client,
                 name,
                 options.node_ips(index),
-                Config(mode=options.proxy_mode, cluster_cidrs=options.addresses.cluster_cidrs),
+                Config(
+                    mode=options.proxy_mode,
+                    cluster_cidrs=options.addresses.cluster_cidrs,
+                    run_dir=str(folder / "kube-proxy"),
+                ),
                 service_cidrs=options.addresses.service_cidrs,
             )
             group.create_task(proxy.run(), name="kube-proxy")
