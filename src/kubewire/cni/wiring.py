@@ -10,6 +10,7 @@ and hairpin connections need.
 import asyncio
 import errno
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Interface, ip_address, ip_interface, ip_network
@@ -17,7 +18,7 @@ from ipaddress import IPv6Interface, ip_address, ip_interface, ip_network
 from kubewire.cni.ipam import Address, Network
 from kubewire.kernel import links, routes
 from kubewire.kernel.netlink import Message, NetlinkError
-from kubewire.kernel.netns import Netns, opened
+from kubewire.kernel.netns import Netns, current, opened
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
 
@@ -144,30 +145,12 @@ def sweep(node: RtNetlink) -> None:
 
 
 class Sweeper:
-    """Runs `sweep` beside the event loop, one at a time: at once, but in a burst of cuts seldom.
-
-    While the kernel removes devices it keeps every other change of the network waiting.
-    """
-
-    INTERVAL = 0.1
+    """Removes cables beside the event loop: the kernel takes its time to free them."""
 
     def __init__(self) -> None:
-        self._netlink = RtNetlink()
-        self._cut = False
-        self._task: asyncio.Task[None] | None = None
+        self._netns = current()
+        """The namespace of the node: the one in which the sweeper was made."""
         self._sweeps: set[asyncio.Task[None]] = set()
-
-    def cut(self) -> None:
-        """Something was detached."""
-        self._cut = True
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="sweep pod cables")
-
-    async def _run(self) -> None:
-        while self._cut:
-            self._cut = False
-            await asyncio.to_thread(sweep, self._netlink)
-            await asyncio.sleep(self.INTERVAL)
 
     async def remove(self, node: RtNetlink, interface: str) -> bool:
         """Cut a cable and return when nobody can see it any more; False if it was not there.
@@ -177,24 +160,24 @@ class Sweeper:
         """
         if not detach(node, interface):
             return False
-        task = asyncio.create_task(asyncio.to_thread(_sweep_apart), name="sweep pod cables")
+        task = asyncio.create_task(asyncio.to_thread(self._sweep), name="sweep pod cables")
         self._sweeps.add(task)
         task.add_done_callback(self._sweeps.discard)
-        while exists(node, interface):  # noqa: ASYNC110 - each question waits for the kernel's lock
+        # Each question waits for the kernel's lock.
+        while exists(node, interface) and not task.done():  # noqa: ASYNC110
             await asyncio.sleep(0)
+        if task.done():
+            task.result()
         return True
 
+    def _sweep(self) -> None:
+        with RtNetlink(self._netns) as netlink:
+            sweep(netlink)
+
     async def close(self) -> None:
-        """Remove what is still cut, and end."""
-        if self._task is not None:
-            await self._task
+        """Wait for what is being removed, and end."""
         await asyncio.gather(*self._sweeps)
-        self._netlink.close()
-
-
-def _sweep_apart() -> None:
-    with RtNetlink() as netlink:
-        sweep(netlink)
+        os.close(self._netns)
 
 
 def exists(node: RtNetlink, interface: str) -> bool:
