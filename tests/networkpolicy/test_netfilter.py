@@ -1,6 +1,6 @@
 import asyncio
 import socket
-from contextlib import ExitStack, aclosing, closing
+from contextlib import ExitStack, aclosing, closing, nullcontext
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kubewire.api.meta import Key
+from kubewire.kernel import netns
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.lang.nftables.model import Table, replace
 from kubewire.networkpolicy.compile import Compiler
@@ -19,7 +20,7 @@ from kubewire.networkpolicy.plan import Plan, PodFacts, as_policy
 from kubewire.testing.fakeapi import FakeApi
 from networkpolicy import worlds
 from networkpolicy.lab import NODES, Lab
-from networkpolicy.table import F, fixture, netpol
+from networkpolicy.table import F, audited, cluster, fixture, labels, netpol
 from networkpolicy.table import P as Pod
 
 pytestmark = pytest.mark.kernel
@@ -92,6 +93,65 @@ def test_rules_count_what_they_decide(tmp_path: Path) -> None:
     assert counted["NetworkPolicy x/deny||ingress"] == 1
 
 
+def test_a_rehearsal_counts_what_an_admin_policy_would_deny(tmp_path: Path) -> None:
+    deny = cluster(
+        "deny",
+        "Admin",
+        1,
+        subject={"namespaces": labels(ns="x")},
+        ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}],
+    )
+    allow = netpol("open", "x", {"podSelector": {}, "ingress": [{}]})
+    plan = worlds.plan([*fixture(), audited(deny), allow])
+    flows = [F(YB, XA, 80, "UDP")]
+    with ExitStack() as stack:
+        lab = stack.enter_context(closing(Lab(tmp_path)))
+        kernel = stack.enter_context(Netfilter(lab.node_paths["node-0"]))
+        kernel.replace(Compiler(plan, "node-0").program())
+        assert lab.reach(flows, set(flows)) == set(flows)
+        counted = kernel.counters()
+    assert counted["ClusterNetworkPolicy deny|spec.ingress[0]|ingress"] == 1
+    assert counted["NetworkPolicy x/open|spec.ingress[0]|ingress"] == 1
+
+
+IP_TRANSPARENT = 19
+
+
+def test_what_the_node_sends_on_for_others_is_judged_too(tmp_path: Path) -> None:
+    """IPVS sends balanced packets through the output hook, with the client's address."""
+    plan = worlds.plan([*fixture(), DENY])
+    with ExitStack() as stack:
+        lab = stack.enter_context(closing(Lab(tmp_path)))
+        kernel = stack.enter_context(Netfilter(lab.node_paths["node-0"]))
+        kernel.replace(Compiler(plan, "node-0").program())
+        for source in (YB.ip, "172.30.0.10"):
+            kind = (socket.AF_INET, socket.SOCK_DGRAM)
+            client = stack.enter_context(netns.socket_in(lab.node_paths["node-0"], *kind))
+            client.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+            client.bind((source, 5555))
+            # The sender of a packet that the output hook drops is told so.
+            refused = pytest.raises(PermissionError) if source == YB.ip else nullcontext()
+            with refused:
+                client.sendto(b"hello", (XA.ip, 80))
+        server = next(
+            s
+            for s in lab.servers
+            if s.type == socket.SOCK_DGRAM and lab.pod_of(s) == XA and s.getsockname()[1] == 80
+        )
+        assert server.recvfrom(16)[1][0] == "::ffff:172.30.0.10"
+        with pytest.raises(BlockingIOError):
+            server.recvfrom(16)
+        assert kernel.counters()["NetworkPolicy x/deny||ingress"] == 1
+
+
+def test_long_names_are_told_whole(tmp_path: Path) -> None:
+    name = "n" * 200
+    plan = worlds.plan([*fixture(), netpol(name, "x", {"podSelector": {}})])
+    with Netfilter() as kernel:
+        kernel.replace(Compiler(plan, "node-0").program())
+        assert f"NetworkPolicy x/{name}||ingress" in kernel.counters()
+
+
 def test_a_new_address_of_the_node_is_closed_until_it_is_known(tmp_path: Path) -> None:
     plan = worlds.plan([m for m in [*fixture(), DENY] if m["metadata"]["name"] != "b"])
     flows = [F(Pod("x", "c"), Pod("z", "b"), 80, "UDP"), F(Pod("x", "c"), Pod("z", "a"), 80, "UDP")]
@@ -128,9 +188,13 @@ async def test_established_flows_stay_unless_strict(tmp_path: Path, strict: bool
         agent.plan = plan
         for policy in worlds.objects([DENY]).policies:
             plan.set_policy(as_policy(policy))
-        kernel.change(Compiler(plan, "node-0").program())
+        kernel.change(Compiler(plan, "node-0", strict=strict).program())
         cut = await kernel.cut(agent._denied) if strict else 0
         assert cut == (1 if strict else 0)
+        # The server may connect to the client, but it may not go on with what was cut.
+        accepted.sendall(b"pushed")
+        client.settimeout(0.2 if strict else 10)
+        assert _received(client) == (b"" if strict else b"pushed")
         client.sendall(b"still there?")
         accepted.settimeout(0.2 if strict else 10)
         assert _received(accepted) == (b"" if strict else b"still there?")
@@ -143,11 +207,8 @@ def _received(sock: Any) -> bytes:
         return b""
 
 
-async def test_denied_packets_are_logged_and_no_others(tmp_path: Path) -> None:
-    logged = netpol(
-        "deny", "x", {"podSelector": {}}, annotations={"kubewire.dev/log-drops": "true"}
-    )
-    plan = worlds.plan([*fixture(), logged])
+async def test_denied_packets_are_reported_and_no_others(tmp_path: Path) -> None:
+    plan = worlds.plan([*fixture(), DENY])
     flows = [F(XA, YB, 80, "UDP"), F(YB, XA, 81, "UDP"), F(YB, XA, 80, "TCP")]
     with ExitStack() as stack:
         lab = stack.enter_context(closing(Lab(tmp_path)))

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 @click.option("--kubeconfig", type=click.Path(), help="Default: in-cluster, else kubectl's rules.")
 @click.option("--context", help="Context of the kubeconfig.")
 @click.option("--config", "config_file", metavar="FILE", help="KubeProxyConfiguration v1alpha1.")
+@click.option(
+    "--proxy-mode",
+    type=click.Choice(["nftables", "iptables", "ipvs", "envoy"]),
+    help="Which back end.  [default: mode of --config, else nftables]",
+)
 @click.option("--hostname-override", default="", help="Name of this node.  [default: host name]")
 @click.option("--cluster-cidr", default="", metavar="CIDR[,CIDR]", help="Where pods are.")
 @click.option(
@@ -30,6 +35,7 @@ def proxy(
     kubeconfig: str | None,
     context: str | None,
     config_file: str | None,
+    proxy_mode: str | None,
     hostname_override: str,
     cluster_cidr: str,
     service_cidrs: tuple[str, ...],
@@ -38,7 +44,7 @@ def proxy(
 
     Needs CAP_NET_ADMIN. The rules stay when it ends.
     """
-    config = _config(config_file, hostname_override, cluster_cidr, service_cidrs)
+    config = _config(config_file, proxy_mode, hostname_override, cluster_cidr, service_cidrs)
     try:
         asyncio.run(_run(kubeconfig, context, config, service_cidrs))
     except PermissionError as error:
@@ -46,10 +52,15 @@ def proxy(
 
 
 def _config(
-    path: str | None, hostname: str, cluster_cidr: str, service_cidrs: tuple[str, ...]
+    path: str | None,
+    mode: str | None,
+    hostname: str,
+    cluster_cidr: str,
+    service_cidrs: tuple[str, ...],
 ) -> Config:
     from kubewire.api.errors import InputError
     from kubewire.client.manifests import load
+    from kubewire.kubeproxy import backends
     from kubewire.kubeproxy.config import Config, parse_network, read
 
     documents = load([path]) if path else []
@@ -59,8 +70,8 @@ def _config(
         for value in values:
             if parse_network(value) is None:
                 raise InputError(f"{flag}: must be a valid CIDR block, not {value!r}")
-    if config.mode != "nftables":
-        raise InputError(f"{path}: mode: this proxy has no {config.mode} back end, only nftables")
+    config = replace(config, mode=mode or config.mode)
+    backends.require(config.mode, "--proxy-mode" if mode else f"{path}: mode")
     if config.detect_local != "ClusterCIDR":
         raise InputError(
             f"{path}: detectLocalMode: the nftables back end has ClusterCIDR only, "

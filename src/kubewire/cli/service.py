@@ -54,7 +54,7 @@ def service() -> None:
 @click.option("--port", type=int)
 @click.option("--protocol", default="TCP", show_default=True)
 @click.option("--flows", metavar="FILE|-", help='Many questions: JSON lines {"from","to","port"}.')
-@click.option("--mode", type=click.Choice(["plan", "nftables"]), default="plan", show_default=True, help="Ask the plan, or the rules that are made from it.")  # fmt: skip
+@click.option("--mode", type=click.Choice(["plan", "nftables", "iptables", "ipvs", "envoy"]), default="plan", show_default=True, help="Ask the plan, or the rules that are made from it.")  # fmt: skip
 @_about
 @output_option
 def trace(
@@ -99,11 +99,9 @@ def trace(
 
 
 def _asker(tracer: Tracer, mode: str) -> Callable[[Flow], JSON]:
-    if mode == "plan":
-        return lambda asked: tracer.ask(asked).to_json()
-    from kubewire.kubeproxy.backends.nftables.trace import NftablesTracer
+    from kubewire.kubeproxy import backends
 
-    rules = NftablesTracer(tracer)
+    rules = backends.tracer(mode, tracer)
     return lambda asked: rules.ask(asked).to_json()
 
 

@@ -107,16 +107,16 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
         # The way out of the sandbox refuses at once: a query for a foreign name fails quickly.
         host_resolver=Resolver(nameservers=options.gateways),
     )
-    proxy = KubeProxy(
-        client,
-        name,
-        options.node_ips(index),
-        Config(cluster_cidrs=options.addresses.cluster_cidrs),
-        service_cidrs=options.addresses.service_cidrs,
-    )
     await pod_network.start()
     async with asyncio.TaskGroup() as group:
         if options.proxy_mode != "none":
+            proxy = KubeProxy(
+                client,
+                name,
+                options.node_ips(index),
+                Config(mode=options.proxy_mode, cluster_cidrs=options.addresses.cluster_cidrs),
+                service_cidrs=options.addresses.service_cidrs,
+            )
             group.create_task(proxy.run(), name="kube-proxy")
         group.create_task(policies.run(), name="networkpolicy")
         group.create_task(nodes.run(), name="nodes")

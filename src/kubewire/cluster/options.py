@@ -80,10 +80,10 @@ class Options:
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= 200:
             raise InputError(f"--nodes {self.nodes}: must be between 1 and 200")
-        if self.proxy_mode not in ("nftables", "none"):
-            raise InputError(
-                f"--proxy-mode {self.proxy_mode}: not built yet; nftables and none are"
-            )
+        if self.proxy_mode != "none":
+            from kubewire.kubeproxy import backends
+
+            backends.require(self.proxy_mode, f"--proxy-mode {self.proxy_mode}")
         found = addresses(
             self.ip_family, self.pod_cidr, self.service_cidr, self._masks(), self.nodes
         )

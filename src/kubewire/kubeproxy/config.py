@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from kubewire.api.errors import InputError
+from kubewire.kubeproxy.ipvsoptions import IpvsOptions, read_ipvs
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -44,6 +45,10 @@ class Config:
     cluster_cidrs: tuple[str, ...] = ()
     """Where pods have their addresses; a family without one cannot tell pods from others."""
     detect_local: str = "ClusterCIDR"
+    bridge_interface: str = ""
+    """detectLocalMode BridgeInterface: pods' packets come in by it."""
+    interface_name_prefix: str = ""
+    """detectLocalMode InterfaceNamePrefix: pods' packets come in by such interfaces."""
     masquerade_all: bool = False
     masquerade_bit: int = 14
     node_port_addresses: tuple[str, ...] | None = None
@@ -52,6 +57,7 @@ class Config:
     hostname_override: str = ""
     sync_period: float = 30.0
     min_sync_period: float = 1.0
+    ipvs: IpvsOptions = field(default_factory=IpvsOptions)
 
     @property
     def mark(self) -> int:
@@ -64,6 +70,21 @@ class Config:
         if self.node_port_addresses is not None:
             return self.node_port_addresses
         return ("primary",) if self.mode == "nftables" else ("all",)
+
+    @property
+    def node_ports_on_loopback(self) -> bool:
+        """Whether IPv4 nodePorts answer on 127.0.0.1.
+
+        As upstream: in iptables mode whatever covers it does; the others must be told by name.
+        """
+        wanted = self.node_ports_on
+        if self.mode == "iptables":
+            covered = "all" in wanted or contains((w for w in wanted if "/" in w), "127.0.0.1")
+            return self.localhost_node_ports and ("localhost" in wanted or covered)
+        networks = [n for n in map(parse_network, wanted) if n is not None]
+        return self.mode != "ipvs" and (
+            "localhost" in wanted or any(n.version == 4 and n.is_loopback for n in networks)
+        )
 
     def knows_pods(self, version: int) -> bool:
         """Tell whether pods of an IP family can be told from others."""
@@ -139,6 +160,7 @@ def read(document: Mapping[str, Any], source: str) -> Config:
         node_port_addresses=tuple(map(str, addresses)) if addresses else None,
         localhost_node_ports=section.get("localhostNodePorts") is not False,
         hostname_override=str(document.get("hostnameOverride") or ""),
+        ipvs=read_ipvs(document.get("ipvs") or {}, source),
     )
 
 

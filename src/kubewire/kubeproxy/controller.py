@@ -13,7 +13,7 @@ from kubewire.client.informer import Index, Informer
 from kubewire.client.loop import Changes, Loop, run_all
 from kubewire.client.rest import Client
 from kubewire.kernel.conntrack import Conntrack, Entry
-from kubewire.kubeproxy.backends.nftables.proxier import NftablesProxier
+from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import FOREIGN, plan_service
 from kubewire.kubeproxy.table import Change, ServiceTable
@@ -56,7 +56,9 @@ class KubeProxy:
         self._config = config
         self._view = NodeView(node_name, tuple(node_ips))
         self._table = ServiceTable()
-        self._proxier = NftablesProxier(config, service_cidrs)
+        self._alone = False
+        """Rules that other modes may have left are gone."""
+        self._proxier = backends.proxier(config, service_cidrs)
 
     async def run(self) -> None:
         """Run until cancelled; the rules stay."""
@@ -65,12 +67,18 @@ class KubeProxy:
         finally:
             self._proxier.close()
 
-    async def _reconcile(self, changes: Changes) -> None:
+    async def _reconcile(self, changes: Changes) -> float:
         view = self._seen()
         if changes.full or view != self._view:
             self._view = view
             self._full()
-            return
+        elif changes:
+            self._partial(changes)
+        elif self._proxier.heal():
+            log.warning("%s: mended what somebody else had changed", self.loop.name)
+        return self._config.sync_period
+
+    def _partial(self, changes: Changes) -> None:
         dirty = self._stale | set(changes.of(self.services))
         self._stale = set()
         changed = [c for key in dirty for c in self._update(key)]
@@ -89,6 +97,10 @@ class KubeProxy:
         ]
         self._proxier.sync(everything, {key: self._cluster_ips(key) for key in self.services.store})
         _forget_udp(everything)
+        if not self._alone:
+            # Now that the new rules are in, nothing is open while the old ones go.
+            backends.clear_others(self._config.mode, self._config)
+            self._alone = True
 
     def _seen(self) -> NodeView:
         """This node as its object describes it."""

@@ -25,6 +25,8 @@ Action = Literal["balance", "reject", "drop"]
 Source = Literal["pod", "node", "other"]
 FOREIGN = {"service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"}
 """Labels of objects that kube-proxy must not look at."""
+SCHEDULER = "kubewire.dev/ipvs-scheduler"
+"""Annotation of a Service: the name of a scheduler of IPVS."""
 SOURCES: tuple[Source, ...] = ("pod", "node", "other")
 
 
@@ -60,6 +62,13 @@ class Frontend:
     """Seconds that a client stays with its endpoint."""
     source_ranges: tuple[str, ...] | None = None
     """loadBalancerSourceRanges of this family; None: anybody."""
+    scheduler: str = ""
+    """What the Service asks of a back end that has schedulers; "": the configuration's."""
+
+    @property
+    def on_node(self) -> str:
+        """The address, if it belongs to Services alone: nodePorts answer on the node's own."""
+        return "" if self.kind == "NodePort" else self.key.address
 
     @property
     def reason(self) -> str:
@@ -160,6 +169,7 @@ def _frontends(
     internal = _internal(service, choice, node, config, version)
     external = _external(service, choice, node)
     affinity = _affinity(service)
+    scheduler = service.annotations.get(SCHEDULER, "").strip()
 
     def frontend(
         address: str,
@@ -169,7 +179,7 @@ def _frontends(
         ranges: tuple[str, ...] | None = None,
     ) -> Frontend:
         key = FrontendKey(address, port.protocol, number)
-        return Frontend(key, kind, service.key, port.name, decisions, affinity, ranges)
+        return Frontend(key, kind, service.key, port.name, decisions, affinity, ranges, scheduler)
 
     for ip in map(sloppy, service.cluster_ips):
         if _version(ip) == version:
@@ -222,14 +232,8 @@ def node_port_addresses(node: NodeView, config: Config, version: int) -> Iterato
             or contains((w for w in wanted if "/" in w), ip)
         ):
             yield ip
-    loopback = "127.0.0.1" if version == 4 else "::1"
-    asked = (
-        "all" in wanted
-        or "localhost" in wanted
-        or contains((w for w in wanted if "/" in w), loopback)
-    )
-    if version == 4 and asked and config.localhost_node_ports:
-        yield loopback
+    if version == 4 and config.node_ports_on_loopback:
+        yield "127.0.0.1"
 
 
 def _internal(

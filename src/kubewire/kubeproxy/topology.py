@@ -32,6 +32,8 @@ class Target(NamedTuple):
     """hints.forNodes."""
     pod: str = ""
     """ns/name of the pod, if it is one."""
+    weight: int = 1
+    """Share of new connections, for back ends that can weigh; 0: none."""
 
     @property
     def usable(self) -> bool:
@@ -131,6 +133,7 @@ def _of(piece: EndpointSlice, number: int, node: NodeView, version: int) -> Iter
                 pod=f"{reference.namespace or piece.metadata.namespace}/{reference.name}"
                 if reference and reference.kind == "Pod"
                 else "",
+                weight=piece.weight,
             )
 
 

@@ -115,8 +115,16 @@ class Tracer:
         return _decided(frontend, frontend.decisions[source], asked.source)
 
     def _unknown(self, asked: Flow) -> Answer:
-        """Only the nftables back end looks after addresses without a frontend."""
+        """Only some back ends look after addresses and ports without a frontend."""
         what = f"{asked.target}:{asked.port}/{asked.protocol}"
+        if self.config.mode == "ipvs":
+            # The address is on the node: without a rule its own ports would answer.
+            owner = next(
+                (f for f in self.plan.frontends.values() if f.on_node == asked.target), None
+            )
+            if owner:
+                reason = f"Service {owner.service}: {asked.target} has no {asked.protocol} port {asked.port}"
+                return Answer("reject", reason=reason)
         if self.config.mode == "nftables":
             service = self.plan.cluster_ips.get(asked.target)
             if service:

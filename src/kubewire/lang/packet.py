@@ -29,6 +29,8 @@ class Packet:
     """The destination is an address of this machine (fib daddr type local)."""
     saddr_local: bool = False
     """The source is an address of this machine."""
+    midstream: bool = False
+    """A TCP packet that does not open a connection."""
 
     @property
     def version(self) -> int:

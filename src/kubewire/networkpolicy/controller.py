@@ -12,7 +12,6 @@ next one replaces them in one transaction.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +22,7 @@ from kubewire.api.core import Namespace, Node, Pod
 from kubewire.api.errors import StatusError
 from kubewire.api.meta import Key
 from kubewire.api.networkpolicy import NetworkPolicy
+from kubewire.client.events import Recorder
 from kubewire.client.informer import Informer
 from kubewire.client.loop import Changes, Loop, Reporter
 from kubewire.client.rest import Client
@@ -42,6 +42,13 @@ from kubewire.networkpolicy.plan import (
 from kubewire.networkpolicy.program import Program
 from kubewire.networkpolicy.report import Reporter as DropReporter
 
+_CRD_PERIOD = 10.0
+"""Seconds between two looks for the kind ClusterNetworkPolicy while the server does not have it."""
+
+
+class _InstalledError(Exception):
+    """The server knows ClusterNetworkPolicies now."""
+
 
 class Enforcer(Protocol):
     """Brings programs into the kernel; nftables or iptables."""
@@ -55,7 +62,7 @@ class Enforcer(Protocol):
         ...
 
     def drops(self) -> AsyncGenerator[Drop, None]:
-        """Every packet that a rule which logs has denied, from now on."""
+        """Packets that rules have denied, from now on."""
         ...
 
     async def cut(self, denied: "Denied") -> int:
@@ -87,25 +94,40 @@ class PolicyAgent:
         """What is in the kernel; None before the first policy."""
         self._enforcer = enforcer
         self._strict = strict
-        self._compiler = Compiler(self.plan, node, log_drops=log_drops)
-        self._reporter = Reporter(client, self.name)
-        self._group: asyncio.TaskGroup | None = None
+        self._compiler = Compiler(self.plan, node, strict=strict)
+        self._recorder = Recorder(client, "kubewire-networkpolicy", node)
+        self._drops = DropReporter(self._recorder, self.plan, log_drops=log_drops)
         self._policies: dict[str, Informer[Any]] = {}
-        self._pods = Informer(client, resources.PODS, Pod, agent=self.name)
-        self._namespaces = Informer(client, resources.NAMESPACES, Namespace, agent=self.name)
-        self._nodes = Informer(client, resources.NODES, Node, agent=self.name)
-        self._first: Loop | None = None
-        self._world: Loop | None = None
         self._admitted: dict[str, tuple[Key, tuple[Address, ...]]] = {}
         self._asked = self._served = 0
         self._waiting: list[asyncio.Future[None]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        client = self.client
+        self._reporter = Reporter(client, self.name)
+        self._pods = Informer(client, resources.PODS, Pod, agent=self.name)
+        self._namespaces = Informer(client, resources.NAMESPACES, Namespace, agent=self.name)
+        self._nodes = Informer(client, resources.NODES, Node, agent=self.name)
+        self._group: asyncio.TaskGroup | None = None
+        self._first: Loop | None = None
+        self._world: Loop | None = None
 
     async def run(self) -> None:
         """Enforce for ever."""
+        while True:
+            try:
+                await self._run()
+            except* _InstalledError:
+                # The rules stay in the kernel until the first load of the new run replaces them.
+                self._begin()
+
+    async def _run(self) -> None:
         kinds: dict[str, tuple[resources.Resource, Any]] = {
             "NetworkPolicy": (resources.NETWORK_POLICIES, NetworkPolicy)
         }
-        if await self._has_cluster_policies():
+        installed = await self._has_cluster_policies()
+        if installed:
             kind = (resources.CLUSTER_NETWORK_POLICIES, ClusterNetworkPolicy)
             kinds["ClusterNetworkPolicy"] = kind
         self._policies = {
@@ -119,6 +141,8 @@ class PolicyAgent:
             for informer in watched:
                 group.create_task(informer.run(), name=f"{self.name} {informer.resource.plural}")
             group.create_task(self._first.run(), name=self.name)
+            if not installed:
+                group.create_task(self._await_cluster_policies(), name=f"{self.name} CRD")
 
     async def admit(self, pod: Key, uid: str, ips: tuple[str, ...]) -> None:
         """Return when the rules of this pod and these addresses are in the kernel."""
@@ -139,12 +163,10 @@ class PolicyAgent:
         self._admitted.pop(uid, None)
 
     async def _report_drops(self) -> None:
-        reporter = DropReporter(self.client, self.plan, self.node)
         loop = asyncio.get_running_loop()
         async with contextlib.aclosing(self._enforcer.drops()) as drops:
             async for drop in drops:
-                stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-                await reporter.report(drop, loop.time(), stamp)
+                self._drops.report(drop, loop.time())
 
     def _enforced(self, pod: Key, uid: str, addresses: tuple[Address, ...], ticket: int) -> bool:
         if self._world is None:
@@ -166,6 +188,13 @@ class PolicyAgent:
             return error.code != 404
         return True
 
+    async def _await_cluster_policies(self) -> None:
+        """A cluster may get the CRD later; nothing can be watched until then."""
+        while True:
+            await asyncio.sleep(_CRD_PERIOD)
+            if await self._has_cluster_policies():
+                raise _InstalledError
+
     async def _watch_policies(self, changes: Changes) -> None:
         if self._world is None and any(i.store for i in self._policies.values()):
             informers = (*self._policies.values(), self._pods, self._namespaces, self._nodes)
@@ -176,6 +205,7 @@ class PolicyAgent:
                 self._group.create_task(informer.run(), name=name)
             self._group.create_task(self._world.run(), name=f"{self.name} world")
             self._group.create_task(self._report_drops(), name=f"{self.name} drops")
+            self._group.create_task(self._recorder.run(), name=f"{self.name} events")
         if self._world is not None:
             await self._world.wait_applied()
         elif changes.full:

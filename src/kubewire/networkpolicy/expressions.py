@@ -5,7 +5,14 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from kubewire.lang.nftables import wire
-from kubewire.lang.nftables.expressions import DPORT, REG, Payload, State
+from kubewire.lang.nftables.expressions import (
+    DPORT,
+    L4PROTO,
+    REG,
+    Match,
+    Payload,
+    State,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +44,8 @@ class Log:
         return f'log prefix "{self.prefix}" group {self.group}'
 
     def encode(self) -> bytes:
-        """A log expression; the kernel cuts prefixes at 127 bytes."""
-        prefix = self.prefix.encode()[:126].decode(errors="ignore")
-        return wire.expression("log", wire.be16(1, self.group) + wire.string(2, prefix))
+        """A log expression; the kernel takes prefixes of up to 127 bytes."""
+        return wire.expression("log", wire.be16(1, self.group) + wire.string(2, self.prefix))
 
     def run(self, state: State) -> Any:
         """Always goes on."""
@@ -94,3 +100,29 @@ class Inside:
         """Go on if the address is inside."""
         first = self.network.network_address.packed
         return first <= self.load.value(state) <= self.network.broadcast_address.packed
+
+
+@dataclass(frozen=True, slots=True)
+class Midstream:
+    """``tcp flags & (fin | syn | rst | ack) != syn``: not the start of a connection."""
+
+    def render(self) -> str:
+        """As nft writes it."""
+        return "tcp flags & (fin | syn | rst | ack) != syn"
+
+    def encode(self) -> bytes:
+        """Compare the protocol, load the flags, mask, compare."""
+        flags = wire.be32(1, REG) + wire.be32(2, 2) + wire.be32(3, 13) + wire.be32(4, 1)
+        mask = wire.be32(1, REG) + wire.be32(2, REG) + wire.be32(3, 1)
+        mask += wire.nest(4, wire.value(b"\x17")) + wire.nest(5, wire.value(b"\0"))
+        other = wire.be32(1, REG) + wire.be32(2, 1) + wire.nest(3, wire.value(b"\x02"))
+        return (
+            Match(L4PROTO, b"\x06").encode()
+            + wire.expression("payload", flags)
+            + wire.expression("bitwise", mask)
+            + wire.expression("cmp", other)
+        )
+
+    def run(self, state: State) -> Any:
+        """Go on if it is."""
+        return state.packet.protocol == "tcp" and state.packet.midstream

@@ -107,7 +107,7 @@ def judge(plan: Plan, flow: Flow, direction: Direction) -> Judgement:
     if not profile:
         return Judgement("allow", f"no policy selects {own.text} for {direction}")
     decided = _enforced(plan, profile, flow)
-    if profile.audit and decided.verdict == "allow":
+    if profile.audit:
         return msgspec.structs.replace(decided, audit=_audited(plan, profile, flow))
     return decided
 
@@ -151,24 +151,12 @@ def _isolated(policies: list[Policy], direction: Direction, own: str, flow: Flow
 
 
 def _audited(plan: Plan, profile: Profile, flow: Flow) -> str | None:
-    """Name the policy in audit mode that would deny what is allowed."""
-    everything = sorted(
-        (
-            plan.policies[i]
-            for i in (*profile.admin, *profile.network, *profile.baseline, *profile.audit)
-        ),
-        key=lambda p: p.order,
-    )
-    tiers = {
-        name: tuple((p.kind, p.key) for p in everything if p.tier == tier)
-        for name, tier in (
-            ("admin", "Admin"),
-            ("network", "NetworkPolicy"),
-            ("baseline", "Baseline"),
-        )
-    }
-    rehearsed = _enforced(plan, Profile(profile.direction, **tiers), flow)
-    return rehearsed.policy if rehearsed.verdict == "deny" else None
+    """Name the policy in audit mode that would deny the flow if it were enforced."""
+    rehearsed = _enforced(plan, plan.rehearsed(profile), flow)
+    if rehearsed.verdict == "allow" or (rehearsed.rule is None and profile.network):
+        return None
+    audited = {plan.policies[i].id for i in profile.audit}
+    return rehearsed.policy if rehearsed.policy in audited else None
 
 
 def _match(plan: Plan, rule: Rule, flow: Flow, direction: Direction) -> str | None:

@@ -30,6 +30,7 @@ from kubewire.kernel.netns import Netns
 from kubewire.kernel.nfnetlink import Nfnetlink, NftablesError
 from kubewire.lang.nftables import wire
 from kubewire.lang.nftables.model import (
+    COMMENT_BYTES,
     NEWRULE,
     Chain,
     Data,
@@ -106,7 +107,7 @@ class Netfilter(NetlinkSocket):
             return table.delete_where(unwanted)
 
     async def drops(self) -> AsyncGenerator[Drop, None]:
-        """Every packet that a rule which logs has denied, from now on."""
+        """Packets that rules have denied, from now on."""
         try:
             source = DropLog(self._netns)
         except OSError as error:
@@ -232,7 +233,7 @@ def _add_rules(change: Transaction, table: str, chain: Chain) -> None:
     head = wire.string(1, table) + wire.string(2, chain.name)
     for rule in chain.rules:
         expressions = b"".join(map(_encoded, rule.expressions))
-        comment = rule.reason.encode()[:127] + b"\0"
+        comment = rule.reason.encode()[:COMMENT_BYTES] + b"\0"
         body = head + wire.nest(4, expressions) + wire.attr(7, bytes((0, len(comment))) + comment)
         change.add(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, body, f"rule of chain {chain.name}")
 

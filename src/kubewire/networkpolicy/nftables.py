@@ -7,12 +7,16 @@
     ingress (forward hook, after egress)
       established, related -> accept; a pod to itself -> accept
       destination in @ingress4/6 -> jump to its chain
+    egress-out, ingress-out (output hook)
+      the same, for packets whose source is not this machine: IPVS sends what it has balanced there
 
 ``accept`` ends one base chain only, so a packet that egress accepts still meets ingress. (A jump from
-one to the other would make the kernel validate every path through both.) Traffic of the node itself
-never passes the forward hook: a pod is always reached from its own node.
+one to the other would make the kernel validate every path through both.) What the node itself sends
+never passes the forward hook and is accepted at once in the output hook: a pod is always reached
+from its own node.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from ipaddress import ip_network
@@ -30,6 +34,7 @@ from kubewire.lang.nftables.expressions import (
     NFPROTO,
     RETURN,
     CtState,
+    FibLocal,
     Lookup,
     Match,
     Payload,
@@ -38,7 +43,13 @@ from kubewire.lang.nftables.expressions import (
 )
 from kubewire.lang.nftables.model import Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO
-from kubewire.networkpolicy.expressions import Counter, Inside, Log, PortRange
+from kubewire.networkpolicy.expressions import (
+    Counter,
+    Inside,
+    Log,
+    Midstream,
+    PortRange,
+)
 from kubewire.networkpolicy.program import (
     AddressSet,
     AnySet,
@@ -51,20 +62,33 @@ from kubewire.networkpolicy.program import Chain as ProgramChain
 
 LOG_GROUP = 0x6B77
 """NFLOG group of denied packets."""
+LOG_BYTES = 126
+"""What the kernel takes as a prefix of log records."""
 
-BASE = ("egress", "ingress")
-"""Names of the base chains, in the order of their priorities."""
+WAYS = ("egress", "ingress")
+BASE = ("egress", "ingress", "egress-out", "ingress-out")
+"""Names of the base chains."""
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPv6": 58}
+AUDIT = "audit "
+"""How log records of a rehearsal begin."""
 UNKNOWN = "a pod whose policies are not in force yet"
 SOURCE: dict[int, Payload] = {4: IP_SADDR, 6: IP6_SADDR}
 TARGET: dict[int, Payload] = {4: IP_DADDR, 6: IP6_DADDR}
 ADDRESS = {4: IPV4, 6: IPV6}
 
 
-def label_text(label: Label) -> str:
-    """How rules and log records name who decided."""
-    return f"{label.policy}|{label.rule}|{label.direction}"
+def label_text(label: Label, most: int = 250) -> str:
+    """How rules and log records name who decided; the kernel has room for so many bytes only."""
+    rest = f"|{label.rule}|{label.direction}"
+    return abbreviated(label.policy, most - len(rest)) + rest
+
+
+def abbreviated(policy: str, most: int = LOG_BYTES - 40) -> str:
+    """The id of a policy, or as much of it as there is room for and a digest."""
+    if len(policy) <= most:
+        return policy
+    return f"{policy[: most - 17]}~{hashlib.sha256(policy.encode()).hexdigest()[:16]}"
 
 
 class Compiler:
@@ -83,7 +107,7 @@ class Compiler:
             sets |= _known(program.known)
         else:
             sets |= {n: self._table.sets[n] for n in ("known4", "known6", "self4", "self6")}
-        for way in BASE:
+        for way in WAYS:
             sets |= self._dispatch(way, program, old)
         self._table = Table(self.name, "inet", sets, self._chains(program, old))
         self._program = program
@@ -98,7 +122,7 @@ class Compiler:
         }
 
     def _chains(self, program: Program, old: Program | None) -> Mapping[str, Chain]:
-        if old and program.chains is old.chains and program.guarded == old.guarded:
+        if old and program.chains is old.chains and _head(program) == _head(old):
             return self._table.chains
         before = old.chains if old else {}
         known = self._table.chains
@@ -106,10 +130,12 @@ class Compiler:
             name: known[name] if before.get(name) is chain else _chain(chain)
             for name, chain in program.chains.items()
         }
-        for priority, (name, rules) in enumerate(
-            zip(BASE, (_egress(program.guarded), _ingress()), strict=True)
-        ):
-            chains[name] = Chain(name, tuple(rules), "filter", "forward", priority)
+        for name in BASE:
+            way, _, out = name.partition("-")
+            head = _foreign() if out else _always()
+            rules = (*head, *(_egress(program) if way == "egress" else _ingress()))
+            hook = "output" if out else "forward"
+            chains[name] = Chain(name, rules, "filter", hook, WAYS.index(way))
         return chains
 
     def _dispatch(self, way: str, program: Program, old: Program | None) -> dict[str, Set]:
@@ -194,24 +220,31 @@ def _matches(step: Step, egress: bool) -> Iterator[tuple[Any, ...]]:
 
 
 def _action(step: Step) -> tuple[Any, ...]:
+    counter = (Counter(),) if step.label else ()
     match step.does:
         case "next":
-            return (Counter(), ACCEPT)
+            return (*counter, ACCEPT)
         case "drop":
-            return (Counter(), *_log(step), DROP)
+            return (*counter, *_log(step), DROP)
         case "count":
-            return (Counter(), *_log(step), RETURN)
+            return (*counter, *_log(step), RETURN)
         case "pass":
-            return (Counter(), RETURN)
+            return (*counter, RETURN)
         case "call":
             return (Verdict("jump", step.target),)
+        case "goto":
+            return (*counter, Verdict("goto", step.target))
 
 
 def _log(step: Step) -> tuple[Any, ...]:
-    if not step.log or step.label is None:
+    if step.label is None:
         return ()
-    prefix = ("audit " if step.does == "count" else "") + label_text(step.label)
-    return (Log(LOG_GROUP, prefix),)
+    audit = AUDIT if step.does == "count" else ""
+    return (Log(LOG_GROUP, audit + label_text(step.label, LOG_BYTES - len(audit))),)
+
+
+def _head(program: Program) -> tuple[object, ...]:
+    return program.guarded, program.strict
 
 
 def _always() -> Iterator[Rule]:
@@ -221,9 +254,14 @@ def _always() -> Iterator[Rule]:
         yield Rule((_family(family), itself, ACCEPT), "a pod to itself")
 
 
-def _egress(guarded: tuple[str, ...]) -> Iterator[Rule]:
+def _foreign() -> Iterator[Rule]:
+    """Packets that this machine only sends on, though they pass the output hook."""
+    yield Rule((FibLocal(source=True), ACCEPT), "of the node itself")
     yield from _always()
-    for block in guarded:
+
+
+def _egress(program: Program) -> Iterator[Rule]:
+    for block in program.guarded:
         network = ip_network(block, strict=False)
         for side in (SOURCE, TARGET):
             load = side[network.version]
@@ -231,10 +269,15 @@ def _egress(guarded: tuple[str, ...]) -> Iterator[Rule]:
             inside = Inside(load, network)
             yield Rule((_family(network.version), inside, unknown, Counter(), DROP), UNKNOWN)
     for family in (4, 6):
+        if program.strict:
+            for side in (SOURCE, TARGET):
+                ours = Lookup((side[family],), f"known{family}")
+                cut = (_family(family), Midstream(), ours, Counter(), DROP)
+                yield Rule(cut, "a connection that was cut")
+    for family in (4, 6):
         yield Rule((_family(family), Vmap((SOURCE[family],), f"egress{family}")))
 
 
 def _ingress() -> Iterator[Rule]:
-    yield from _always()
     for family in (4, 6):
         yield Rule((_family(family), Vmap((TARGET[family],), f"ingress{family}")))

@@ -284,6 +284,14 @@ class Plan:
             tuple(tiers[""]),
         )
 
+    def rehearsed(self, profile: Profile) -> Profile:
+        """The profile as it would be if the policies in audit mode were enforced."""
+        tiers: dict[str, list[PolicyId]] = {"Admin": [], "NetworkPolicy": [], "Baseline": []}
+        found = (*profile.admin, *profile.network, *profile.baseline, *profile.audit)
+        for policy in sorted((self.policies[i] for i in found), key=lambda p: p.order):
+            tiers[policy.tier].append((policy.kind, policy.key))
+        return Profile(profile.direction, *map(tuple, tiers.values()))
+
     def verdicts(self, pod: Key, direction: Direction) -> list[Verdict]:
         """The ordered list that decides: the first that matches ends the search (Pass: the tier)."""
         profile = self.profile(pod, direction)

@@ -45,6 +45,8 @@ _SUBSYSTEM = 10 << 8
     DELELEMENTS,
 ) = 0, 2, 3, 5, 6, 8, 9, 11, 12, 14
 _REQUEST, _ACK, _CREATE, _APPEND = 1, 4, 0x400, 0x800
+COMMENT_BYTES = 250
+"""The kernel has room for 255; the nft program itself takes 128."""
 CHUNK = 60000
 """Bytes of elements in one message: a nested attribute ends at 64 KiB."""
 
@@ -278,7 +280,7 @@ class Transaction:
         for rule in chain.rules:
             body = head + wire.nest(4, b"".join(e.encode() for e in rule.expressions))
             if rule.reason:
-                comment = rule.reason.encode()[:127] + b"\0"
+                comment = rule.reason.encode()[:COMMENT_BYTES] + b"\0"
                 body += wire.attr(7, bytes([0, len(comment)]) + comment)
             self.add(
                 NEWRULE, _CREATE | _APPEND, body, f"rule {rule.render()} of chain {chain.name}"
