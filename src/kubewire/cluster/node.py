@@ -19,7 +19,7 @@ from kubewire.cluster.addons import DNS_IMAGE, INGRESS_IMAGE
 from kubewire.cluster.addresses import networks
 from kubewire.cluster.options import DOMAIN, Options
 from kubewire.cluster.podnetwork import PROGRAMS, NodeNetwork, PodNetwork
-from kubewire.cni import egress
+from kubewire.cni import masquerade
 from kubewire.cni.ipam import Network
 from kubewire.cni.plugin import Plugin
 from kubewire.cni.routes import Mode
@@ -64,7 +64,7 @@ async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
     )
     server = Server(plugin, options.socket)
     if options.masquerade and options.cluster_cidrs:
-        egress.apply(options.cluster_cidrs, options.non_masquerade_cidrs)
+        masquerade.cover(options.cluster_cidrs, options.non_masquerade_cidrs)
     async with asyncio.TaskGroup() as group:
         group.create_task(nodes.run(), name="nodes")
         group.create_task(network.routes.run(), name="routes")
@@ -89,7 +89,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
     network = NodeNetwork(client, name, nodes, options.pod_network, pods)
     programs = run_dir / PROGRAMS if options.cni == "exec" else None
     pod_network = PodNetwork(folder, network, pods, mtu=options.mtu, programs=programs)
-    egress.apply(pods, networks("--non-masquerade-cidr", options.non_masquerade_cidr))
+    masquerade.cover(pods, networks("--non-masquerade-cidr", options.non_masquerade_cidr))
     policies = PolicyAgent(client, name, Netfilter())
     kubelet = Kubelet(
         client,
