@@ -146,7 +146,7 @@ def initramfs(folder: Path, busybox: str, modules: Path, arguments: list[str]) -
     target = root / "lib" / "modules" / modules.name
     shutil.copytree(modules, target, ignore=shutil.ignore_patterns("build", "source"))
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    names = ("PATH", "HOME", "LANG")
+    names = ("PATH", "HOME", "LANG", "PYTHONPATH")
     lines = [f"export {n}={shlex.quote(os.environ[n])}" for n in names if n in os.environ]
     # Not to be resolved: the venv's python is a link, and its place tells it where the venv is.
     lines += [f"cd {shlex.quote(str(PROJECT))}", shlex.join(command)]

@@ -8,7 +8,6 @@ stays while it has connections (``retire`` looks); one of UDP goes at once.
 from __future__ import annotations
 
 import ipaddress
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -102,8 +101,8 @@ class IpvsProxier:
 
     def _mark(self, version: int) -> None:
         """Write the one chain that depends on Services."""
-        written = RuleChange("nat")
-        written.write(Chain(rules.INSIDE, tuple(self._inside(version))))
+        chain = Chain(rules.INSIDE, tuple(self._inside(version)))
+        written = RuleChange("nat", [(chain.name, chain.lines())])
         self._iptables[version].restore(written.lines())
 
     def _count(self, compiled: Compiled, by: int) -> None:
@@ -206,14 +205,17 @@ class IpvsProxier:
                 yield from compiled.rules
 
     def _put_rules(self) -> None:
-        for version, iptables in self._iptables.items():
+        for version in rules.VERSIONS:
             present = self._present_tables(version)
             changes = [
                 difference(present.get(name), table)
                 for name, table in self._tables(version).items()
             ]
-            if any(changes):
-                iptables.restore(itertools.chain.from_iterable(c.lines() for c in changes if c))
+            self._restore(version, changes)
+
+    def _restore(self, version: int, changes: Iterable[RuleChange]) -> None:
+        if lines := [line for change in changes for line in change.lines()]:
+            self._iptables[version].restore(lines)
 
     def _present_tables(self, version: int) -> dict[str, Table]:
         found = parse(self._iptables[version].save(), version)
@@ -259,13 +261,8 @@ class IpvsProxier:
         if self._addresses.found():
             self._ipvs.commit(diff(self._present(), {}))
         self._servers = {}
-        for version, iptables in self._iptables.items():
-            changes = [
-                difference(table, Table(name))
-                for name, table in self._present_tables(version).items()
-            ]
-            if any(changes):
-                iptables.restore(itertools.chain.from_iterable(c.lines() for c in changes if c))
+        for version in rules.VERSIONS:
+            self._restore(version, rules.removal(self._present_tables(version).values()))
         for name in _own_sets():
             ipset.destroy(name)
         self._addresses.clear()

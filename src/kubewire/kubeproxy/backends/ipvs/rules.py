@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from kubewire.kubeproxy.config import Config, parse_network
+from kubewire.lang.iptables.change import Change, difference
 from kubewire.lang.iptables.ipset import PLAIN, IpSet
 from kubewire.lang.iptables.matches import (
     AddrType,
@@ -52,6 +53,16 @@ _TYPES = {
     "DROP": _PORT,
     "DROP-OUTSIDE": _PORT,
 }
+_CALLEES = (
+    "KUBE-IPVS-SOURCE-RANGES",
+    "KUBE-IPVS-DROP-OUTSIDE",
+    INSIDE,
+    "KUBE-IPVS-LOAD-BALANCER",
+    "KUBE-IPVS-NODE-PORT",
+    NOT_POD,
+    MARK_MASQ,
+)
+"""Chains that others of ours lead to, callers first."""
 _LONGEST_NAME = 31
 _MAX_ELEMENTS = 1 << 20
 
@@ -93,7 +104,11 @@ def tables(config: Config, version: int, inside: Iterable[Rule] = ()) -> dict[st
         "nat": _nat(config, version, tuple(inside)),
         "filter": _filter(config, version),
     }
-    return {name: Table(name, {c.name: c for c in chains}) for name, chains in parts.items()}
+    # Callees first: a rule may only lead to a chain that is there.
+    return {
+        name: Table(name, {c.name: c for c in reversed(list(chains))})
+        for name, chains in parts.items()
+    }
 
 
 def _in(short: str, version: int, directions: tuple[str, ...] = _BOTH) -> InSet:
@@ -145,8 +160,8 @@ def _nat(config: Config, version: int, inside: tuple[Rule, ...]) -> Iterable[Cha
         (Rule((local, node), masquerade), Rule((local,), RETURN), Rule((), masquerade)),
     )
     yield Chain("KUBE-IPVS-NODE-PORT", tuple(_node_ports(version)))
-    yield Chain(MARK_MASQ, (Rule((), SetMark.or_(config.mark)),))
     yield Chain(NOT_POD, tuple(_unless_pod(config, version)))
+    yield Chain(MARK_MASQ, (Rule((), SetMark.or_(config.mark)),))
     yield Chain(
         "KUBE-IPVS-POSTROUTING",
         (
@@ -209,6 +224,19 @@ def ours(table: Table) -> Table:
         elif rules := tuple(r for r in chain.rules if _leads_here(r)):
             chains[name] = Chain(name, rules)
     return Table(table.name, chains)
+
+
+def removal(present: Iterable[Table]) -> list[Change]:
+    """What takes our rules and chains away."""
+    changes = [difference(ours(table), Table(table.name)) for table in present]
+    for change in changes:
+        change.removed.sort(key=_last)
+    return changes
+
+
+def _last(chain: str) -> int:
+    """Callers before callees."""
+    return _CALLEES.index(chain) + 1 if chain in _CALLEES else 0
 
 
 def _leads_here(rule: Rule) -> bool:
