@@ -76,8 +76,12 @@ class Config:
         """Tell whether pods of an IP family can be told from others."""
         if self.detect_local in ("BridgeInterface", "InterfaceNamePrefix"):
             return True
-        networks = map(parse_network, self.cluster_cidrs)
-        return any(n is not None and n.version == version for n in networks)
+        return version in _versions(self.cluster_cidrs)
+
+
+@lru_cache(maxsize=16)
+def _versions(networks: tuple[str, ...]) -> frozenset[int]:
+    return frozenset(n.version for n in map(parse_network, networks) if n is not None)
 
 
 def contains(networks: Iterable[str], address: str) -> bool:
