@@ -61,6 +61,8 @@ async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
         network.pod_cidrs,
         cluster_cidrs=tuple(map(str, options.cluster_cidrs)),
         mtu=lambda: options.mtu or network.mtu(),
+        identify=network.pools.identify,
+        pools=network.pools,
     )
     server = Server(plugin, options.socket)
     if options.masquerade and options.cluster_cidrs:
@@ -68,6 +70,7 @@ async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(nodes.run(), name="nodes")
         group.create_task(network.routes.run(), name="routes")
+        group.create_task(network.pools.config.run(), name="ip pools")
         if options.network_policy:
             policies = PolicyAgent(client, name, Netfilter())
             group.create_task(policies.run(), name="networkpolicy")
@@ -121,6 +124,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
         group.create_task(policies.run(), name="networkpolicy")
         group.create_task(nodes.run(), name="nodes")
         group.create_task(network.routes.run(), name="routes")
+        group.create_task(network.pools.config.run(), name="ip pools")
         group.create_task(kubelet.run(), name="kubelet")
 
 

@@ -19,6 +19,7 @@ from ipaddress import ip_address, ip_network
 from typing import Literal
 
 from kubewire.api.core import Node
+from kubewire.cni.blocks import claims
 from kubewire.cni.ipam import Address, Network
 from kubewire.kernel import links
 
@@ -191,7 +192,7 @@ def _within(cidr: Network, whole: Network) -> bool:
 def _accepted(
     nodes: Sequence[Node], own: Node | None, cluster: Sequence[Network]
 ) -> tuple[list[tuple[Node, list[Network]]], list[str]]:
-    """The podCIDRs that count, node by node: this node's own first, then the oldest."""
+    """The podCIDRs and blocks that count, node by node: this node's own first, then the oldest."""
     taken: list[tuple[Network, str]] = []
     accepted: list[tuple[Node, list[Network]]] = []
     refused: list[str] = []
@@ -203,6 +204,12 @@ def _accepted(
                 refused.append(fault)
             elif cidr:
                 cidrs.append(cidr)
+        for block in (block for found in claims(node).values() for block in found):
+            fault = _claimed(node, block, taken)
+            if fault:
+                refused.append(fault)
+            else:
+                cidrs.append(block)
         taken += [(cidr, node.metadata.name) for cidr in cidrs]
         accepted.append((node, cidrs))
     return accepted, refused
@@ -211,7 +218,7 @@ def _accepted(
 def _claimed(node: Node, cidr: Network | None, taken: Sequence[tuple[Network, str]]) -> str:
     for other, holder in taken:
         if cidr and cidr.version == other.version and cidr.overlaps(other):
-            return f"Node {node.metadata.name} spec.podCIDRs: {cidr} is also that of Node {holder}"
+            return f"Node {node.metadata.name}: {cidr} is also that of Node {holder}"
     return ""
 
 
