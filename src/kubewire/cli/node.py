@@ -51,6 +51,9 @@ import click
     "--service-proxy/--no-service-proxy", default=True, show_default=True, help="Act as kube-proxy."
 )
 @click.option("--network-policy/--no-network-policy", default=True, show_default=True)
+@click.option(
+    "--metrics-port", type=int, default=0, help="Serve /metrics (addresses) on this port."
+)
 def node(
     kubeconfig: str | None,
     context: str | None,

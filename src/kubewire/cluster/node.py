@@ -50,6 +50,7 @@ class AgentOptions:
     non_masquerade_cidrs: tuple[Network, ...] = ()
     service_proxy: bool = True
     network_policy: bool = True
+    metrics_port: int = 0
 
 
 async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
@@ -81,6 +82,10 @@ async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
             proxy = KubeProxy(client, name, ips, config)
             group.create_task(proxy.run(), name="kube-proxy")
         await server.start()
+        if options.metrics_port:
+            from kubewire.cni.metrics import serve as serve_metrics
+
+            group.create_task(serve_metrics(plugin, options.metrics_port), name="metrics")
 
 
 async def run_node(client: Client, options: Options, index: int, run_dir: Path) -> None:
