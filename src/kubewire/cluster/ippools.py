@@ -149,6 +149,9 @@ class IpPools:
         try:
             found = await self._client.get(resource, name, namespace)
         except (StatusError, OSError, TimeoutError) as error:
+            if resource is PODS and isinstance(error, StatusError) and error.code == 404:
+                # A static pod, whose mirror comes later.
+                return {}
             raise CniError(TRY_AGAIN_LATER, f"{resource.plural} {name}: {error}") from None
         meta: JSON = found["metadata"]
         return meta
