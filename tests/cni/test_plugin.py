@@ -107,6 +107,7 @@ def test_version_lists_all(runtime: Runtime) -> None:
     [
         ({}, {"CNI_NETNS": "/run/netns/none"}, 3, "CNI_NETNS /run/netns/none"),
         ({}, {"CNI_NETNS": ""}, 4, "CNI_NETNS: required"),
+        ({}, {"CNI_NETNS": "/proc/self/ns/net"}, 4, "CNI_NETNS /proc/self/ns/net: is the node's own"),
         ({}, {"CNI_IFNAME": "lo"}, 4, "CNI_IFNAME lo: already exists"),
         ({"cniVersion": "7"}, {}, 1, "cniVersion '7'"),
         ({"ipam": {"type": "no-such"}}, {}, 7, "ipam.type 'no-such': no such plugin"),

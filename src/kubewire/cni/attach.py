@@ -30,6 +30,8 @@ def refuse_unusable(node: RtNetlink, request: Request) -> None:
     """Before anything is taken: the namespace must exist and not have the interface yet."""
     if not netns.is_namespace(request.netns):
         raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS {request.netns}: is not a network namespace")
+    if netns.inode(request.netns) == netns.inode("/proc/thread-self/ns/net"):
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {request.netns}: is the node's own namespace")  # fmt: skip
     name = wiring.host_interface(request.owner, _PREFIX)
     there = wiring.exists(node, name)
     if there and not node.link(name).up:
