@@ -3,8 +3,8 @@
     faults = judge(cases("iptables"), lambda config, cidrs: IptablesProxier(config))
     assert not faults
 
-Both tables of rows become ``Case``s. Cases of one fixture share the rules; as many packets are sent
-for each as it takes to see every endpoint that may be chosen. Run it in a ``kernel`` test.
+Both tables of rows become ``Case``s. Cases of one fixture share the rules, and each fixture's come over the
+last one's; as many packets are sent for each as it takes to see every endpoint that may be chosen. Run it in a ``kernel`` test.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -78,22 +78,27 @@ def judge(given: Iterable[Case], make: Make) -> list[str]:
     """Load each fixture's rules, send the packets; every case that went another way, in words."""
     faults = []
     with Probe(()) as probe:
-        for _, group in groupby(given, key=lambda c: c.fixture):
-            faults += _judge(probe, list(group), make)
+        for (config, cidrs), alike in groupby(given, key=lambda c: _kind(c.tracer)):
+            proxier = make(config, cidrs)
+            try:
+                for _, group in groupby(alike, key=lambda c: c.fixture):
+                    faults += _judge(probe, list(group), proxier)
+            finally:
+                proxier.clear()
+                proxier.close()
     return faults
 
 
-def _judge(probe: Probe, group: list[Case], make: Make) -> list[str]:
+def _kind(tracer: Tracer) -> tuple[Config, tuple[str, ...]]:
+    return tracer.config, tracer.service_cidrs
+
+
+def _judge(probe: Probe, group: list[Case], proxier: Proxier) -> list[str]:
     tracer = group[0].tracer
     probe.own(tracer.node.ips)
-    proxier = make(tracer.config, tracer.service_cidrs)
-    try:
-        proxier.sync(*changes(tracer))
-        asked = [(case, shot) for case in group for shot in shots(case)]
-        seen = probe.fire([shot for _, shot in asked])
-    finally:
-        proxier.clear()
-        proxier.close()
+    proxier.sync(*changes(tracer))
+    asked = [(case, shot) for case in group for shot in shots(case)]
+    seen = probe.fire([shot for _, shot in asked])
     return [
         f"{case.name}: {fault}"
         for case in group

@@ -54,6 +54,13 @@ import click
 @click.option(
     "--metrics-port", type=int, default=0, help="Serve /metrics (addresses) on this port."
 )
+@click.option(
+    "--policy-backend",
+    type=click.Choice(["nftables", "iptables"]),
+    default="nftables",
+    show_default=True,
+    help="What enforces NetworkPolicies.",
+)
 def node(
     kubeconfig: str | None,
     context: str | None,

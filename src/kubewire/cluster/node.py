@@ -31,8 +31,8 @@ from kubewire.kubelet.files import Resolver
 from kubewire.kubelet.runtime import BuiltinPod
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.controller import KubeProxy
+from kubewire.networkpolicy import backends as policy_backends
 from kubewire.networkpolicy.controller import PolicyAgent
-from kubewire.networkpolicy.netfilter import Netfilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class AgentOptions:
     non_masquerade_cidrs: tuple[Network, ...] = ()
     service_proxy: bool = True
     network_policy: bool = True
+    policy_backend: policy_backends.Backend = "nftables"
     metrics_port: int = 0
 
 
@@ -73,7 +74,8 @@ async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
         group.create_task(network.routes.run(), name="routes")
         group.create_task(network.pools.config.run(), name="ip pools")
         if options.network_policy:
-            policies = PolicyAgent(client, name, Netfilter())
+            enforcer = policy_backends.enforcer(options.policy_backend)
+            policies = PolicyAgent(client, name, enforcer)
             group.create_task(policies.run(), name="networkpolicy")
         await nodes.wait_synced()
         if options.service_proxy:
@@ -98,7 +100,8 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
     programs = run_dir / PROGRAMS if options.cni == "exec" else None
     pod_network = PodNetwork(folder, network, pods, mtu=options.mtu, programs=programs)
     masquerade.cover(pods, networks("--non-masquerade-cidr", options.non_masquerade_cidr))
-    policies = PolicyAgent(client, name, Netfilter())
+    enforcer = policy_backends.enforcer(options.policy_backend)
+    policies = PolicyAgent(client, name, enforcer, strict=options.policy_strict)
     kubelet = Kubelet(
         client,
         name,
@@ -122,7 +125,11 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
                 client,
                 name,
                 options.node_ips(index),
-                Config(mode=options.proxy_mode, cluster_cidrs=options.addresses.cluster_cidrs),
+                Config(
+                    mode=options.proxy_mode,
+                    cluster_cidrs=options.addresses.cluster_cidrs,
+                    run_dir=str(folder / "kube-proxy"),
+                ),
                 service_cidrs=options.addresses.service_cidrs,
             )
             group.create_task(proxy.run(), name="kube-proxy")
