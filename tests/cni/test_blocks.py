@@ -68,7 +68,9 @@ def test_claims_are_written_and_read_and_lead_to_their_node() -> None:
         ("10.244.2.0/24", "172.30.0.2"),
         ("10.50.0.0/30", "172.30.0.1"),
     }
-    assert found.refused == ("Node n2: 10.50.0.0/30 is also that of Node n1",)
+    assert found.refused == (
+        "Node n2 metadata.annotations[kubewire.dev/ip-blocks]: 10.50.0.0/30 is also that of Node n1",
+    )
 
 
 @pytest.mark.parametrize(
