@@ -4,7 +4,7 @@ import pytest
 
 from kubewire.api.meta import JSON
 from kubewire.networkpolicy.droplog import Drop
-from kubewire.networkpolicy.nftables import abbreviated
+from kubewire.networkpolicy.labels import abbreviated
 from kubewire.networkpolicy.report import BURST, QUIET, Reporter
 from networkpolicy import worlds
 from networkpolicy.table import P, fixture, netpol
@@ -84,5 +84,5 @@ def test_a_name_that_the_kernel_had_no_room_for_is_told_whole() -> None:
     said = Said()
     policy = f"NetworkPolicy x/{LONG}"
     one = reporter(said, netpol(LONG, "x", {"podSelector": {}}))
-    one.report(drop(policy=abbreviated(policy)), 0)
+    one.report(drop(policy=abbreviated(policy, 80)), 0)
     assert policy in said.events[0][2]

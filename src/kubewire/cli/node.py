@@ -51,6 +51,13 @@ import click
     "--service-proxy/--no-service-proxy", default=True, show_default=True, help="Act as kube-proxy."
 )
 @click.option("--network-policy/--no-network-policy", default=True, show_default=True)
+@click.option(
+    "--policy-backend",
+    type=click.Choice(["nftables", "iptables"]),
+    default="nftables",
+    show_default=True,
+    help="What enforces NetworkPolicies.",
+)
 def node(
     kubeconfig: str | None,
     context: str | None,

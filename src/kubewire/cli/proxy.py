@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kubewire.cli.aboutservices import about, nodes
+from kubewire.cli.options import echo_record, output_option
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kubewire.api.meta import JSON
     from kubewire.kubeproxy.config import Config
+    from kubewire.kubeproxy.trace import Tracer
 
 MODES = ["nftables", "iptables", "ipvs", "envoy"]
 MODE = "{mode}"
@@ -55,8 +59,8 @@ LISTS = ("nodePortAddresses", "excludeCIDRs")
 
 def configuration_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--config and every flag that says what a field of it says."""
-    for flag, _, about in reversed(FLAGS):
-        function = click.option(flag, _parameter(flag), **about)(function)
+    for flag, _, told in reversed(FLAGS):
+        function = click.option(flag, _parameter(flag), **told)(function)
     return click.option(
         "--config",
         "config_file",
@@ -76,9 +80,9 @@ def configured(path: str | None, flags: dict[str, Any]) -> Config:
 
     document = _document(path)
     mode = flags.get("proxy_mode") or document.get("mode") or "nftables"
-    for flag, field, about in FLAGS:
+    for flag, field, told in FLAGS:
         value = flags.get(_parameter(flag))
-        if value is None or (about.get("is_flag") and not value):
+        if value is None or (told.get("is_flag") and not value):
             continue
         value = [v.strip() for v in value.split(",")] if field[-1] in LISTS else value
         _set(document, [mode if part == MODE else part for part in field], value)
@@ -183,3 +187,59 @@ async def _run(
         )
     async with client:
         await KubeProxy(client, config.hostname_override, (), config, service_cidrs).run()
+
+
+@proxy.command()
+@click.option("--diff", is_flag=True, help="Only where they differ: -desired, +actual. Exit status 1 if anywhere.")  # fmt: skip
+@click.option("--here", is_flag=True, help="This network namespace instead of the local cluster's nodes.")  # fmt: skip
+@about
+@output_option
+def dump(diff: bool, here: bool, output: str, **options: Any) -> None:
+    """Show what the kernel of each node holds of the proxy, or how it differs from what it should.
+
+    With --here or --kubeconfig: of the namespace that the command runs in.
+    """
+    from kubewire.kubeproxy.inspect import differences
+
+    found = nodes(mode="plan", **options)
+    here = here or bool(options["kubeconfig"]) or bool(options["files"])
+    tracers = found.all()
+    if here and len(tracers) != 1:
+        raise click.UsageError("which node is this? give --node")
+    listed = {t.node.name: _listed(t, options["name"], here=here, both=diff) for t in tracers}
+    differing = False
+    for node, (wanted, actual) in listed.items():
+        lines = list(differences(wanted, actual)) if diff else actual
+        differing |= diff and bool(lines)
+        if output == "table":
+            click.echo(f"# node {node}")
+            click.echo("".join(f"{line}\n" for line in lines), nl=False)
+    if output != "table":
+        records = [
+            {"node": node, "actual": actual} | ({"desired": wanted, "differs": wanted != actual} if diff else {})
+            for node, (wanted, actual) in listed.items()
+        ]  # fmt: skip
+        echo_record({"nodes": records}, output)
+    if differing:
+        raise click.exceptions.Exit(1)
+
+
+def _listed(tracer: Tracer, name: str, *, here: bool, both: bool) -> tuple[list[str], list[str]]:
+    """(desired, actual) of a node."""
+    from kubewire.cluster import inside, state
+    from kubewire.kernel import netns, sandbox
+    from kubewire.kubeproxy.inspect import actual, desired
+
+    if here:
+        wanted = sandbox.run(lambda: desired(tracer)) if both else []
+        return wanted, actual(tracer.config)  # type: ignore[return-value]
+    cluster = state.load(name)
+
+    def look() -> list[list[str]]:
+        own = cluster.run_dir / "nodes" / tracer.node.name / "kube-proxy"
+        with netns.entered(inside.node_netns(cluster, tracer.node.name)):
+            there = actual(replace(tracer.config, run_dir=str(own)))
+        return [desired(tracer) if both else [], there]
+
+    wanted, there = inside.call(cluster, look)
+    return wanted, there

@@ -90,6 +90,22 @@ from kubewire.cli.options import name_option
     show_default=True,
 )
 @click.option(
+    "--policy-backend",
+    type=click.Choice(["nftables", "iptables"]),
+    default="nftables",
+    show_default=True,
+    help="What enforces NetworkPolicies.",
+)
+@click.option(
+    "--lb-pool",
+    multiple=True,
+    metavar="CIDR|RANGE|ADDR[,...]",
+    help="Addresses for Services of type LoadBalancer.  [default: they get none]",
+)
+@click.option(
+    "--policy-strict", is_flag=True, help="A changed policy cuts flows that it no longer allows."
+)
+@click.option(
     "--wait-timeout",
     default=60.0,
     show_default=True,
@@ -104,6 +120,7 @@ def up(
     publish: tuple[str, ...],
     publish_ingress: str | None,
     runs: tuple[str, ...],
+    lb_pool: tuple[str, ...],
     wait_timeout: float,
     **network: Any,
 ) -> None:
@@ -123,6 +140,7 @@ def up(
         nodes=nodes,
         publish=tuple(published),
         images=_images(runs),
+        lb_pool=tuple(p.strip() for given in lb_pool for p in given.split(",") if p.strip()),
         foreground=not detach,
         **network,
     )

@@ -92,9 +92,8 @@ class Supply:
         pool = self._named(pod) or next((p for p in self.pools if p.selects(pod)), None)
         chosen = _instead(self.default, pool.sets) if pool else self.default
         for address in wanted:
-            holders = (ranges for p in self.pools for ranges in p.sets)
             if not any(ipam.holds(ranges, address) for ranges in chosen):
-                chosen = _instead(chosen, [r for r in holders if ipam.holds(r, address)])
+                chosen = _instead(chosen, [r for r in self.sets if ipam.holds(r, address)])
         return chosen
 
     def _named(self, pod: Pod) -> Pool | None:

@@ -14,9 +14,12 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kubewire.dns import native
 from kubewire.dns.config import Block, Configuration, Listener
 from kubewire.dns.dispatch import Dispatcher
 from kubewire.dns.plugin import Plugin
+from kubewire.dns.transport.compiled import CompiledListener
+from kubewire.dns.transport.datagrams import Datagrams
 from kubewire.dns.transport.tcp import FIRST, IDLE, TcpConnection
 from kubewire.dns.transport.udp import UdpListener
 
@@ -29,7 +32,7 @@ class Endpoint:
 
     listener: Listener
     dispatcher: Dispatcher
-    udp: list[UdpListener] = field(default_factory=list)
+    udp: list[Datagrams] = field(default_factory=list)
     tcp: asyncio.Server | None = None
     connections: set[TcpConnection] = field(default_factory=set)
 
@@ -37,7 +40,7 @@ class Endpoint:
         """Answer from now on by another configuration."""
         self.dispatcher = dispatcher
         for udp in self.udp:
-            udp.dispatcher = dispatcher
+            udp.swap(dispatcher)
         for connection in self.connections:
             connection.dispatcher = dispatcher
 
@@ -81,7 +84,10 @@ class Server:
     async def _load(self, configuration: Configuration) -> None:
         started: list[Plugin] = []
         opened: list[Endpoint] = []
-        dispatchers = {at: Dispatcher(at, bs) for at, bs in configuration.listeners().items()}
+        dispatchers = {
+            at: Dispatcher(at, blocks, native.new_table())
+            for at, blocks in configuration.listeners().items()
+        }
         try:
             async with asyncio.TaskGroup() as group:
                 for plugin in configuration.plugins:
@@ -153,13 +159,18 @@ async def _open(at: Listener, dispatcher: Dispatcher) -> Endpoint:
             # Port 0 is used by tests: both transports must get the same one.
             free = at._replace(port=stream.getsockname()[1])
             for _ in range(max(1, block.sockets)):
-                udp = UdpListener(_bind(free, socket.SOCK_DGRAM), dispatcher)
+                udp = _datagrams(_bind(free, socket.SOCK_DGRAM), dispatcher)
                 udp.open(loop)
                 endpoint.udp.append(udp)
     except OSError:
         await endpoint.close()
         raise
     return endpoint
+
+
+def _datagrams(sock: socket.socket, dispatcher: Dispatcher) -> Datagrams:
+    lib = native.library()
+    return CompiledListener(sock, dispatcher, lib) if lib else UdpListener(sock, dispatcher)
 
 
 def _connection(endpoint: Endpoint, block: Block) -> TcpConnection:

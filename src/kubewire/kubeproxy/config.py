@@ -42,6 +42,8 @@ class Config:
     min_sync_period: float = 0.0
     """Changes are applied at once: a change costs too little to be saved up."""
     ipvs: IpvsOptions = field(default_factory=IpvsOptions)
+    run_dir: str = ""
+    """Where a back end keeps files and sockets of this run; "": it finds a place."""
 
     @property
     def mark(self) -> int:
@@ -53,7 +55,7 @@ class Config:
         """nodePortAddresses with the mode's default."""
         if self.node_port_addresses is not None:
             return self.node_port_addresses
-        return ("primary",) if self.mode == "nftables" else ("all",)
+        return ("primary",) if self.mode in ("nftables", "envoy") else ("all",)
 
     @property
     def node_ports_on_loopback(self) -> bool:
@@ -108,9 +110,12 @@ def sloppy(address: str) -> str:
     if len(parts) == 4 and all(p.isdecimal() for p in parts):
         address = ".".join(str(int(p)) for p in parts)
     try:
-        return str(ipaddress.ip_address(address))
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return address
+    # ::ffff:192.0.2.1 is but another way to write an IPv4 address.
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)
 
 
 def read(document: Mapping[str, Any], source: str) -> Config:

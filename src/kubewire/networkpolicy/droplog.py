@@ -14,7 +14,7 @@ import msgspec
 from kubewire.kernel.netlink import Message, NetlinkSocket, attr, attributes
 from kubewire.kernel.netns import Netns
 from kubewire.networkpolicy.judge import party
-from kubewire.networkpolicy.nftables import AUDIT, LOG_GROUP, PROTOCOLS
+from kubewire.networkpolicy.labels import AUDIT, LOG_GROUP, PROTOCOLS
 from kubewire.networkpolicy.plan import Plan
 
 _NETFILTER = 12

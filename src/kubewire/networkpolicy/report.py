@@ -11,7 +11,7 @@ from typing import TypeVar
 from kubewire.api.meta import Key
 from kubewire.client.events import Recorder
 from kubewire.networkpolicy.droplog import Drop
-from kubewire.networkpolicy.nftables import abbreviated
+from kubewire.networkpolicy.labels import stands_for
 from kubewire.networkpolicy.plan import Plan, PodFacts
 
 log = logging.getLogger("kubewire.networkpolicy")
@@ -55,8 +55,8 @@ class Reporter:
         named = drop.named(self._plan)
         if "~" not in named.policy:
             return named
-        whole = (p.id for p in self._plan.policies.values() if abbreviated(p.id) == named.policy)
-        return named.of(next(whole, named.policy))
+        ids = (p.id for p in self._plan.policies.values())
+        return named.of(next((i for i in ids if stands_for(named.policy, i)), named.policy))
 
     def _asks(self, policy: str) -> bool:
         kind, _, key = policy.partition(" ")

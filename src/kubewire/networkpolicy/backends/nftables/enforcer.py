@@ -8,23 +8,22 @@ transaction.
 
 import asyncio
 import contextlib
+import itertools
 import logging
-import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from kubewire.kernel.conntrack import Conntrack, Entry
+import msgspec
+
 from kubewire.kernel.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NetlinkError,
-    NetlinkSocket,
     attributes,
-    text,
 )
 from kubewire.kernel.netns import Netns
 from kubewire.kernel.nfnetlink import Nfnetlink, NftablesError
@@ -34,49 +33,36 @@ from kubewire.lang.nftables.model import (
     NEWRULE,
     Chain,
     Data,
+    Rule,
     Set,
     Table,
     Transaction,
     difference,
 )
-from kubewire.networkpolicy.droplog import Drop, DropLog
-from kubewire.networkpolicy.model import Address
-from kubewire.networkpolicy.nftables import BASE, PROTOCOLS, Compiler
+from kubewire.networkpolicy.backends.kernel import KernelEnforcer
+from kubewire.networkpolicy.backends.nftables.compile import BASE, Compiler
+from kubewire.networkpolicy.backends.nftables.expressions import Queue
+from kubewire.networkpolicy.labels import QUEUE
 from kubewire.networkpolicy.program import Program
 
 PREFIX = "kubewire-policy"
 log = logging.getLogger(__name__)
-_NETFILTER = 12
-_SUBSYSTEM = 10 << 8
-_GET_TABLE, _GET_RULE = 1, 7
-_INET = struct.pack(">BBH", 1, 0, 0)
-_SO_SNDBUFFORCE = 32
-_ROOM = 8 << 20
-_NAMES = {number: name for name, number in PROTOCOLS.items() if not name.startswith("ICMP")}
-
-Requests = list[tuple[bytes, str]]
-"""(message without a sequence number, what it is about)."""
 
 
-class Netfilter(NetlinkSocket):
-    """An Enforcer that speaks nf_tables."""
+class Netfilter(KernelEnforcer):
+    """An enforcer that speaks nf_tables."""
 
     def __init__(self, netns: Netns | None = None) -> None:
-        super().__init__(_NETFILTER, netns)
-        try:
-            self.socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM)
-        except PermissionError:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
-        self._room = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 4096
-        self._netns = netns
+        super().__init__(netns)
         self._kernel = Nfnetlink(netns)
         self._compiler: Compiler | None = None
         self._table: Table | None = None
+        self._queues: bool | None = None
+        """Whether this kernel can hand packets to programs."""
 
     def close(self) -> None:
-        """Close the sockets; the rules stay."""
+        """Close the socket; the rules stay."""
         self._kernel.close()
-        super().close()
 
     async def apply(self, old: Program | None, new: Program) -> None:
         """One transaction from ``old`` to ``new``; None: whatever there is, is replaced."""
@@ -92,43 +78,20 @@ class Netfilter(NetlinkSocket):
         except NetlinkError:
             # A kernel without nf_tables holds none, and none is needed before the first policy.
             tables = []
-        self.send(_deletions(tables))
+        self._kernel.commit(_deletions(tables))
         self._table = self._compiler = None
-
-    async def cut(self, denied: Callable[[Address, Address, str, int], bool]) -> int:
-        """Forget established flows that are denied: their next packet is judged as a new one."""
-
-        def unwanted(entry: Entry) -> bool:
-            target, port = entry.translated_to
-            protocol = _NAMES.get(entry.original.protocol)
-            return protocol is not None and denied(entry.original.source, target, protocol, port)
-
-        with Conntrack(self._netns) as table:
-            return table.delete_where(unwanted)
-
-    async def drops(self) -> AsyncGenerator[Drop, None]:
-        """Packets that rules have denied, from now on."""
-        try:
-            source = DropLog(self._netns)
-        except OSError as error:
-            # A kernel without NFLOG enforces all the same; EBUSY: another agent reads the group.
-            log.warning("denied packets are not logged: %s", error)
-            return
-        with source:
-            async for drop in source.drops():
-                yield drop
 
     def change(self, program: Program) -> None:
         """Send the difference to what was loaded; too much for one transaction is a whole load."""
         if self._compiler is None or self._table is None:
             self.replace(program)
             return
-        table = self._compiler.table(program)
-        messages = difference(*_apart(self._table, table)).messages
-        if sum(len(m) for m, _ in messages) > self._room:
+        table = self._compiler.table(self._possible(program))
+        change = difference(*_apart(self._table, table))
+        if not self._kernel.fits(change):
             self.replace(program)
         else:
-            self.send(messages)
+            self._kernel.commit(change)
             self._table = table
 
     def replace(self, program: Program) -> None:
@@ -136,54 +99,65 @@ class Netfilter(NetlinkSocket):
         before = self.tables()
         names = (f"{PREFIX}-{n}" for n in range(len(before) + 1))
         compiler = Compiler(next(n for n in names if n not in before))
-        table = compiler.table(program)
+        table = compiler.table(self._possible(program))
+        load = _load(table)
         try:
-            for part in self._parts(_load(table)):
-                self.send(part)
-            self.send([*_hook(table), *_deletions(before)])
+            if self._kernel.fits(load):
+                self._kernel.commit(load)
+            else:
+                self._kernel.commit_in_parts(load)
+            switch = _hook(table)
+            switch.messages += _deletions(before).messages
+            self._kernel.commit(switch)
         except NftablesError:
             with contextlib.suppress(NftablesError):
-                self.send(_deletions([table.name]))
+                self._kernel.commit(_deletions([table.name]))
             raise
         self._compiler, self._table = compiler, table
 
+    def _possible(self, program: Program) -> Program:
+        """The program, without what this kernel has not: peers by name then match nothing."""
+        if not program.asking:
+            return program
+        if self._queues is None:
+            self._queues = self._try_queue()
+        return program if self._queues else msgspec.structs.replace(program, asking=frozenset())
+
+    def _try_queue(self) -> bool:
+        trial = Table(
+            f"{PREFIX}-trial", "inet", {}, {"try": Chain("try", (Rule((Queue(QUEUE),)),))}
+        )
+        change = _load(trial)
+        change.messages += _deletions([trial.name]).messages
+        try:
+            self._kernel.commit(change)
+        except NftablesError as error:
+            log.warning("peers by name match nothing: this kernel lacks NFQUEUE (%s)", error)
+            return False
+        return True
+
     def tables(self) -> list[str]:
         """Names of our tables."""
-        found = []
-        for _, body in self.dump(_SUBSYSTEM | _GET_TABLE, _INET, "list tables"):
-            name = dict(attributes(body, 4)).get(1, b"").rstrip(b"\0").decode()
-            if name.startswith(PREFIX):
-                found.append(name)
-        return found
+        return sorted(t for t in self._kernel.tables() if t.startswith(PREFIX))
+
+    def members(self, names: Iterable[str]) -> dict[str, frozenset[bytes]]:
+        """Addresses in sets of the table that is in force."""
+        wanted = set(names)
+        return {
+            name: frozenset(elements)
+            for table in self.tables()
+            for name, elements in self._kernel.elements(table, wanted).items()
+        }
 
     def counters(self) -> Counter[str]:
         """Packets that the rules decided, by the text of their label."""
         found: Counter[str] = Counter()
         for table in self.tables():
-            for _, body in self.dump(_SUBSYSTEM | _GET_RULE, _INET + text(1, table), "list rules"):
-                fields = dict(attributes(body, 4))
-                packets = _packets(fields.get(4, b""))
-                if packets is not None and (label := _comment(fields.get(7, b""))):
-                    found[label] += packets
+            for rule in itertools.chain.from_iterable(self._kernel.rules(table).values()):
+                packets = _packets(rule.expressions)
+                if packets is not None and rule.comment:
+                    found[rule.comment] += packets
         return found
-
-    def _parts(self, messages: Requests) -> Iterator[Requests]:
-        part: Requests = []
-        size = 0
-        for message, what in messages:
-            if part and size + len(message) > self._room:
-                yield part
-                part, size = [], 0
-            part.append((message, what))
-            size += len(message)
-        if part:
-            yield part
-
-    def send(self, requests: Requests) -> None:
-        """One transaction."""
-        change = Transaction("inet")
-        change.messages += requests
-        self._kernel.commit(change)
 
 
 def _apart(old: Table, new: Table) -> tuple[Table, Table]:
@@ -213,19 +187,19 @@ def _missing(here: Set, there: Set) -> Iterator[tuple[bytes, Data]]:
     return ((k, here.elements[k]) for k in here.elements.keys() - other.keys())
 
 
-def _load(table: Table) -> Requests:
+def _load(table: Table) -> Transaction:
     """Everything but the hook: nothing of it acts yet."""
     change = Transaction("inet")
     change.add_table(table.name)
     chains = [c for c in table.chains.values() if not c.hook]
-    for chain in chains:
-        change.add_chain(table.name, chain)
+    for each in chains:
+        change.add_chain(table.name, each)
     for one in table.sets.values():
         change.add_set(table.name, one)
         change.add_elements(table.name, one, one.elements)
-    for chain in chains:
-        _add_rules(change, table.name, chain)
-    return change.messages
+    for each in chains:
+        _add_rules(change, table.name, each)
+    return change
 
 
 def _add_rules(change: Transaction, table: str, chain: Chain) -> None:
@@ -244,9 +218,9 @@ def _encoded(expression: Any) -> bytes:
     return encoded
 
 
-def _hook(table: Table) -> Requests:
+def _hook(table: Table) -> Transaction:
     """The base chains: from here on the program decides."""
-    return difference(_without_hook(table), table).messages
+    return difference(_without_hook(table), table)
 
 
 def _without_hook(table: Table) -> Table:
@@ -254,17 +228,11 @@ def _without_hook(table: Table) -> Table:
     return Table(table.name, table.family, table.sets, chains)
 
 
-def _deletions(names: list[str]) -> Requests:
+def _deletions(names: list[str]) -> Transaction:
     change = Transaction("inet")
     for name in names:
         change.delete_table(name)
-    return change.messages
-
-
-def _comment(data: bytes) -> str:
-    if len(data) > 2 and data[0] == 0:
-        return data[2 : 2 + data[1]].rstrip(b"\0").decode(errors="replace")
-    return ""
+    return change
 
 
 def _packets(expressions: bytes) -> int | None:

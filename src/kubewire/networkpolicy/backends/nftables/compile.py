@@ -16,7 +16,6 @@ never passes the forward hook and is accepted at once in the output hook: a pod 
 from its own node.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from ipaddress import ip_network
@@ -33,6 +32,7 @@ from kubewire.lang.nftables.expressions import (
     L4PROTO,
     NFPROTO,
     RETURN,
+    SPORT,
     CtState,
     FibLocal,
     Lookup,
@@ -43,52 +43,44 @@ from kubewire.lang.nftables.expressions import (
 )
 from kubewire.lang.nftables.model import Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO
-from kubewire.networkpolicy.expressions import (
+from kubewire.networkpolicy.backends.nftables.expressions import (
     Counter,
     Inside,
     Log,
     Midstream,
     PortRange,
+    Queue,
+)
+from kubewire.networkpolicy.labels import (
+    ANSWERS,
+    CUT,
+    LOG_GROUP,
+    PROTOCOLS,
+    QUEUE,
+    UNKNOWN,
+    label_text,
+    log_prefix,
 )
 from kubewire.networkpolicy.program import (
     AddressSet,
     AnySet,
-    Label,
     PortSet,
     Program,
     Step,
+    dns_set,
 )
 from kubewire.networkpolicy.program import Chain as ProgramChain
 
-LOG_GROUP = 0x6B77
-"""NFLOG group of denied packets."""
 LOG_BYTES = 126
 """What the kernel takes as a prefix of log records."""
-
 WAYS = ("egress", "ingress")
 BASE = ("egress", "ingress", "egress-out", "ingress-out")
 """Names of the base chains."""
 
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPv6": 58}
-AUDIT = "audit "
-"""How log records of a rehearsal begin."""
-UNKNOWN = "a pod whose policies are not in force yet"
 SOURCE: dict[int, Payload] = {4: IP_SADDR, 6: IP6_SADDR}
 TARGET: dict[int, Payload] = {4: IP_DADDR, 6: IP6_DADDR}
 ADDRESS = {4: IPV4, 6: IPV6}
-
-
-def label_text(label: Label, most: int = 250) -> str:
-    """How rules and log records name who decided; the kernel has room for so many bytes only."""
-    rest = f"|{label.rule}|{label.direction}"
-    return abbreviated(label.policy, most - len(rest)) + rest
-
-
-def abbreviated(policy: str, most: int = LOG_BYTES - 40) -> str:
-    """The id of a policy, or as much of it as there is room for and a digest."""
-    if len(policy) <= most:
-        return policy
-    return f"{policy[: most - 17]}~{hashlib.sha256(policy.encode()).hexdigest()[:16]}"
+_FROM_DNS = Match(SPORT, (53).to_bytes(2, "big"))
 
 
 class Compiler:
@@ -107,6 +99,7 @@ class Compiler:
             sets |= _known(program.known)
         else:
             sets |= {n: self._table.sets[n] for n in ("known4", "known6", "self4", "self6")}
+        sets |= _asking(program.asking)
         for way in WAYS:
             sets |= self._dispatch(way, program, old)
         self._table = Table(self.name, "inet", sets, self._chains(program, old))
@@ -132,7 +125,7 @@ class Compiler:
         }
         for name in BASE:
             way, _, out = name.partition("-")
-            head = _foreign() if out else _always()
+            head = (*_answers(program, way), *(_foreign() if out else _always()))
             rules = (*head, *(_egress(program) if way == "egress" else _ingress()))
             hook = "output" if out else "forward"
             chains[name] = Chain(name, rules, "filter", hook, WAYS.index(way))
@@ -191,6 +184,15 @@ def _known(known: frozenset[bytes]) -> dict[str, Set]:
     return found
 
 
+def _asking(asking: frozenset[bytes]) -> dict[str, Set]:
+    found = {}
+    for family, size in ((4, 4), (6, 16)) if asking else ():
+        name = f"asking{family}"
+        mine = dict.fromkeys(a for a in asking if len(a) == size)
+        found[name] = Set(name, (ADDRESS[family],), elements=mine)
+    return found
+
+
 def _family(family: int) -> Match:
     return Match(NFPROTO, bytes((2 if family == 4 else 10,)))
 
@@ -239,12 +241,12 @@ def _action(step: Step) -> tuple[Any, ...]:
 def _log(step: Step) -> tuple[Any, ...]:
     if step.label is None:
         return ()
-    audit = AUDIT if step.does == "count" else ""
-    return (Log(LOG_GROUP, audit + label_text(step.label, LOG_BYTES - len(audit))),)
+    prefix = log_prefix(step.label, audit=step.does == "count", most=LOG_BYTES)
+    return (Log(LOG_GROUP, prefix),)
 
 
 def _head(program: Program) -> tuple[object, ...]:
-    return program.guarded, program.strict
+    return program.guarded, program.strict, bool(program.asking)
 
 
 def _always() -> Iterator[Rule]:
@@ -252,6 +254,18 @@ def _always() -> Iterator[Rule]:
     for family in (4, 6):
         itself = Lookup((SOURCE[family], TARGET[family]), f"self{family}")
         yield Rule((_family(family), itself, ACCEPT), "a pod to itself")
+
+
+def _answers(program: Program, way: str) -> Iterator[Rule]:
+    """Answers of the cluster's DNS, or of a cache on this node, to pods whose policies name domains."""
+    if not program.asking or way != "egress":
+        return
+    for family in (4, 6):
+        asks = Lookup((TARGET[family],), f"asking{family}")
+        for protocol in ("UDP", "TCP"):
+            head = (_family(family), Match(L4PROTO, bytes((PROTOCOLS[protocol],))), _FROM_DNS)
+            for server in (Lookup((SOURCE[family],), dns_set(family)), FibLocal(source=True)):
+                yield Rule((*head, asks, server, Queue(QUEUE)), ANSWERS)
 
 
 def _foreign() -> Iterator[Rule]:
@@ -273,7 +287,7 @@ def _egress(program: Program) -> Iterator[Rule]:
             for side in (SOURCE, TARGET):
                 ours = Lookup((side[family],), f"known{family}")
                 cut = (_family(family), Midstream(), ours, Counter(), DROP)
-                yield Rule(cut, "a connection that was cut")
+                yield Rule(cut, CUT)
     for family in (4, 6):
         yield Rule((_family(family), Vmap((SOURCE[family],), f"egress{family}")))
 
