@@ -35,7 +35,7 @@ class Change:
     removed_rules: list[str] = field(default_factory=list)
     """Rules that are there exactly so."""
     removed: list[str] = field(default_factory=list)
-    """Chains that nothing leads to any more; callers before callees."""
+    """Chains that nothing else leads to any more."""
 
     def insert(self, chain: str, rule: Rule) -> None:
         """Put a rule first."""
@@ -78,8 +78,11 @@ class Change:
             yield [f"-A {line}"]
         for line in self.removed_rules:
             yield [f"-D {line}"]
+        # They may lead to each other: all are emptied before the first one goes.
         for name in self.removed:
-            yield [_head(name), f"-X {name}"]
+            yield [_head(name)]
+        for name in self.removed:
+            yield [f"-X {name}"]
 
 
 def _head(chain: str) -> str:
