@@ -73,7 +73,6 @@ class IpvsProxier:
         self._bound = Counter(c.address for c in found.values() if c.address)
         self._wanted = {s.key: s for c in found.values() for s in c.servers}
         settings.put(self._ipvs, self._config.ipvs)
-        self._addresses.open()
         self._mend()
 
     def apply(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
@@ -169,6 +168,7 @@ class IpvsProxier:
 
     def _mend(self) -> None:
         """From whatever there is to what is wanted."""
+        self._addresses.open()
         present = self._present()
         wanted_sets = self._sets()
         known = _own_sets()
