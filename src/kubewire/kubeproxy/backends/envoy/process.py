@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 60.0
 """Seconds for a start, and for a configuration to be taken."""
 _PAUSE = 0.005
-_GLANCE = 0.1
+_GLANCE = 0.02
 """Seconds for a question while Envoy may wait for us."""
 _RESTART = 0.2
 
