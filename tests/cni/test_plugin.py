@@ -16,7 +16,6 @@ import pytest
 
 from cni.runtime import BIN, REFERENCE, SOCKET, Runtime, agent, connects, listener, outside, serve
 from kubewire.cni import install
-from kubewire.cni.ipam import IpamError
 from kubewire.cni.plugin import Plugin
 from kubewire.cni.pools import Pod
 from kubewire.cni.spec import Request
@@ -377,11 +376,8 @@ async def test_what_the_agent_knows_of_the_node_and_the_pod() -> None:
     await plugin.close()
 
 
-async def test_a_pod_cidr_that_is_refused() -> None:
-    def refuse() -> list[str]:
-        raise IpamError("podCIDR 10.9.0.0/24: is outside the cluster CIDR 10.244.0.0/16")
-
-    plugin = Plugin(refuse)
+async def test_a_pod_cidr_outside_of_the_cluster() -> None:
+    plugin = Plugin(lambda: ["10.9.0.0/24"], cluster_cidrs=["10.244.0.0/16"])
     env = {"CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0", "CNI_PATH": "/"}  # fmt: skip
     for command, expected in (("ADD", 1), ("STATUS", 1), ("DEL", 0)):
         stdin = b'{"cniVersion": "1.1.0", "name": "net"}'
@@ -389,7 +385,7 @@ async def test_a_pod_cidr_that_is_refused() -> None:
         assert status == expected
         if expected:
             assert json.loads(answer)["code"] == 7
-            assert json.loads(answer)["msg"].startswith("podCIDR 10.9.0.0/24: is outside")
+            assert json.loads(answer)["msg"] == "podCIDR 10.9.0.0/24: is outside the cluster CIDR 10.244.0.0/16"  # fmt: skip
     await plugin.close()
 
 

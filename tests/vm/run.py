@@ -25,6 +25,16 @@ META_PACKAGE = "linux-image-amd64"
 QEMU, BUSYBOX = "qemu-system-x86_64", "busybox"
 BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 """What the guest needs before it has modprobe."""
+KEPT_MODULES = (
+    *(
+        f"net/{name}/"
+        for name in ("9p", "802", "bridge", "ipv4", "ipv6", "llc", "netfilter", "sctp")
+    ),
+    *(f"fs/{name}/" for name in ("9p", "fscache", "netfs", "overlayfs")),
+    *(f"drivers/{name}" for name in ("net/dummy", "net/veth", "virtio/")),
+    "crypto/crc32c",
+    "lib/",
+)
 STATUS = re.compile(rb"kubewire-vm-status=(\d+)")
 SEARCH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/bin"))
 
@@ -116,22 +126,10 @@ def _fetch(package: str, folder: Path, busybox: str) -> None:
 
 
 def _keep_network_modules(content: Path) -> None:
-    """Of 400 MB of modules, those that a machine without devices can use."""
-    wanted = (
-        "net/",
-        "fs/9p",
-        "fs/overlayfs",
-        "fs/fuse",
-        "fs/fscache",
-        "fs/netfs",
-        "crypto/",
-        "lib/",
-    )
-    devices = ("drivers/net/dummy", "drivers/net/veth", "drivers/net/vxlan", "drivers/virtio/")
+    """Of 400 MB of modules, the few that a machine without devices can use."""
     (release,) = (content / "lib" / "modules").iterdir()
     for module in release.rglob("*.ko*"):
-        name = str(module.relative_to(release / "kernel"))
-        if not name.startswith(wanted + devices):
+        if not str(module.relative_to(release / "kernel")).startswith(KEPT_MODULES):
             module.unlink()
 
 
@@ -148,7 +146,7 @@ def initramfs(folder: Path, busybox: str, modules: Path, arguments: list[str]) -
     target = root / "lib" / "modules" / modules.name
     shutil.copytree(modules, target, ignore=shutil.ignore_patterns("build", "source"))
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    names = ("PATH", "HOME", "LANG")
+    names = ("PATH", "HOME", "LANG", "PYTHONPATH")
     lines = [f"export {n}={shlex.quote(os.environ[n])}" for n in names if n in os.environ]
     # Not to be resolved: the venv's python is a link, and its place tells it where the venv is.
     lines += [f"cd {shlex.quote(str(PROJECT))}", shlex.join(command)]
@@ -169,7 +167,7 @@ def boot(qemu: str, kernel: Path, image: Path, memory: str) -> int:
     """Start the machine; print what it says; return what pytest returned in it."""
     share = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
     command = [
-        qemu, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory,
+        qemu, "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", memory,
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
         "-kernel", str(kernel), "-initrd", str(image), "-virtfs", share,
         "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off random.trust_cpu=on",

@@ -143,6 +143,8 @@ class IpamConfig:
     type: str
     supply: Supply = field(default_factory=Supply)
     routes: tuple[ResultRoute, ...] = ()
+    of_node: bool = False
+    """The default ranges are the node's podCIDRs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,12 +268,13 @@ def _ipam(wire: JSON, pod_cidrs: Iterable[str], *, strict: bool) -> IpamConfig:
         return IpamConfig(kind)
     found = convert(wire, _Ipam, "ipam")
     try:
-        supply = Supply.of(_sets(found) or ipam.range_sets(pod_cidrs), map(_pool, found.pools))
+        own = _sets(found)
+        supply = Supply.of(own or ipam.range_sets(pod_cidrs), map(_pool, found.pools))
         if strict:
             supply.check()
     except IpamError as error:
         raise CniError(INVALID_CONFIG, f"ipam.{error}") from None
-    return IpamConfig(BUILTIN_IPAM, supply, tuple(_routes(found.routes)))
+    return IpamConfig(BUILTIN_IPAM, supply, tuple(_routes(found.routes)), of_node=not own)
 
 
 def _routes(wire: Iterable[JSON]) -> Iterator[ResultRoute]:

@@ -15,12 +15,14 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
@@ -28,10 +30,10 @@ import msgspec
 from kubewire.api.meta import JSON
 from kubewire.cni import attach, builtin_ipam, delegate, ipam, journal, loopback, wiring
 from kubewire.cni.config import BUILTIN_IPAM, DEFAULT_DATA_DIR, Config, for_removal, parse, pod_of
-from kubewire.cni.egress import Masquerades
 from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping, table_name
 from kubewire.cni.ipam import ExhaustedError, IpamError
 from kubewire.cni.journal import Journal
+from kubewire.cni.masquerade import Masquerades
 from kubewire.cni.pools import Pod, Supply
 from kubewire.cni.spec import (
     FAILED,
@@ -83,18 +85,20 @@ class _Network:
 class Plugin:
     """Answers calls; sockets and stores stay open between them.
 
-    ``pod_cidrs`` and ``mtu`` are the node's, for networks that do not say their own; ``identify``
-    tells more about a pod than the runtime does.
+    ``pod_cidrs``, ``cluster_cidrs`` and ``mtu`` are the node's, for networks that do not say their
+    own; ``identify`` tells more about a pod than the runtime does.
     """
 
     def __init__(
         self,
         pod_cidrs: Callable[[], Sequence[str]] = tuple,
         *,
+        cluster_cidrs: Sequence[str] = (),
         mtu: Callable[[], int] = int,
         identify: Callable[[Request], Awaitable[Pod]] = _what_the_runtime_says,
     ) -> None:
         self._pod_cidrs = pod_cidrs
+        self._cluster_cidrs = [ip_network(cidr) for cidr in cluster_cidrs]
         self._mtu = mtu
         self._identify = identify
         self._netlink = RtNetlink()
@@ -157,9 +161,18 @@ class Plugin:
         if request.command == "DEL":
             return for_removal(request)
         pod = await self._identify(request) if request.command == "ADD" else pod_of(request)
-        giving = request.command in ("ADD", "STATUS")
-        config = parse(request, self._pod_cidrs() if giving else (), pod)
+        cidrs = self._pod_cidrs()
+        config = parse(request, cidrs, pod)
+        if config.ipam.of_node and request.command in ("ADD", "STATUS"):
+            self._refuse_foreign(cidrs)
         return config if config.mtu else replace(config, mtu=self._mtu())
+
+    def _refuse_foreign(self, pod_cidrs: Iterable[str]) -> None:
+        for cidr in map(ip_network, pod_cidrs):
+            same = [c for c in self._cluster_cidrs if c.version == cidr.version]
+            if same and not any(cidr.subnet_of(c) for c in same):  # type: ignore[arg-type]
+                names = ", ".join(map(str, same))
+                raise CniError(INVALID_CONFIG, f"podCIDR {cidr}: is outside the cluster CIDR {names}")  # fmt: skip
 
     async def _network(self, config: Config) -> _Network:
         folder = config.data_dir / config.name

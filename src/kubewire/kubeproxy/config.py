@@ -110,9 +110,12 @@ def sloppy(address: str) -> str:
     if len(parts) == 4 and all(p.isdecimal() for p in parts):
         address = ".".join(str(int(p)) for p in parts)
     try:
-        return str(ipaddress.ip_address(address))
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return address
+    # ::ffff:192.0.2.1 is but another way to write an IPv4 address.
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)
 
 
 def read(document: Mapping[str, Any], source: str) -> Config:

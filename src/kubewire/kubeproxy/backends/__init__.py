@@ -30,6 +30,7 @@ class _Names(NamedTuple):
 
 _BUILT = {
     "nftables": _Names("NftablesProxier", "NftablesTracer"),
+    "ipvs": _Names("IpvsProxier", "IpvsTracer"),
     "iptables": _Names("IptablesProxier", "IptablesTracer"),
     "envoy": _Names("EnvoyProxier", "EnvoyTracer"),
 }

@@ -15,7 +15,7 @@ counts. Every destination has a weight; the loads are what a scheduler may look 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import cycle, islice
 from math import gcd
@@ -81,16 +81,29 @@ def _expected(load: int, weight: int) -> Fraction:
 
 def _locality(server: VirtualServer, weights: Weights, loads: Loads) -> Choose:
     """One address, one destination: until it has more connections than weight and another few."""
-    least = _least(Fraction)(server, weights, loads)
+    return _by_memory(weights, loads, several=False)
+
+
+def _replicated_locality(server: VirtualServer, weights: Weights, loads: Loads) -> Choose:
+    """One address, the least loaded of its set: when that is overloaded, the set grows."""
+    return _by_memory(weights, loads, several=True)
+
+
+def _by_memory(weights: Weights, loads: Loads, *, several: bool) -> Choose:
     held: list[DestinationKey] = []
+
+    def least(among: Iterable[DestinationKey]) -> DestinationKey:
+        return min(among, key=lambda key: Fraction(loads[key], weights[key]))
 
     def choose(client: tuple[str, int]) -> DestinationKey:
         if held:
-            last = held[-1]
+            best = least(held)
             idle = any(loads[key] * 2 < weights[key] for key in weights)
-            if not (loads[last] > weights[last] and idle):
-                return last
-        held.append(least(client))
+            if not (loads[best] > weights[best] and idle):
+                return best
+        if not several:
+            held.clear()
+        held.append(least(weights))
         return held[-1]
 
     return choose
@@ -126,7 +139,7 @@ _CHOOSERS: dict[str, Callable[[VirtualServer, Weights, Loads], Choose]] = {
     "sed": _least(_expected),
     "nq": _never_queue,
     "lblc": _locality,
-    "lblcr": _locality,
+    "lblcr": _replicated_locality,
     "dh": _by_address,
     "sh": _by_client,
     # Another hash and a finer table than sh, the same shares.

@@ -8,9 +8,10 @@ where they differ, README.md says so and why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from kubewire.kubeproxy.backends.iptables import names
 from kubewire.kubeproxy.backends.iptables.names import ServicePort
@@ -64,8 +65,8 @@ NODEPORTS: Place = ("nat", names.NODEPORTS)
 REFUSED: Place = ("filter", names.SERVICES)
 EXTERNAL: Place = ("filter", names.EXTERNAL)
 FIREWALL: Place = ("filter", names.FIREWALL)
-SHARED = (SERVICES, NODEPORTS, REFUSED, EXTERNAL, FIREWALL)
-"""Chains in which Service ports have entries."""
+SHARED = (NODEPORTS, SERVICES, REFUSED, EXTERNAL, FIREWALL)
+"""Chains in which Service ports have entries; callees before callers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Compiled:
     """What one Service port needs."""
 
     chains: dict[str, Chain] = field(default_factory=dict)
-    """In the nat table."""
+    """In the nat table; callees before callers."""
     entries: list[tuple[Place, Rule]] = field(default_factory=list)
 
     def chain(self, name: str, rules: Iterable[Rule]) -> None:
@@ -129,15 +130,30 @@ def compile_port(port: ServicePort, frontends: Iterable[Frontend], setting: Sett
     masquerading = _cluster_ips(port, inside, setting, compiled)
     if outside:
         _external(port, outside, setting, compiled)
+    callers, compiled.chains = compiled.chains, {}
+    ends = [_End.of(port, t) for t in dict.fromkeys(t for ends in sets.values() for t in ends)]
+    for end in ends:
+        compiled.chain(end.chain, _endpoint(port, end, affinity, setting))
     for local, endpoints in sets.items():
         name = _policy_chain(port, local)
+        chosen = ends if len(sets) == 1 else [_End.of(port, t) for t in endpoints]
         head = masquerading.get(name, ())
-        compiled.chain(name, (*head, *_balance(port, endpoints, affinity, setting)))
-    for target in {t: None for endpoints in sets.values() for t in endpoints}:
-        name = port.endpoint_chain(target)
-        if name not in compiled.chains:
-            compiled.chain(name, _endpoint(port, name, target, affinity, setting))
+        compiled.chain(name, (*head, *_balance(port, chosen, affinity, setting)))
+    compiled.chains |= callers
     return compiled
+
+
+class _End(NamedTuple):
+    """An endpoint, as rules name it."""
+
+    host: str
+    text: str
+    chain: str
+
+    @classmethod
+    def of(cls, port: ServicePort, target: Target) -> _End:
+        text = endpoint_text(target)
+        return cls(_host(target.ip, port.version), text, port.endpoint_chain(text))
 
 
 def _policy_chain(port: ServicePort, local: bool) -> str:
@@ -304,20 +320,19 @@ def _guarded(port: ServicePort, frontend: Frontend, compiled: Compiled, *, balan
 
 
 def _balance(
-    port: ServicePort, endpoints: tuple[Target, ...], affinity: int | None, setting: Setting
+    port: ServicePort, ends: Sequence[_End], affinity: int | None, setting: Setting
 ) -> Iterator[Rule]:
     """One jump per endpoint, each with an even chance of what is left."""
-    chains = [port.endpoint_chain(t) for t in endpoints]
     comments: list[tuple[Match, ...]] = [
-        (Comment(f"{port} -> {endpoint_text(t)}"),) if setting.comments else () for t in endpoints
+        (Comment(f"{port} -> {end.text}"),) if setting.comments else () for end in ends
     ]
     if affinity is not None:
-        for name, comment in zip(chains, comments, strict=True):
-            known = Recent("rcheck", name, affinity, True, version=port.version)
-            yield Rule((*comment, known), Jump(name))
-    for index, (name, comment) in enumerate(zip(chains, comments, strict=True)):
-        left = len(chains) - index
-        yield Rule((*comment, _dice(left)) if left > 1 else comment, Jump(name))
+        for end, comment in zip(ends, comments, strict=True):
+            known = Recent("rcheck", end.chain, affinity, True, version=port.version)
+            yield Rule((*comment, known), Jump(end.chain))
+    for index, (end, comment) in enumerate(zip(ends, comments, strict=True)):
+        left = len(ends) - index
+        yield Rule((*comment, _dice(left)) if left > 1 else comment, Jump(end.chain))
 
 
 @lru_cache(maxsize=2048)
@@ -326,15 +341,15 @@ def _dice(count: int) -> Random:
 
 
 def _endpoint(
-    port: ServicePort, name: str, target: Target, affinity: int | None, setting: Setting
+    port: ServicePort, end: _End, affinity: int | None, setting: Setting
 ) -> Iterator[Rule]:
     comment: tuple[Match, ...] = (Comment(str(port)),) if setting.comments else ()
-    yield Rule((Source(_host(target.ip, port.version)), *comment), _TO_MASQ)
+    yield Rule((Source(end.host), *comment), _TO_MASQ)
     known: tuple[Match, ...] = ()
     if affinity is not None:
-        known = (Recent("set", name, version=port.version),)
-    protocol = (Proto(port.protocol), *comment, *known, Ports(port.protocol))
-    yield Rule(protocol, Dnat(endpoint_text(target)))
+        known = (Recent("set", end.chain, version=port.version),)
+    ports = (Proto(port.protocol), *comment, *known, Ports(port.protocol))
+    yield Rule(ports, Dnat(end.text))
 
 
 # -- what is there without Services ---------------------------------------------------------------

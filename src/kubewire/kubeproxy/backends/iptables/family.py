@@ -7,7 +7,7 @@ that has to be remembered beside the frontends: everything else is compiled agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from kubewire.kubeproxy.backends.iptables import names
 from kubewire.kubeproxy.backends.iptables.compile import (
@@ -27,11 +27,11 @@ from kubewire.kubeproxy.backends.iptables.names import ServicePort
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import Frontend, FrontendKey
 from kubewire.kubeproxy.table import Change as Told
-from kubewire.lang.iptables.change import Change
+from kubewire.lang.iptables.change import Change, Written
 
 Group = dict[FrontendKey, Frontend]
-_ORDER = {prefix: rank for rank, prefix in enumerate(("KUBE-SEP", "KUBE-SVC", "KUBE-SVL", "KUBE-EXT", "KUBE-FW-"))}  # fmt: skip
-"""Callees before callers."""
+_DEPTH = {"KUBE-FW-": 1, "KUBE-EXT": 2, "KUBE-SVC": 3, "KUBE-SVL": 3, "KUBE-SEP": 4}
+"""Callers before callees."""
 
 
 class Family:
@@ -64,77 +64,99 @@ class Family:
     def repair(self, actual: Listing) -> Iterator[Change]:
         """What turns what is there into what should be, table by table.
 
-        To be consumed in order, whatever becomes of it: entries are known as they will be.
+        Each change must be written before the next is asked for: chains are compiled on the way.
         """
-        own, nat = set(self._fixed.chains), Change("nat")
-        entries: dict[Place, dict[str, None]] = {place: {} for place in SHARED}
+        self._entries = {place: {} for place in SHARED}
+        nat = Change("nat")
+        nat.written = self._chains(actual, nat)
+        yield nat
+        for table in ("filter", "mangle"):
+            change = Change(table)
+            change.written = self._shared_chains(actual, change)
+            yield change
+
+    def _chains(self, actual: Listing, nat: Change) -> Iterator[Written]:
+        """Chains of the nat table that are not there as they should be."""
+        yield from self._fixed_chains(actual, "nat")
+        own = set(self._fixed.chains)
         for port, group in self._groups.items():
             compiled = self._compile(port, group)
-            for chain in _callees_first(compiled):
+            for chain in compiled.chains.values():
                 own.add(("nat", chain.name))
                 lines = list(chain.lines())
                 if actual.chains.get(("nat", chain.name)) != lines:
-                    nat.written[chain.name] = lines
+                    yield chain.name, lines
             for place, rule in compiled.entries:
-                entries[place][f"{place[1]} {rule.render()}"] = None
-        self._entries = entries
-        changes = {"filter": Change("filter"), "nat": nat, "mangle": Change("mangle")}
-        for place in self._fixed.chains:
-            self._repair_shared(place, actual, changes[place[0]])
-        self._repair_jumps(actual, changes)
-        stale = sorted(
-            (p for p in actual.chains if p not in own and _may_remove(p, actual)),
-            key=_callers_first,
-        )
-        for table, name in stale:
-            changes[table].removed.append(name)
-        yield from changes.values()
+                self._entries[place][f"{place[1]} {rule.render()}"] = None
+        yield from self._shared_chains(actual, nat, own)
 
-    def _repair_shared(self, place: Place, actual: Listing, change: Change) -> None:
+    def _fixed_chains(self, actual: Listing, table: str) -> Iterator[Written]:
+        for place, rules in self._fixed.chains.items():
+            lines = [f"-A {place[1]} {rule.render()}" for rule in rules]
+            if place[0] == table and place not in SHARED and actual.chains.get(place) != lines:
+                yield place[1], lines
+
+    def _shared_chains(
+        self, actual: Listing, change: Change, own: Collection[Place] = ()
+    ) -> Iterator[Written]:
+        """The rest of a table: chains with entries, jumps, and what is stale."""
+        table = change.table
+        if table != "nat":
+            yield from self._fixed_chains(actual, table)
+        for place in SHARED:
+            if place[0] == table and self._repair_shared(place, actual, change):
+                yield place[1], self._shared_lines(place)
+        self._repair_jumps(actual, change)
+        known = own or self._fixed.chains
+        stale = [p for p in actual.chains if p[0] == table and p not in known]
+        change.removed += [
+            p[1] for p in sorted(stale, key=_callers_first) if _may_remove(p, actual)
+        ]
+
+    def _repair_shared(self, place: Place, actual: Listing, change: Change) -> bool:
+        """Add and remove single entries where that is less; True: write the chain whole."""
         wanted, there = self._shared_lines(place), actual.chains.get(place)
-        if there == wanted:
-            return
-        fixed = len(self._fixed.chains[place])
-        own = self._entries.get(place)
-        if (
-            there is None
-            or own is None
-            or there[-fixed or len(there) :] != wanted[-fixed or len(wanted) :]
-        ):
-            change.written[place[1]] = wanted
-            return
-        known = [line[3:] for line in there[: len(there) - fixed]]
+        if there is None or there == wanted:
+            return there is None
+        own = self._entries[place]
+        entries = len(wanted) - len(own)
+        known = [line[3:] for line in there[: len(there) - entries]]
         gone = [line for line in known if line not in own]
-        if len(known) != len(set(known)) or len(gone) > len(known) // 2:
-            change.written[place[1]] = wanted
-            return
+        if (
+            there[len(known) :] != wanted[len(own) :]
+            or len(known) != len(set(known))
+            or len(gone) > len(known) // 2
+        ):
+            return True
         # The kernel's order is as good as ours.
-        new = [line for line in own if line not in set(known)]
-        self._entries[place] = dict.fromkeys(
-            [*(line for line in reversed(known) if line in own), *new]
-        )
+        before = dict.fromkeys(known)
+        new = [line for line in own if line not in before]
+        kept = [line for line in reversed(known) if line in own]
+        self._entries[place] = dict.fromkeys((*kept, *new))
         change.removed_rules += gone
         change.inserted += new
+        return False
 
-    def _repair_jumps(self, actual: Listing, changes: dict[str, Change]) -> None:
+    def _repair_jumps(self, actual: Listing, change: Change) -> None:
         wanted: dict[Place, list[str]] = {}
         for place, line in jump_lines(self._fixed):
             wanted.setdefault(place, []).append(line)
         for place in {**wanted, **actual.jumps}:
+            if place[0] != change.table:
+                continue
             there, lines = actual.jumps.get(place, []), wanted.get(place, [])
-            change = changes[place[0]]
+            change.inserted += [line[3:] for line in reversed(lines) if line not in there]
             change.removed_rules += [
                 line[3:]
                 for index, line in enumerate(there)
-                if line not in lines or line in there[:index]
-                if _may_remove((place[0], line.rpartition(" ")[2]), actual)
+                if (line not in lines or line in there[:index])
+                and _may_remove((place[0], line.rpartition(" ")[2]), actual)
             ]
-            change.inserted += [line[3:] for line in reversed(lines) if line not in there]
 
     # -- step by step -----------------------------------------------------------------------------
 
-    def apply(self, told: Iterable[Told]) -> Iterator[Change]:
-        """What a few changed frontends change; remembered once the last one has been asked for."""
+    def apply(self, told: Iterable[Told]) -> list[Change]:
+        """What a few changed frontends change."""
         groups: dict[ServicePort, Group] = {}
         for change in told:
             for frontend in (change.old, change.new):
@@ -148,23 +170,27 @@ class Family:
         changes = {"filter": Change("filter"), "nat": Change("nat")}
         for port, group in groups.items():
             self._difference(port, group, changes)
-        self._groups |= groups
-        self._groups = (
-            {p: g for p, g in self._groups.items() if g}
-            if not all(groups.values())
-            else self._groups
-        )
-        if any(f.kind == "NodePort" for g in groups.values() for f in g.values()):
+        for port, group in groups.items():
+            if group:
+                self._groups[port] = group
+            else:
+                self._groups.pop(port, None)
+        if "all" not in self._setting.config.node_ports_on:
             self._move_node_ports(changes["nat"])
-        yield from changes.values()
+        return [*changes.values()]
 
     def _difference(self, port: ServicePort, group: Group, changes: dict[str, Change]) -> None:
         old = self._compile(port, self._groups.get(port, {}))
         new = self._compile(port, group)
         nat = changes["nat"]
-        for chain in _callees_first(new):
-            if old.chains.get(chain.name) != chain:
-                nat.write(chain)
+        nat.written = (
+            *nat.written,
+            *(
+                (chain.name, chain.lines())
+                for chain in new.chains.values()
+                if old.chains.get(chain.name) != chain
+            ),
+        )
         gone = (("nat", name) for name in old.chains if name not in new.chains)
         nat.removed += [name for _, name in sorted(gone, key=_callers_first)]
         before, after = ([(p, f"{p[1]} {r.render()}") for p, r in c.entries] for c in (old, new))
@@ -206,7 +232,7 @@ class Family:
         return compile_port(port, group.values(), self._setting)
 
 
-def removal(actual: Listing) -> Iterator[Change]:
+def removal(actual: Listing) -> list[Change]:
     """What removes everything that is ours."""
     changes = {table: Change(table) for table in ("filter", "nat", "mangle")}
     for (table, _), lines in actual.jumps.items():
@@ -216,7 +242,7 @@ def removal(actual: Listing) -> Iterator[Change]:
     for table, name in sorted(actual.chains, key=_callers_first):
         if _may_remove((table, name), actual):
             changes[table].removed.append(name)
-    yield from changes.values()
+    return [*changes.values()]
 
 
 def _may_remove(place: Place, actual: Listing) -> bool:
@@ -229,13 +255,9 @@ def _endpoints(group: Group) -> int:
     return max(len(d.endpoints) for d in frontend.decisions.values())
 
 
-def _callees_first(compiled: Compiled) -> list:  # type: ignore[type-arg]
-    return sorted(compiled.chains.values(), key=lambda c: _ORDER[c.name[:8]])
-
-
 def _callers_first(place: Place) -> int:
-    """Shared chains lead to FW, EXT, SVC, SEP; all of them to KUBE-MARK-MASQ."""
+    """Shared chains lead to FW, EXT, SVC, SEP, and all of them to KUBE-MARK-MASQ."""
     name = place[1]
     if name in (names.MARK_MASQ, names.NOT_POD):
-        return 2 if name == names.MARK_MASQ else 1
-    return -_ORDER.get(name[:8], len(_ORDER) + (name != names.NODEPORTS))
+        return 6 if name == names.MARK_MASQ else 5
+    return _DEPTH.get(name[:8], 0 if name == names.NODEPORTS else -1)

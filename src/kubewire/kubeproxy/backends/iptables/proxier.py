@@ -11,7 +11,8 @@ are in place writes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import chain
 
 from kubewire.api.errors import InputError
 from kubewire.api.meta import Key
@@ -25,11 +26,12 @@ from kubewire.kubeproxy.backends.iptables.listing import Listing
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.proxier import Dump
 from kubewire.kubeproxy.table import Change
+from kubewire.lang.iptables.change import ENDLESS
 from kubewire.lang.iptables.change import Change as Rules
 
 log = logging.getLogger(__name__)
 
-SECTION = {"nft": 300, "legacy": 1 << 31}
+SECTION = {"nft": 150, "legacy": ENDLESS}
 """Lines of a section: the legacy variant reads and writes whole tables, so it is given all at once."""
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
@@ -88,22 +90,13 @@ class IptablesProxier:
 
     def _write(self, version: int, changes: Iterable[Rules]) -> bool:
         """Feed everything to one process; nothing runs if there is nothing to do."""
-        sections = self._sections(changes)
-        first = next(sections, None)
+        limit = SECTION[self.variant]
+        lines = (line for change in changes for line in change.lines(limit))
+        first = next(lines, None)
         if first is None:
             return False
-
-        def lines() -> Iterator[str]:
-            yield from first
-            for section in sections:
-                yield from section
-
-        Iptables(version, self.variant).restore(lines())
+        Iptables(version, self.variant).restore(chain([first], lines))
         return True
-
-    def _sections(self, changes: Iterable[Rules]) -> Iterator[list[str]]:
-        for change in changes:
-            yield from change.sections(SECTION[self.variant])
 
     def _open_loopback(self) -> None:
         """Only now that the guard is in may packets to 127.0.0.0/8 be routed at all."""
@@ -177,8 +170,8 @@ class IptablesProxier:
             return
         if version == 4 and ("filter", "KUBE-FIREWALL") in found.chains and not found.kubelet:
             sysctl.write(ROUTE_LOCALNET, 0)
-        sections = (s for c in removal(found) for s in c.sections(SECTION[variant]))
-        Iptables(version, variant).restore(line for section in sections for line in section)
+        lines = (line for c in removal(found) for line in c.lines(SECTION[variant]))
+        Iptables(version, variant).restore(lines)
 
 
 def _liberal() -> bool:
