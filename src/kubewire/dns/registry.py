@@ -26,16 +26,13 @@ SHIPPED = frozenset({
     "debug", "ready", "health", "prometheus", "errors", "log", "local", "dns64", "any", "chaos",
     "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache", "header", "dnssec", "tls",
     "minimal", "template", "transfer", "hosts", "k8s_external", "kubernetes", "file", "auto",
-    "secondary", "etcd", "loop", "forward", "erratic", "whoami", "view",
+    "secondary", "etcd", "loop", "forward", "erratic", "whoami", "view", "https", "https3", "quic",
+    "grpc_server",
 })  # fmt: skip
 
 DECLARED_OUT = {
     "geoip": "needs MaxMind's database, which may not be redistributed",
     "proxyproto": "the sandbox has no proxy in front of DNS",
-    "quic": "limits of a listener that is not offered",
-    "grpc_server": "limits of a listener that is not offered",
-    "https": "listener limits are fixed",
-    "https3": "HTTP/3 is not offered",
     "trace": "Zipkin and Datadog collectors are outside",
     "pprof": "profiles Go programs",
     "shed": "the receive loop sheds by batches",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-from kubewire.dns.dispatch import Answer, Dispatcher, Peer, monotonic
+from kubewire.dns.dispatch import Answer, Peer, monotonic
+from kubewire.dns.transport.asking import NOWHERE, Behind, peer
 
 FIRST = 3.0
 """Seconds for the first octet."""
@@ -19,39 +20,35 @@ class TcpConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
-        open_: set[TcpConnection],
+        behind: Behind,
         *,
-        proto: str = "tcp",
         first: float = FIRST,
         idle: float = IDLE,
         max_queries: int = 0,
     ) -> None:
-        self.dispatcher = dispatcher
-        self._open = open_
-        self._proto = proto
+        self._behind = behind
         self._first, self._idle = first, idle
         self._left = max_queries or -1
         self._buffer = bytearray()
         self._waiting: set[asyncio.Task[None]] = set()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._client: Peer = ("", 0)
-        self._local: Peer = ("", 0)
+        self._client: Peer = NOWHERE
+        self._local: Peer = NOWHERE
         self._closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._client = _peer(transport.get_extra_info("peername"))
-        self._local = _peer(transport.get_extra_info("sockname"))
-        self._open.add(self)
+        self._client = peer(transport.get_extra_info("peername"))
+        self._local = peer(transport.get_extra_info("sockname"))
+        self._behind.connections.add(self)
         self._patience(self._first)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went."""
-        self._open.discard(self)
+        self._behind.connections.discard(self)
         if self._timer:
             self._timer.cancel()
         for task in self._waiting:
@@ -82,12 +79,13 @@ class TcpConnection(asyncio.Protocol):
             self._transport.close()
 
     def _one(self, data: bytes) -> None:
-        entry = self.dispatcher.tables["tcp"].entries.get(data[2:])
+        dispatcher = self._behind.dispatcher
+        entry = dispatcher.tables["tcp"].entries.get(data[2:])
         if entry is not None and entry.until > monotonic():
             entry.hits += 1
             self._write(data[:2] + entry.answers[entry.hits % entry.count][2:])
         else:
-            found = self.dispatcher.receive(data, self._client, self._local, self._proto)
+            found = dispatcher.receive(data, self._client, self._local, "tcp")
             if found is None or isinstance(found, bytes | list):
                 self._write(found)
             else:
@@ -131,9 +129,3 @@ class TcpConnection(asyncio.Protocol):
             self._patience(self._idle)
         elif self._transport:
             self._transport.close()
-
-
-def _peer(name: tuple[str, int] | None) -> Peer:
-    if not name:
-        return ("", 0)
-    return name[0].removeprefix("::ffff:"), name[1]
