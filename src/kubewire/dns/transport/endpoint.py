@@ -16,7 +16,7 @@ from kubewire.dns.config import Block, Listener
 from kubewire.dns.dispatch import Dispatcher
 from kubewire.dns.transport.compiled import CompiledListener
 from kubewire.dns.transport.datagrams import Datagrams
-from kubewire.dns.transport.tcp import FIRST, IDLE, TcpConnection
+from kubewire.dns.transport.tcp import FIRST, IDLE, WRITE, TcpConnection
 from kubewire.dns.transport.udp import UdpListener
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Endpoint:
             return connection(self, idle=idle)
         return TcpConnection(
             self, first=block.timeouts.get("read", FIRST), idle=idle,
-            max_queries=block.max_tcp_queries,
+            write=block.timeouts.get("write", WRITE), max_queries=block.max_tcp_queries,
         )  # fmt: skip
 
     def _open_udp(self, at: Listener) -> None:

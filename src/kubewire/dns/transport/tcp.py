@@ -9,8 +9,11 @@ from kubewire.dns.dispatch import Answer, Peer, monotonic
 from kubewire.dns.transport.asking import NOWHERE, Behind, peer
 
 FIRST = 3.0
-"""Seconds for the first octet."""
+"""Seconds for the first message."""
 IDLE = 10.0
+"""Seconds for every other one: a sender that dribbles does not win time by it."""
+WRITE = 5.0
+"""Seconds that a client may leave its answers unread."""
 IN_FLIGHT = 128
 """Questions of one connection that may wait at a time; more are read later."""
 
@@ -24,15 +27,18 @@ class TcpConnection(asyncio.Protocol):
         *,
         first: float = FIRST,
         idle: float = IDLE,
+        write: float = WRITE,
         max_queries: int = 0,
     ) -> None:
         self._behind = behind
-        self._first, self._idle = first, idle
+        self._first, self._idle, self._write_time = first, idle, write
         self._left = max_queries or -1
         self._buffer = bytearray()
         self._waiting: set[asyncio.Task[None]] = set()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        """Runs while the client reads more slowly than it asks."""
         self._client: Peer = NOWHERE
         self._local: Peer = NOWHERE
         self._closing = False
@@ -49,15 +55,30 @@ class TcpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went."""
         self._behind.connections.discard(self)
-        if self._timer:
-            self._timer.cancel()
+        for timer in (self._timer, self._unread):
+            if timer:
+                timer.cancel()
         for task in self._waiting:
             task.cancel()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: take no more questions of it."""
+        assert self._transport is not None
+        self._unread = asyncio.get_running_loop().call_later(
+            self._write_time, self._transport.abort
+        )
+        self._throttle()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        if self._unread:
+            self._unread.cancel()
+        self._unread = None
+        self._throttle()
 
     def data_received(self, data: bytes) -> None:
         """Take every complete message out of the stream."""
         self._buffer += data
-        self._patience(self._idle)
         buffer, at = self._buffer, 0
         while len(buffer) - at >= 2 and not self._closing:
             end = at + 2 + int.from_bytes(buffer[at : at + 2], "big")
@@ -65,7 +86,9 @@ class TcpConnection(asyncio.Protocol):
                 break
             self._one(bytes(buffer[at + 2 : end]))
             at = end
-        del buffer[:at]
+        if at:
+            del buffer[:at]
+            self._patience(self._idle)
 
     def eof_received(self) -> bool:
         """The client has asked its last question: answer what is still open, then close."""
@@ -98,8 +121,7 @@ class TcpConnection(asyncio.Protocol):
         task = asyncio.get_running_loop().create_task(self._later(found), name="dns answer")
         self._waiting.add(task)
         task.add_done_callback(self._done)
-        if len(self._waiting) >= IN_FLIGHT and self._transport:
-            self._transport.pause_reading()
+        self._throttle()
 
     async def _later(self, found: Awaitable[Answer]) -> None:
         self._write(await found)
@@ -110,7 +132,16 @@ class TcpConnection(asyncio.Protocol):
             return
         if self._closing and not self._waiting:
             self._transport.close()
-        elif len(self._waiting) == IN_FLIGHT - 1:
+        else:
+            self._throttle()
+
+    def _throttle(self) -> None:
+        """Read on only while questions and answers flow; both calls may be repeated."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._unread or len(self._waiting) >= IN_FLIGHT:
+            self._transport.pause_reading()
+        else:
             self._transport.resume_reading()
 
     def _write(self, answer: Answer) -> None:
