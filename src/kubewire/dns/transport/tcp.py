@@ -42,6 +42,8 @@ class TcpConnection(asyncio.Protocol):
         self._client: Peer = NOWHERE
         self._local: Peer = NOWHERE
         self._closing = False
+        self._ended = False
+        """The client sends no more."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
@@ -67,20 +69,23 @@ class TcpConnection(asyncio.Protocol):
         self._unread = asyncio.get_running_loop().call_later(
             self._write_time, self._transport.abort
         )
-        self._throttle()
+        self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It has caught up."""
         if self._unread:
             self._unread.cancel()
         self._unread = None
-        self._throttle()
+        self._go_on()
 
     def data_received(self, data: bytes) -> None:
         """Take every complete message out of the stream."""
         self._buffer += data
+        self._take()
+
+    def _take(self) -> None:
         buffer, at = self._buffer, 0
-        while len(buffer) - at >= 2 and not self._closing:
+        while len(buffer) - at >= 2 and not self._closing and not self._stalled:
             end = at + 2 + int.from_bytes(buffer[at : at + 2], "big")
             if len(buffer) < end:
                 break
@@ -92,8 +97,8 @@ class TcpConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client has asked its last question: answer what is still open, then close."""
-        self._closing = True
-        return bool(self._waiting)
+        self._ended = True
+        return bool(self._waiting) or self._stalled
 
     def close(self) -> None:
         """Finish what is being answered, take nothing new."""
@@ -102,6 +107,9 @@ class TcpConnection(asyncio.Protocol):
             self._transport.close()
 
     def _one(self, data: bytes) -> None:
+        if len(data) < 12:
+            self.close()
+            return
         dispatcher = self._behind.dispatcher
         entry = dispatcher.tables["tcp"].entries.get(data[2:])
         if entry is not None and entry.until > monotonic():
@@ -121,28 +129,29 @@ class TcpConnection(asyncio.Protocol):
         task = asyncio.get_running_loop().create_task(self._later(found), name="dns answer")
         self._waiting.add(task)
         task.add_done_callback(self._done)
-        self._throttle()
+        if self._stalled and self._transport:
+            self._transport.pause_reading()
 
     async def _later(self, found: Awaitable[Answer]) -> None:
         self._write(await found)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._waiting.discard(task)
-        if self._transport is None or self._transport.is_closing():
-            return
-        if self._closing and not self._waiting:
-            self._transport.close()
-        else:
-            self._throttle()
+        self._go_on()
 
-    def _throttle(self) -> None:
-        """Read on only while questions and answers flow; both calls may be repeated."""
-        if self._transport is None or self._transport.is_closing():
+    def _go_on(self) -> None:
+        """Read on if questions and answers flow; close if there is nothing left to do."""
+        if self._transport is None or self._transport.is_closing() or self._stalled:
             return
-        if self._unread or len(self._waiting) >= IN_FLIGHT:
-            self._transport.pause_reading()
-        else:
+        self._take()
+        if (self._closing or self._ended) and not self._waiting and not self._stalled:
+            self._transport.close()
+        elif not self._stalled:
             self._transport.resume_reading()
+
+    @property
+    def _stalled(self) -> bool:
+        return self._unread is not None or len(self._waiting) >= IN_FLIGHT
 
     def _write(self, answer: Answer) -> None:
         if answer is None or self._transport is None or self._transport.is_closing():
