@@ -171,9 +171,8 @@ def plan_service(
             found = targets(port, pieces, node, version, skipped)
             local_ready |= {t.ip for t in found if t.local and t.ready}
             choice = choose(found, node)
-            serving = frozenset(
-                (t.ip, t.port) for t in found if t.serving and port.protocol == "UDP"
-            )
+            udp = found if port.protocol == "UDP" else ()
+            serving = frozenset((t.ip, t.port) for t in udp if t.serving)
             frontends.extend(_frontends(service, port, version, choice, serving, node, config))
     check = None
     if service.spec.health_check_node_port and _external_local(service):

@@ -90,7 +90,7 @@ def targets(
                 # One that is moving from slice to slice: what says more for it holds.
                 if known is None or (target.ready, target.local) > (known.ready, known.local):
                     found[target.ip, target.port] = target
-    return tuple(sorted(found.values(), key=lambda t: (t.ip, t.port)))
+    return tuple(sorted(found.values()))  # By address and port, which no two share.
 
 
 def _numbers(piece: EndpointSlice, port: ServicePort) -> list[int]:
