@@ -48,6 +48,13 @@ class Iptables:
         """The programs are installed."""
         return find(self.program("restore")) is not None
 
+    @property
+    def uses_nft(self) -> bool:
+        """Its rules are nftables rules; a program without a variant in its name is asked."""
+        if self.variant:
+            return self.variant == "nft"
+        return "nf_tables" in run([self.program(), "--version"])
+
     def save(self, table: str = "", *, counters: bool = False) -> str:
         """What is in the kernel, as text; "" for every table in use."""
         words = [self.program("save")]
@@ -69,7 +76,7 @@ class Iptables:
         as one netlink message, whose length an ordinary user may not choose; beyond some thousand
         lines it takes time by their square (1.8.9), and the kernel looks at all chains for each.
         """
-        if self.variant == "legacy":
+        if not self.uses_nft:
             return ENDLESS
         return 250_000 if may_send_much() else 30_000
 
@@ -163,10 +170,13 @@ def _blamed(said: str, kept: list[str]) -> str:
 
 
 def detect() -> str:
-    """The variant that this network namespace uses: a kubelet's hints, else where more rules are."""
+    """The variant that this network namespace uses: a kubelet's hints, else where more rules are.
+
+    "" where the programs are installed without one in their names.
+    """
     usable = [v for v in VARIANTS if Iptables(4, v).available]
     if not usable:
-        raise IptablesError("neither iptables-nft nor iptables-legacy is installed")
+        return ""
     if len(usable) == 1:
         return usable[0]
     for variant in usable:
