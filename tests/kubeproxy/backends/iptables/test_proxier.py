@@ -165,6 +165,14 @@ def _everything(programs: Iptables) -> None:
         programs.restore([f"*{table}", *heads, *lines, *gone, "COMMIT"])
 
 
+def test_it_opens_the_loopback_again(proxier: IptablesProxier) -> None:
+    proxier.sync(*told("nodeport"))
+    sysctl.write(ROUTE_LOCALNET, 0)
+    assert proxier.heal()
+    assert sysctl.read(ROUTE_LOCALNET) == "1"
+    assert not proxier.heal()
+
+
 HARMS = [_a_rule, _a_strange_rule, _a_strange_chain, _an_entry, _a_jump, _everything]
 
 

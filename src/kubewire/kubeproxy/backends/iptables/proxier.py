@@ -142,9 +142,10 @@ class IptablesProxier:
 
     def heal(self) -> bool:
         """Compare the kernel with what is meant; write what differs."""
-        if self._generation and self._now() == self._generation:
+        closed = self._config.node_ports_on_loopback and sysctl.read(ROUTE_LOCALNET) != "1"
+        if self._generation and self._now() == self._generation and not closed:
             return False
-        return self._repair()
+        return self._repair() or closed
 
     def dump(self) -> Dump:
         """Our chains, and the jumps to them, of both families."""
