@@ -101,11 +101,11 @@ def _packets(nodes: Nodes, flows: list[Flow]) -> list[JSON]:
     from kubewire.api.errors import InputError
     from kubewire.kernel import sandbox
     from kubewire.kubeproxy import backends
-    from kubewire.kubeproxy.probe import KernelTracer
+    from kubewire.kubeproxy.connect import kernel_tracer
     from kubewire.kubeproxy.trace import Tracer
 
     def ask(tracer: Tracer, indexes: list[int]) -> list[JSON]:
-        packets = KernelTracer(tracer)
+        packets = kernel_tracer(tracer)
         return [packets.ask(flows[i]).to_json() for i in indexes]
 
     by_node: dict[int, tuple[Tracer, list[int]]] = {}

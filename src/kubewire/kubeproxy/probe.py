@@ -14,11 +14,10 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv6Address, ip_address, ip_interface, ip_network
 
-from kubewire.api.errors import InputError
 from kubewire.kernel import links, netns, routes, sysctl
 from kubewire.kernel.conntrack import Conntrack
 from kubewire.kernel.namespaces import CLONE_NEWNET, setns, unshare
@@ -70,6 +69,8 @@ class Probe:
         _configure()
         world = self._namespace()
         self._wire(world, pods_device)
+        self.world = world
+        """The namespace where everybody else is."""
         self._world = self._packets(world, "world1")
         self._pods = self._packets(world, "pods1")
         self._own = [self._raw(f, p) for f in _FAMILIES for p in (*datagram.PORTS, _icmp(f))]
@@ -239,11 +240,6 @@ class KernelTracer:
     """
 
     def __init__(self, tracer: Tracer, probe: Probe | None = None) -> None:
-        mode = tracer.config.mode
-        if mode == "envoy":
-            raise InputError(
-                "--kernel: Envoy answers connections, not packets; use --mode envoy without it"
-            )
         self._tracer = tracer
         self._probe = probe or Probe(tracer.node.ips, pods_device(tracer.config))
         self._probe.forget()
@@ -255,9 +251,11 @@ class KernelTracer:
         self._proxier.close()
 
     def _load(self) -> None:
-        plan = self._tracer.plan
-        changes = [Change(key, None, frontend) for key, frontend in plan.frontends.items()]
-        self._proxier.sync(changes, plan.addresses)
+        self._sync(self._tracer.plan.frontends.values())
+
+    def _sync(self, frontends: Iterable[Frontend]) -> None:
+        changes = [Change(frontend.key, None, frontend) for frontend in frontends]
+        self._proxier.sync(changes, self._tracer.plan.addresses)
 
     def ask(self, asked: Flow) -> Answer:
         """Send packets until every endpoint that there should be has been seen, or none more."""

@@ -36,7 +36,12 @@ def changes(*ends: str, **spec: object) -> list[Change]:
     protocol = "UDP" if ports is UDP else "TCP"
     found = plan(
         [service(**spec)],
-        [slice_(*(f"{e}@node-a" for e in ends), ports=[{"name": "p", "port": 8080, "protocol": protocol}])],
+        [
+            slice_(
+                *(f"{e}@node-a" for e in ends),
+                ports=[{"name": "p", "port": 8080, "protocol": protocol}],
+            )
+        ],
         NodeView("node-a", ("192.0.2.1",)),
         CONFIG,
     )
