@@ -2,10 +2,10 @@
 
 import pytest
 
+from kubewire.kernel.probe import Probe
 from kubewire.kubeproxy.config import read as read_config
 from kubewire.kubeproxy.connect import ConnectionTracer
 from kubewire.kubeproxy.objects import read
-from kubewire.kubeproxy.probe import Probe
 from kubewire.kubeproxy.trace import Flow, Tracer
 from tests.kubeproxy import table
 from tests.kubeproxy.test_kernel import told
@@ -29,20 +29,20 @@ FIXTURES = (
 def test_real_connections() -> None:
     config = read_config(table.CONFIG, "config")
     wrong = []
-    probe: Probe | None = None
-    for fixture in FIXTURES:
-        found = read((o, str) for o in table.objects(fixture))
-        tracer = Tracer(found, config, table.NODE, mode="envoy")
-        probe = probe or Probe(tracer.node.ips)
-        kernel = ConnectionTracer(tracer, probe)
-        for row in table.ROWS:
-            if row.fixture != fixture:
-                continue
-            seen = told(kernel.ask(Flow(row.source, row.target, row.port, row.protocol)))
-            wanted = (row.verdict, sorted(row.endpoints.split()), row.masquerade, row.sticky)
-            if seen != wanted:
-                wrong.append((row.id, seen, wanted))
-        kernel.close()
-    assert probe is not None
-    probe.close()
+    with Probe(()) as probe:
+        for fixture in FIXTURES:
+            found = read((o, str) for o in table.objects(fixture))
+            tracer = Tracer(found, config, table.NODE, mode="envoy")
+            envoy = ConnectionTracer(tracer, probe)
+            for row in table.ROWS:
+                if row.fixture == fixture:
+                    flow = Flow(row.source, row.target, row.port, row.protocol)
+                    seen, wanted = told(envoy.ask(flow)), wanted_of(row)
+                    if seen != wanted:
+                        wrong.append((row.id, seen, wanted))
+            envoy.close()
     assert not wrong, "\n".join(map(str, wrong))
+
+
+def wanted_of(row: table.Row) -> tuple[object, ...]:
+    return row.verdict, sorted(row.endpoints.split()), row.masquerade, row.sticky

@@ -1,8 +1,9 @@
-"""Real connections through a back end that answers them itself: who is there in the end, and who asks.
+"""A plan asked of a real Envoy: packets tell where the rules lead, connections who is there.
 
-A proxy's first packet says only that the proxy is there. So the probe's world becomes everybody: a
-namespace where every address is its own, which connects as whoever asks and accepts as whichever
-endpoint is chosen.
+The kernel's half (the rules that lead to Envoy) is asked by packets, as every back end's rules are.
+Where they lead to Envoy, a connection is opened through it in namespaces of its own: a node with
+Envoy and all its rules, and a world where every address is its own, which connects as whoever asks
+and accepts as whichever endpoint is chosen.
 """
 
 from __future__ import annotations
@@ -13,171 +14,198 @@ import select
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from itertools import product
 
 from kubewire.kernel import netns, sysctl
-from kubewire.kernel.links import set_link
+from kubewire.kernel.links import add_veth, set_link
+from kubewire.kernel.namespaces import CLONE_NEWNET, unshare
 from kubewire.kernel.netlink import NetlinkError
+from kubewire.kernel.probe import Probe
 from kubewire.kernel.routes import (
     TABLE_LOCAL,
     Route,
     Rule,
     add_rule,
     delete_rule,
+    put_address,
     put_neighbour,
     put_route,
 )
 from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.backends.envoy.compile import ADDRESSES
-from kubewire.kubeproxy.probe import NODE_MAC, PODS_MAC, KernelTracer, Probe, judged
-from kubewire.kubeproxy.trace import Flow, Tracer, endpoint_name
-from kubewire.lang.datagram import Seen
-from kubewire.lang.packet import PROTOCOLS
+from kubewire.kubeproxy.backends.envoy.trace import kernel_half
+from kubewire.kubeproxy.kerneltrace import KernelTracer
+from kubewire.kubeproxy.proxier import Proxier
+from kubewire.kubeproxy.table import Change
+from kubewire.kubeproxy.trace import Answer, Flow, Tracer, endpoint_name
 
 PATIENCE = 5.0
 _PODS = 1
-"""Mark of what must leave by the pods' device."""
+"""Mark of what must leave the world by the pods' device."""
+_MACS = {"outside": ("02:00:00:00:01:01", "02:00:00:00:01:02"), "pods": ("02:00:00:00:01:03", "02:00:00:00:01:04")}  # fmt: skip
 _FAMILIES = (
-    (socket.AF_INET, "0.0.0.0/0", "169.254.1.2"),
-    (socket.AF_INET6, "::/0", "fe80::2"),
+    (socket.AF_INET, "0.0.0.0/0", "169.254.1.1", "192.0.2.254"),
+    (socket.AF_INET6, "::/0", "fe80::1", "2001:db8:ffff::fe"),
 )
+"""Family, everybody, a gateway that nobody has, the node's address if it has none."""
 _REPLY = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _QUESTION = b"GET / HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n"
 
 
-def kernel_tracer(tracer: Tracer) -> KernelTracer:
-    """Packets for back ends that are rules, connections for one that is a proxy."""
-    return (ConnectionTracer if tracer.config.mode == "envoy" else KernelTracer)(tracer)
+class ConnectionTracer:
+    """Asks by packets first, then by connections."""
 
-
-class ConnectionTracer(KernelTracer):
-    """Asks by packets; where they lead to the proxy, by connections."""
-
-    def __init__(self, tracer: Tracer, probe: Probe | None = None) -> None:
-        super().__init__(tracer, probe)
-        make_everybody(self._probe.world)
+    def __init__(self, tracer: Tracer, probe: Probe) -> None:
+        self._tracer = tracer
+        self._packets = KernelTracer(kernel_half(tracer), probe)
+        self._stack = contextlib.ExitStack()
+        self._node, self._world = _namespace(self._stack), _namespace(self._stack)
+        _furnish(self._node, self._world, tracer.node.ips)
+        with netns.entered(self._node):
+            self._proxier: Proxier = backends.proxier(tracer.config, tracer.service_cidrs)
+            # Without affinity: a hash gives one client one endpoint, and all are asked for.
+            frontends = (replace(f, affinity=None) for f in tracer.plan.frontends.values())
+            changes = [Change(f.key, None, f) for f in frontends]
+            self._proxier.sync(changes, tracer.plan.addresses)
 
     def close(self) -> None:
-        """End the proxy too: the namespace would not."""
-        self._proxier.clear()
-        super().close()
+        """End Envoy; the namespaces go with it."""
+        self._packets.close()
+        with netns.entered(self._node):
+            self._proxier.clear()
+            self._proxier.close()
+        self._stack.close()
 
-    def _load(self) -> None:
-        """Without affinity: a hash gives one client one endpoint, and all are asked for."""
-        frontends = self._tracer.plan.frontends.values()
-        self._sync(replace(frontend, affinity=None) for frontend in frontends)
-
-    def _once(self, asked: Flow) -> tuple[str, str, bool]:
-        source = self._tracer.source_class(asked.source)
-        seen = self._probe.send(asked, pod=source == "pod")
-        # Everybody's own words, and what is left of earlier connections, are no packets of the flow.
-        kept = [one for one in seen if _of(one, asked, self._probe.port)]
-        verdict, target, masked = judged(kept, asked, self._probe.port)
-        if target.rpartition(":")[0].strip("[]") not in ADDRESSES.values():
-            return verdict, target, masked
+    def ask(self, asked: Flow) -> Answer:
+        """Connect until every endpoint that there should be was met, or long enough."""
+        seen = self._packets.ask(asked)
+        if not any(e.rpartition(":")[0].strip("[]") in ADDRESSES.values() for e in seen.endpoints):
+            return seen
         expected = self._tracer.ask(asked)
+        met: dict[str, str] = {}
+        for _ in range(10 * len(expected.endpoints) + 1):
+            found = self._connect(asked, expected)
+            if found is None:
+                return Answer("drop", reason=f"Envoy leads nowhere: {expected.reason}")
+            met.setdefault(*found)
+            if len(met) >= len(expected.endpoints):
+                break
+        masked = any(peer != asked.source for peer in met.values())
+        if self._tracer.source_class(asked.source) == "node":
+            # Its address is the node's in any case.
+            masked = expected.masquerade
+        return replace(expected, endpoints=tuple(sorted(met)), masquerade=masked)
+
+    def _connect(self, asked: Flow, expected: Answer) -> tuple[str, str] | None:
+        """(endpoint, client as the endpoint sees it) of one connection."""
+        source = self._tracer.source_class(asked.source)
+        family = socket.AF_INET6 if ":" in asked.target else socket.AF_INET
         ports = {int(e.rpartition(":")[2]) for e in expected.endpoints}
-        where = None if source == "node" else self._probe.world
-        met = connected(asked, where, self._probe.world, ports, pod=source == "pod")
-        if met is None:
-            return "drop", "", False
-        endpoint, peer = met
-        # A process of the node has the node's address in any case.
-        return "accept", endpoint, expected.masquerade if source == "node" else peer != asked.source
+        with contextlib.ExitStack() as stack:
+            # An endpoint may be the node itself.
+            listeners = [
+                stack.enter_context(_listening(place, family, port))
+                for place, port in product((self._world, self._node), ports)
+            ]
+            where = self._node if source == "node" else self._world
+            client = stack.enter_context(netns.socket_in(where, family))
+            client.settimeout(PATIENCE)
+            if source == "pod":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _PODS)
+            try:
+                client.bind((asked.source, 0))
+                client.connect((asked.target, asked.port))
+                client.sendall(_QUESTION)
+            except OSError:
+                return None
+            return next(_accepted(listeners), None)
 
 
-def _of(one: Seen, asked: Flow, port: int) -> bool:
-    """Tell whether a packet belongs to the first one of a flow."""
-    if one.refuses:
-        tcp = one.protocol == PROTOCOLS["tcp"]
-        return one.target == asked.source and (not tcp or one.target_port == port)
-    if one.protocol != PROTOCOLS[asked.protocol.lower()]:
-        return False
-    if asked.protocol != "TCP":
-        return True
-    to_proxy = one.target in ADDRESSES.values()
-    to_target = (one.target, one.target_port) == (asked.target, asked.port)
-    return one.source_port == port and (to_proxy or to_target)
+def _listening(place: int, family: int, port: int) -> socket.socket:
+    found = netns.socket_in(place, family)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind(("", port))
+    found.listen()
+    return found
 
 
-def make_everybody(world: int) -> None:
-    """Every address is this namespace's; what it sends leaves by a device all the same."""
-    with netns.entered(world):
-        for name in ("rp_filter", "accept_local"):
-            for device in ("all", "default", "world1", "pods1"):
-                value = int(name == "accept_local")
-                sysctl.write(f"net/ipv4/conf/{device}/{name}", value)
-        sysctl.write("net/ipv6/ip_nonlocal_bind", 1)
-    with RtNetlink(world) as netlink:
-        if any(route.table == 101 for route in netlink.routes()):
-            return
-        netlink.transact([set_link("lo", up=True)])
-        for family, everything, gateway in _FAMILIES:
-            via, anywhere = ip_address(gateway), ip_network(everything)
-            batch = []
-            for device, mac, table in (("world1", NODE_MAC, 100), ("pods1", PODS_MAC, 101)):
-                index = netlink.index(device)
-                batch.append(put_neighbour(index, via, mac))
-                batch.append(put_route(Route(anywhere, index, via, onlink=True, table=table)))
-            # Last: where every address is local none can be a gateway.
-            batch.append(put_route(Route(anywhere, 1, table=TABLE_LOCAL, kind="local")))
-            netlink.transact(batch)
-            own = Rule(101, 10, family, mark=_PODS, mask=_PODS, input_device="lo")
-            rules = [own, Rule(100, 11, family, input_device="lo"), Rule(TABLE_LOCAL, 12, family)]
-            netlink.transact([add_rule(rule) for rule in rules])
-            with contextlib.suppress(NetlinkError):
-                netlink.transact([delete_rule(Rule(TABLE_LOCAL, 0, family))])
-
-
-def connected(
-    asked: Flow, where: int | None, world: int, ports: Iterable[int], *, pod: bool
-) -> tuple[str, str] | None:
-    """(endpoint, client as the endpoint sees it) of one connection; None if nobody was met.
-
-    ``where`` is the namespace of the client; None: this one.
-    """
-    family = socket.AF_INET6 if ":" in asked.target else socket.AF_INET
-    with contextlib.ExitStack() as stack:
-        listeners = {}
-        here = stack.enter_context(_current())
-        # An endpoint may be the node itself.
-        for place, port in product((world, here), ports):
-            listener = stack.enter_context(netns.socket_in(place, family))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("", port))
-            listener.listen()
-            listeners[listener.fileno()] = listener
-        client = socket.socket(family) if where is None else netns.socket_in(where, family)
-        stack.enter_context(client)
-        client.settimeout(PATIENCE)
-        if pod:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _PODS)
-        try:
-            client.bind((asked.source, 0))
-            client.connect((asked.target, asked.port))
-            client.sendall(_QUESTION)
-        except OSError:
-            return None
-        return next(_accepted(listeners), None)
-
-
-@contextlib.contextmanager
-def _current() -> Iterator[int]:
-    found = netns.current()
-    try:
-        yield found
-    finally:
-        os.close(found)
-
-
-def _accepted(listeners: dict[int, socket.socket]) -> Iterator[tuple[str, str]]:
+def _accepted(listeners: Iterable[socket.socket]) -> Iterator[tuple[str, str]]:
+    by_fd = {one.fileno(): one for one in listeners}
     poll = select.poll()
-    for fd in listeners:
+    for fd in by_fd:
         poll.register(fd, select.POLLIN)
     for fd, _ in poll.poll(PATIENCE * 1000):
-        found, peer = listeners[fd].accept()
+        found, peer = by_fd[fd].accept()
         with found:
             found.sendall(_REPLY)
             host, port = found.getsockname()[:2]
             yield endpoint_name(host, port), str(peer[0])
+
+
+# -- namespaces -----------------------------------------------------------------------------------
+
+
+def _namespace(stack: contextlib.ExitStack) -> int:
+    home = netns.current()
+    try:
+        with netns.entered(home):
+            unshare(CLONE_NEWNET)
+            found = netns.current()
+    finally:
+        os.close(home)
+    stack.callback(os.close, found)
+    return found
+
+
+def _furnish(node: int, world: int, addresses: tuple[str, ...]) -> None:
+    for place, settings in (
+        (node, {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1}),
+        (world, {"ipv4/conf/all/accept_local": 1, "ipv6/ip_nonlocal_bind": 1}),
+    ):
+        with netns.entered(place):
+            common = {"ipv4/conf/all/rp_filter": 0, "ipv4/conf/default/rp_filter": 0, "ipv6/conf/default/accept_dad": 0}  # fmt: skip
+            for name, value in (settings | common).items():
+                sysctl.write(f"net/{name}", value)
+    with RtNetlink(node) as here, RtNetlink(world) as there:
+        for netlink in (here, there):
+            netlink.transact([set_link("lo", up=True)])
+        for name, (mac, far_mac) in _MACS.items():
+            here.transact(
+                [add_veth(name, f"{name}-far", peer_netns=world, mac=mac, peer_mac=far_mac)]
+            )
+            here.transact([set_link(name, up=True)])
+            there.transact([set_link(f"{name}-far", up=True)])
+        for family, everybody, gateway, fallback in _FAMILIES:
+            _node_side(here, addresses, everybody, gateway, fallback)
+            _world_side(there, family, everybody, gateway)
+
+
+def _node_side(
+    netlink: RtNetlink, addresses: tuple[str, ...], everybody: str, gateway: str, fallback: str
+) -> None:
+    via, device = ip_address(gateway), netlink.index("outside")
+    own = [ip for ip in addresses if (":" in ip) == (via.version == 6)] or [fallback]
+    batch = [put_address(device, ip_interface(f"{ip}/{via.max_prefixlen}")) for ip in own]
+    batch.append(put_neighbour(device, via, _MACS["outside"][1]))
+    batch.append(put_route(Route(ip_network(everybody), device, via, onlink=True)))
+    netlink.transact(batch)
+
+
+def _world_side(netlink: RtNetlink, family: int, everybody: str, gateway: str) -> None:
+    """Every address is this namespace's; what it sends leaves by a device all the same."""
+    via, anywhere = ip_address(gateway), ip_network(everybody)
+    batch = []
+    for name, table in (("outside", 100), ("pods", 101)):
+        device = netlink.index(f"{name}-far")
+        batch.append(put_neighbour(device, via, _MACS[name][0]))
+        batch.append(put_route(Route(anywhere, device, via, onlink=True, table=table)))
+    # Last: where every address is local none can be a gateway.
+    batch.append(put_route(Route(anywhere, 1, table=TABLE_LOCAL, kind="local")))
+    netlink.transact(batch)
+    pods = Rule(101, 10, family, mark=_PODS, mask=_PODS, input_device="lo")
+    rules = [pods, Rule(100, 11, family, input_device="lo"), Rule(TABLE_LOCAL, 12, family)]
+    netlink.transact([add_rule(rule) for rule in rules])
+    with contextlib.suppress(NetlinkError):
+        netlink.transact([delete_rule(Rule(TABLE_LOCAL, 0, family))])
