@@ -22,6 +22,7 @@ from kubewire.lang.iptables.model import Chain, Table
 from kubewire.networkpolicy.backends.iptables.compile import (
     FAMILIES,
     FORWARD,
+    INGRESS,
     OUTPUT,
     PREFIX,
     SET_PREFIX,
@@ -31,9 +32,12 @@ from kubewire.networkpolicy.backends.iptables.compile import (
     set_name,
 )
 from kubewire.networkpolicy.backends.kernel import KernelEnforcer
+from kubewire.networkpolicy.labels import ANSWERS
 from kubewire.networkpolicy.program import Program
 
 NOTHING = Rules({}, {})
+_PART = 200
+"""Rules that fit into the send buffer that an ordinary user has."""
 HOOKS = {"FORWARD": FORWARD, "OUTPUT": OUTPUT}
 
 
@@ -87,7 +91,7 @@ class IptablesEnforcer(KernelEnforcer):
         for version, text in zip(self._families(), listings, strict=True):
             for chain in _own(tables_of.parse(text, version).get("mangle")).chains.values():
                 for rule in chain.rules:
-                    if rule.comment and rule.counters:
+                    if rule.comment != ANSWERS and rule.comment and rule.counters:
                         found[rule.comment] += rule.counters[0]
         return found
 
@@ -99,7 +103,7 @@ class IptablesEnforcer(KernelEnforcer):
             for version, program in families.items():
                 change = _difference(old.tables.get(version), after.tables.get(version))
                 if change:
-                    program.restore(change.lines())
+                    _restore(program, change, old.tables.get(version))
             _feed_sets(_losses(old.sets, after.sets))
         self._applied = after
 
@@ -130,6 +134,36 @@ class IptablesEnforcer(KernelEnforcer):
             for version, program in self._families().items()
         }
         return Rules(sets, tables)
+
+
+def _restore(program: Iptables, change: Change, old: Table | None) -> None:
+    """Apply a change at once; where a send buffer is too small for that, new chains go in before."""
+    change.written = {name: list(rules) for name, rules in change.written.items()}
+    try:
+        program.restore(change.lines())
+    except IptablesError as error:
+        if "too long" not in str(error):
+            raise
+        for part in _parts(change, old.chains if old else {}):
+            program.restore(part.lines())
+
+
+def _parts(change: Change, old: Mapping[str, Chain]) -> Iterator[Change]:
+    """Chains that nothing leads to yet, some at a time; then all that packets meet, at once."""
+    last = (*HOOKS.values(), INGRESS)
+    # Chains come after those that they lead to, apart from this one.
+    yield Change("mangle", {} if INGRESS in old else {INGRESS: ()})
+    fresh = [n for n in change.written if n not in old and n not in last]
+    part = Change("mangle")
+    rules = 0
+    for name in fresh:
+        part.written[name] = found = list(change.written.pop(name))
+        rules += len(found)
+        if rules >= _PART:
+            yield part
+            part, rules = Change("mangle"), 0
+    yield part
+    yield change
 
 
 def _own(table: Table | None) -> Table:
