@@ -3,8 +3,8 @@
     faults = judge(cases("iptables"), lambda config, cidrs: IptablesProxier(config))
     assert not faults
 
-Both tables of rows become ``Case``s. Cases of one fixture share the rules; as many packets are sent
-for each as it takes to see every endpoint that may be chosen. Run it in a ``kernel`` test.
+Both tables of rows become ``Case``s. Cases of one fixture share the rules, and each fixture's come over the
+last one's; as many packets are sent for each as it takes to see every endpoint that may be chosen. Run it in a ``kernel`` test.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from kubewire.kubeproxy.config import read as read_config
 from kubewire.kubeproxy.objects import Objects, read
 from kubewire.kubeproxy.proxier import Proxier
 from kubewire.kubeproxy.table import Change
-from kubewire.kubeproxy.trace import LOOPBACK, Answer, Flow, Tracer
+from kubewire.kubeproxy.trace import LOOPBACK, Answer, Flow, Tracer, endpoint_name
 from tests.kubeproxy import rows, table
 
 MANY, FEW = 40, 4
@@ -78,22 +78,27 @@ def judge(given: Iterable[Case], make: Make) -> list[str]:
     """Load each fixture's rules, send the packets; every case that went another way, in words."""
     faults = []
     with Probe(()) as probe:
-        for _, group in groupby(given, key=lambda c: c.fixture):
-            faults += _judge(probe, list(group), make)
+        for (config, cidrs), alike in groupby(given, key=lambda c: _kind(c.tracer)):
+            proxier = make(config, cidrs)
+            try:
+                for _, group in groupby(alike, key=lambda c: c.fixture):
+                    faults += _judge(probe, list(group), proxier)
+            finally:
+                proxier.clear()
+                proxier.close()
     return faults
 
 
-def _judge(probe: Probe, group: list[Case], make: Make) -> list[str]:
+def _kind(tracer: Tracer) -> tuple[Config, tuple[str, ...]]:
+    return tracer.config, tracer.service_cidrs
+
+
+def _judge(probe: Probe, group: list[Case], proxier: Proxier) -> list[str]:
     tracer = group[0].tracer
     probe.own(tracer.node.ips)
-    proxier = make(tracer.config, tracer.service_cidrs)
-    try:
-        proxier.sync(*changes(tracer))
-        asked = [(case, shot) for case in group for shot in shots(case)]
-        seen = probe.fire([shot for _, shot in asked])
-    finally:
-        proxier.clear()
-        proxier.close()
+    proxier.sync(*changes(tracer))
+    asked = [(case, shot) for case in group for shot in shots(case)]
+    seen = probe.fire([shot for _, shot in asked])
     return [
         f"{case.name}: {fault}"
         for case in group
@@ -114,26 +119,32 @@ def shots(case: Case) -> list[Shot]:
 def wrong(case: Case, seen: Sequence[Seen]) -> str:
     """What does not fit; "" if all does."""
     expected = case.expected
-    got = {_shown(s) for s in seen}
+    got = {_shown(s, case) for s in seen}
     if not seen:
         return ""
+    own = [
+        e for e in expected.endpoints if e.rpartition(":")[0].strip("[]") in case.tracer.node.ips
+    ]
+    if own and "local" in got:  # Translated to the node itself.
+        got = got - {"local"} | {own[0]}
     if expected.verdict == "accept":
         masquerade = any(s.source in MASQUERADED.values() for s in seen)
         wanted = set(expected.endpoints)
         fits = len(got) == 1 and got <= wanted if expected.sticky else got == wanted
         return "" if fits and masquerade == expected.masquerade else f"{expected}, but {set(seen)}"
     flow = case.flow
-    itself = Answer("accept", (_shown(Seen("sent", flow.source, flow.target, flow.port)),))
     fine = {
         "reject": {"refused"},
         "drop": {"lost"},
-        "passthrough": {"local", *itself.endpoints},
+        "passthrough": {"local", endpoint_name(flow.target, flow.port)},
     }[expected.verdict]
     return "" if got <= fine else f"{expected}, but {set(seen)}"
 
 
-def _shown(seen: Seen) -> str:
-    if seen.verdict != "sent":
-        return seen.verdict
-    host = f"[{seen.target}]" if ":" in seen.target else seen.target
-    return f"{host}:{seen.port}"
+def _shown(seen: Seen, case: Case) -> str:
+    """Where it went, as an endpoint is written."""
+    if seen.verdict == "sent":
+        return endpoint_name(seen.target, seen.port)
+    own = {endpoint_name(ip, 0).rpartition(":")[0] for ip in case.tracer.node.ips}
+    here = [e for e in case.expected.endpoints if e.rpartition(":")[0] in own]
+    return here[0] if seen.verdict == "local" and len(here) == 1 else seen.verdict

@@ -152,8 +152,8 @@ class Endpoint(Wire, frozen=True, kw_only=True):
 
     @property
     def serving(self) -> bool:
-        """conditions.serving; missing means the same as ready."""
-        return self.ready if self.conditions.serving is None else self.conditions.serving
+        """conditions.serving; missing means true."""
+        return self.conditions.serving is not False
 
     @property
     def terminating(self) -> bool:

@@ -97,6 +97,12 @@ from kubewire.cli.options import name_option
     help="What enforces NetworkPolicies.",
 )
 @click.option(
+    "--lb-pool",
+    multiple=True,
+    metavar="CIDR|RANGE|ADDR[,...]",
+    help="Addresses for Services of type LoadBalancer.  [default: they get none]",
+)
+@click.option(
     "--policy-strict", is_flag=True, help="A changed policy cuts flows that it no longer allows."
 )
 @click.option(
@@ -114,6 +120,7 @@ def up(
     publish: tuple[str, ...],
     publish_ingress: str | None,
     runs: tuple[str, ...],
+    lb_pool: tuple[str, ...],
     wait_timeout: float,
     **network: Any,
 ) -> None:
@@ -133,6 +140,7 @@ def up(
         nodes=nodes,
         publish=tuple(published),
         images=_images(runs),
+        lb_pool=tuple(p.strip() for given in lb_pool for p in given.split(",") if p.strip()),
         foreground=not detach,
         **network,
     )

@@ -71,6 +71,8 @@ class Options:
     non_masquerade_cidr: str = ""
     """Ranges beside the pods' own to which pods go with their own address."""
     proxy_mode: str = "nftables"
+    lb_pool: tuple[str, ...] = ()
+    """Addresses, ranges ``A-B`` and networks for Services of type LoadBalancer."""
     policy_backend: Literal["nftables", "iptables"] = "nftables"
     policy_strict: bool = False
     """A changed policy cuts established flows that it forbids."""
@@ -86,7 +88,11 @@ class Options:
         if self.proxy_mode != "none":
             from kubewire.kubeproxy import backends
 
-            backends.require(self.proxy_mode, f"--proxy-mode {self.proxy_mode}")
+            backends.require_machine(self.proxy_mode, f"--proxy-mode {self.proxy_mode}")
+        if self.lb_pool:
+            from kubewire.controllermanager.loadbalancer import Pool
+
+            Pool(self.lb_pool)
         if self.policy_backend != "nftables":
             from kubewire.networkpolicy import backends as policy_backends
 
@@ -140,6 +146,7 @@ class Options:
             "podCIDRs": list(self.addresses.cluster_cidrs),
             "serviceCIDRs": list(self.addresses.service_cidrs),
             "proxyMode": self.proxy_mode,
+            "lbPool": list(self.lb_pool),
             "policyBackend": self.policy_backend,
             "publish": [[p.host_port, p.namespace, p.service, p.port] for p in self.publish],
         }

@@ -1,8 +1,9 @@
-"""Egress masquerade of a network (``ipMasq``): pods leave the node with the node's address.
+"""Egress masquerade: pods leave the node with the node's address, which others know the way to.
 
-One small nftables table for each network: what its pods send to one another, to multicast groups and
-to ``nonMasqueradeCIDRs`` keeps its source address, everything else is masqueraded. The rules follow
-from the configuration alone, so there is no state for a single pod, and they stay when pods go.
+One small nftables table for each network that asks for it (``ipMasq``), and one for the whole
+cluster if the node's agent knows its ranges: what pods send to one another, to multicast groups and
+to the exceptions keeps its source address, everything else is masqueraded. The rules follow from
+the configuration alone, so there is no state for a single pod, and they stay when pods go.
 """
 
 import hashlib
@@ -26,6 +27,9 @@ from kubewire.lang.nftables.expressions import (
 )
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import IPV4, IPV6
+
+NODE = "kubewire-masquerade"
+"""Name of the table of the node's agent."""
 
 _MULTICAST = {4: ip_network("224.0.0.0/4"), 6: ip_network("ff00::/8")}
 _SADDR = {4: IP_SADDR, 6: IP6_SADDR}
@@ -61,6 +65,12 @@ def table(name: str, pods: Iterable[Network], exceptions: Iterable[Network]) -> 
     return Table(name, sets=sets, chains={chain.name: chain})
 
 
+def cover(pods: Iterable[Network], exceptions: Iterable[Network] = ()) -> None:
+    """Put the rules for all pods of a cluster in the place of what this node had."""
+    with Nfnetlink() as netlink:
+        netlink.commit(model.replace(table(NODE, pods, exceptions)))
+
+
 def _ranges(networks: Iterable[Network]) -> dict[bytes, Data]:
     merged = collapse_addresses(networks)  # type: ignore[type-var]
     return {n.network_address.packed: n.broadcast_address.packed for n in merged}
@@ -69,7 +79,7 @@ def _ranges(networks: Iterable[Network]) -> dict[bytes, Data]:
 def table_name(config: Config) -> str:
     """Name of a network's table."""
     where = f"{config.data_dir}/{config.name}"
-    return f"kubewire-masquerade-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+    return f"{NODE}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
 
 
 class Masquerades:

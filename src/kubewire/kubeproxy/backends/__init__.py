@@ -10,22 +10,15 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from kubewire.api.errors import InputError
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import Frontend
 from kubewire.kubeproxy.proxier import Proxier, Support
-from kubewire.kubeproxy.trace import Answer, Flow, Tracer
+from kubewire.kubeproxy.trace import Asker, Tracer
 
 log = logging.getLogger(__name__)
-
-
-class Asker(Protocol):
-    """Whatever can be asked about a flow: a plan, or the rules that are made from it."""
-
-    def ask(self, asked: Flow) -> Answer:
-        """Say what happens to one new connection."""
 
 
 class _Names(NamedTuple):
@@ -37,6 +30,9 @@ class _Names(NamedTuple):
 
 _BUILT = {
     "nftables": _Names("NftablesProxier", "NftablesTracer"),
+    "ipvs": _Names("IpvsProxier", "IpvsTracer"),
+    "iptables": _Names("IptablesProxier", "IptablesTracer"),
+    "envoy": _Names("EnvoyProxier", "EnvoyTracer"),
 }
 
 
@@ -53,14 +49,26 @@ def require(mode: str, source: str) -> None:
         )
 
 
-def proxier(config: Config, service_cidrs: Iterable[str] = ()) -> Proxier:
+def require_machine(mode: str, source: str) -> None:
+    """InputError if this machine lacks what a mode needs in its kernel, or its programs.
+
+    A back end that needs anything says so by a function ``lacking`` beside its proxier.
+    """
+    require(mode, source)
+    module = importlib.import_module(f"{__name__}.{mode}.proxier")
+    if lacking := getattr(module, "lacking", lambda: "")():
+        raise InputError(f"{source}: {lacking}")
+
+
+def proxier(config: Config, service_cidrs: Iterable[str] = (), **details: Any) -> Proxier:
     """The back end of the configured mode, for the current network namespace.
 
-    InputError if this machine lacks what it needs.
+    ``details`` are the back end's own, for one that builds upon another. InputError if this machine
+    lacks what it needs.
     """
     require(config.mode, "mode")
     found: Proxier = _part(config.mode, "proxier", _BUILT[config.mode].proxier)(
-        config, service_cidrs
+        config, service_cidrs, **details
     )
     return found
 
@@ -79,6 +87,13 @@ def support(mode: str) -> Support:
     require(mode, "mode")
     found: Support = _part(mode, "support", "SUPPORT")
     return found
+
+
+def notes(mode: str) -> list[str]:
+    """What is different with a mode: what it cannot do and why, and what users should know."""
+    missing = [f"{feature}: {why}" for feature, why in support(mode).items() if why]
+    module = importlib.import_module(f"{__name__}.{mode}.support")
+    return [*getattr(module, "NOTES", ()), *missing]
 
 
 def where(frontend: Frontend, config: Config) -> list[str]:

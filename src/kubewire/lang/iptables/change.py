@@ -1,41 +1,41 @@
 """Changes as ``iptables-restore --noflush`` reads them: chains written anew, rules put in and taken out.
 
 With ``--noflush`` a declared chain of one's own is made, or emptied if it is there, and everything
-that is not named stays. All that one table's part says happens at once or not at all.
+that is not named stays. All that one section (``*table`` to ``COMMIT``) says happens at once or not at all.
+
+A change is one section if it is short. A long one may be cut (``limit``, in characters), because
+the nft variant needs it. The cuts are such that packets always find whole chains: what is new comes
+before what leads to it, and what is gone goes last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kubewire.lang.iptables.model import HOOKS, Chain, Rule, Table
 
+ENDLESS = 1 << 62
+Written = tuple[str, Iterable[str]]
+"""A chain and its rules as lines."""
+
 
 @dataclass(slots=True)
 class Change:
-    """What is to be done to one table."""
+    """What is to be done to one table; single rules are given as ``CHAIN rule``."""
 
     table: str
-    written: dict[str, Iterable[str]] = field(default_factory=dict)
-    """Chain -> its rules as lines; the chain is made or emptied first."""
-    removed_rules: list[str] = field(default_factory=list)
-    """``CHAIN rule`` lines that are there exactly so."""
+    written: Iterable[Written] = ()
+    """Chains that are made, or emptied first; callees before callers. It may be an iterator that
+    fills the other fields in passing."""
     inserted: list[str] = field(default_factory=list)
-    """``CHAIN rule`` lines to put first; the last one comes to stand first."""
+    """Rules to put first; the last one comes to stand first."""
     appended: list[str] = field(default_factory=list)
-    """``CHAIN rule`` lines to put last."""
+    """Rules to put last."""
+    removed_rules: list[str] = field(default_factory=list)
+    """Rules that are there exactly so."""
     removed: list[str] = field(default_factory=list)
-    """Chains that nothing leads to any more."""
-
-    def __bool__(self) -> bool:
-        return bool(
-            self.written or self.removed_rules or self.inserted or self.appended or self.removed
-        )
-
-    def write(self, chain: Chain) -> None:
-        """Make a chain as it is meant."""
-        self.written[chain.name] = chain.lines()
+    """Chains that nothing else leads to any more."""
 
     def insert(self, chain: str, rule: Rule) -> None:
         """Put a rule first."""
@@ -49,30 +49,63 @@ class Change:
         """Take out a rule that is there exactly so."""
         self.removed_rules.append(f"{chain} {rule.render()}")
 
-    def lines(self) -> Iterator[str]:
-        """As ``iptables-restore --noflush`` reads it.
-
-        Deletions come before insertions (a rule may move), chains end when nothing leads to them.
-        """
-        yield f"*{self.table}"
-        for name in (*self.written, *self.removed):
-            yield f":{name} - [0:0]"
-        for line in self.removed_rules:
-            yield f"-D {line}"
-        for rules in self.written.values():
-            yield from rules
-        for line in self.inserted:
-            chain, _, rule = line.partition(" ")
-            yield f"-I {chain} 1 {rule}"
-        for line in self.appended:
-            yield f"-A {line}"
-        for name in self.removed:
-            yield f"-X {name}"
-        yield "COMMIT"
+    def lines(self, limit: int = ENDLESS) -> Iterator[str]:
+        """What ``iptables-restore`` reads; nothing if nothing is to be done."""
+        length = 0
+        for piece in self._pieces(limit):
+            size = sum(map(len, piece))
+            if length and length + size > limit:
+                yield "COMMIT"
+                length = 0
+            if not length:
+                yield f"*{self.table}"
+            yield from piece
+            length += size
+        if length:
+            yield "COMMIT"
 
     def render(self) -> str:
         """`lines` as one text."""
-        return "\n".join(self.lines()) + "\n"
+        return "".join(f"{line}\n" for line in self.lines())
+
+    def _pieces(self, limit: int) -> Iterator[list[str]]:
+        """Lines between which there may be a cut, in the order in which they must come."""
+        for name, rules in self.written:
+            yield from _chain(name, list(rules), limit)
+        for line in self.inserted:
+            yield [_insertion(line)]
+        for line in self.appended:
+            yield [f"-A {line}"]
+        for line in self.removed_rules:
+            yield [f"-D {line}"]
+        # They may lead to each other: all are emptied before the first one goes.
+        for name in self.removed:
+            yield [_head(name)]
+        for name in self.removed:
+            yield [f"-X {name}"]
+
+
+def _head(chain: str) -> str:
+    return f":{chain} - [0:0]"
+
+
+def _insertion(line: str) -> str:
+    chain, _, rule = line.partition(" ")
+    return f"-I {chain} 1 {rule}"
+
+
+def _chain(name: str, rules: Sequence[str], limit: int) -> Iterator[list[str]]:
+    """A chain as pieces of at most ``limit`` characters; nearly always one.
+
+    Of a longer one the end is there first, and what comes before it is put in front, rule by rule:
+    the end of a chain that balances is itself a chain that balances, over fewer.
+    """
+    start, room = len(rules), limit
+    while start and (room := room - len(rules[start - 1])) >= 0:
+        start -= 1
+    yield [_head(name), *rules[start:]]
+    for rule in reversed(rules[:start]):
+        yield [_insertion(rule.partition(" ")[2])]
 
 
 def difference(old: Table | None, new: Table) -> Change:
@@ -81,14 +114,15 @@ def difference(old: Table | None, new: Table) -> Change:
     Chains of one's own are written whole if they differ. In built-in chains only the rules that
     differ are touched: ours go in at the end, and what others put there stays.
     """
-    change = Change(new.name)
+    written: list[Written] = []
+    change = Change(new.name, written)
     before = old.chains if old else {}
     built_in = HOOKS[new.name]
     for name, chain in new.chains.items():
         if name in built_in:
             _hook(change, before.get(name, Chain(name)), chain)
         elif before.get(name) != chain:
-            change.write(chain)
+            written.append((name, chain.lines()))
     for name, chain in before.items():
         if name not in new.chains and name not in built_in:
             change.removed.append(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from kubewire.lang.nftables import wire
@@ -578,6 +578,27 @@ class Masquerade:
         """Note it."""
         state.masquerade = True
         return ACCEPT
+
+
+@dataclass(frozen=True, slots=True)
+class Notrack:
+    """``notrack``: conntrack, and with it NAT, does not see the packet."""
+
+    def render(self) -> str:
+        """As nft writes it."""
+        return "notrack"
+
+    def encode(self) -> bytes:
+        """No attributes."""
+        return wire.expression("notrack")
+
+    def run(self, state: State) -> Any:
+        """Later hooks see an untracked packet."""
+        state.packet = replace(state.packet, ct_state="untracked")
+        return True
+
+
+NOTRACK = Notrack()
 
 
 @dataclass(frozen=True, slots=True)

@@ -425,15 +425,17 @@ def evaluate(tables: Iterable[Table], hook: str, packet: Packet) -> Outcome:
         (c.priority, i, t, c)
         for i, t in enumerate(tables)
         for c in t.chains.values()
-        if c.hook == hook and (c.type != "nat" or packet.ct_state == "new")
+        if c.hook == hook
     ]
     mark, masquerade = packet.mark, False
     targets: tuple[tuple[str, int], ...] = ()
     reasons: list[str] = []
     for _, _, table, chain in sorted(base, key=lambda b: b[:2]):
+        if chain.type == "nat" and packet.ct_state != "new":
+            continue
         state = State(packet, table.sets.__getitem__, mark=mark)
         verdict = _walk(table, chain, state, reasons)
-        mark = state.mark
+        mark, packet = state.mark, state.packet
         masquerade = masquerade or state.masquerade
         if state.targets and not targets:
             targets = _readable(state.targets)

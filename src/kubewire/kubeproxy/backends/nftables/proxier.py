@@ -31,8 +31,14 @@ from kubewire.lang.nftables.types import ip_bytes
 Shared = tuple[str, bytes]
 """An element that several frontends may need: (set, key)."""
 SHARED = ("hairpin4", "hairpin6")
-NAMES = (nftables.NAME, f"{nftables.NAME}-b")
-"""A table that is too large for one batch is loaded under the other name."""
+
+
+def table_names(name: str) -> tuple[str, str]:
+    """A table that is too large for one batch is loaded under the other name."""
+    return name, f"{name}-b"
+
+
+NAMES = table_names(nftables.NAME)
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 
 
@@ -71,7 +77,12 @@ class Users:
 class NftablesProxier:
     """Remembers what it committed; after a failure ``sync`` starts from nothing."""
 
-    def __init__(self, config: Config, service_cidrs: Iterable[str] = ()) -> None:
+    def __init__(
+        self, config: Config, service_cidrs: Iterable[str] = (), name: str = nftables.NAME
+    ) -> None:
+        self._names = table_names(name)
+        self._check = f"{name}-check"
+        """A table without hooks, for the blink of an eye."""
         self._config = config
         self._base = nftables.base_table(config, service_cidrs)
         self._netlink = Nfnetlink()
@@ -83,7 +94,7 @@ class NftablesProxier:
         self._rules: dict[str, list[KernelRule]] = {}
         self._generation = 0
         """Of the kernel's rules when they were last known to be as they should; 0: unknown."""
-        self._name = NAMES[0]
+        self._name = self._names[0]
         """Table that is in force."""
 
     def close(self) -> None:
@@ -91,8 +102,8 @@ class NftablesProxier:
         self._netlink.close()
 
     def clear(self) -> None:
-        """Remove both tables, and what they guarded."""
-        present = self._netlink.tables() & set(NAMES)
+        """Remove our tables, and what they guarded."""
+        present = self._netlink.tables() & {*self._names, self._check}
         if any(nftables.GUARD in self._netlink.read(name).chains for name in present):
             sysctl.write(ROUTE_LOCALNET, 0)
         change = Transaction("inet")
@@ -100,15 +111,63 @@ class NftablesProxier:
         self._netlink.commit(change)
 
     def sync(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
-        """Put the whole table in place, in one transaction: packets see the old or the new one."""
+        """Put everything in place: what an earlier run left is mended, not made anew.
+
+        A table that is replaced while packets flow loses a few (one that is between two look-ups
+        finds the old maps empty), and clients would lose their affinity.
+        """
         self._frontends = {c.key: c.new for c in changes if c.new}
         self._cluster_ips = dict(cluster_ips)
-        self._reload()
+        users = Users()
+        table = self._wanted(users)
+        live = self._netlink.hooked() & set(self._names)
+        if len(live) == 1:
+            (self._name,) = live
+            self._rules = self._as_kept(table)
+            if self._mend(table) is not None:
+                self._settle(table, users)
+                return
+        self._load(table)
+        self._settle(table, users)
+
+    def _as_kept(self, table: Table) -> dict[str, list[KernelRule]]:
+        """The rules as the kernel would keep them: it is asked, by a table that no packet meets."""
+        plain = {n: Chain(n, c.rules) for n, c in table.chains.items()}
+        bare = {
+            n: one if one.interval else changed(one, elements={}) for n, one in table.sets.items()
+        }
+        check = changed(table, name=self._check, chains=plain, sets=bare)
+        self._netlink.commit(replace(check))
+        try:
+            return self._netlink.rules(self._check)
+        finally:
+            change = Transaction("inet")
+            change.delete_table(self._check)
+            self._netlink.commit(change)
+
+    def _mend(self, table: Table) -> bool | None:
+        """Change what differs in the kernel; None if it must be made anew, else whether any did."""
+        wanted = readback.meant(table, self._rules)
+        try:
+            actual = self._netlink.read(self._name)
+        except NetlinkError:  # It went away in the middle.
+            return None
+        if not wanted.extends(actual):
+            return None
+        repair = self._repair(table, actual)
+        if not self._netlink.fits(repair):
+            return None
+        self._netlink.commit(repair)
+        return bool(repair)
 
     def _reload(self) -> None:
         users = Users()
         table = self._wanted(users)
         self._load(table)
+        self._settle(table, users)
+
+    def _settle(self, table: Table, users: Users) -> None:
+        """Remember what is in force now."""
         if nftables.GUARD in table.chains:
             # The guard is in: only now may packets from outside be routed to 127.0.0.0/8 at all.
             sysctl.write(ROUTE_LOCALNET, 1)
@@ -132,15 +191,15 @@ class NftablesProxier:
 
     def _load(self, table: Table) -> None:
         """Whole in one transaction; too large for that, beside the old one, then switch at once."""
-        live = self._netlink.hooked() & set(NAMES)
+        live = self._netlink.hooked() & set(self._names)
         # An agent that was killed in the middle may have left a table that no packet meets.
-        self._name = min(live, default=NAMES[0])
+        self._name = min(live, default=self._names[0])
         change = replace(changed(table, name=self._name))
         if self._netlink.fits(change):
-            _drop_tables(change, set(NAMES) - {self._name})
+            _drop_tables(change, set(self._names) - {self._name})
             self._netlink.commit(change)
             return
-        self._name = next((n for n in NAMES if n not in live), NAMES[0])
+        self._name = next((n for n in self._names if n not in live), self._names[0])
         hooks = [c for c in table.chains.values() if c.hook]
         rest = {n: c for n, c in table.chains.items() if not c.hook}
         self._netlink.commit_in_parts(replace(changed(table, name=self._name, chains=rest)))
@@ -148,7 +207,7 @@ class NftablesProxier:
         for chain in hooks:
             switch.add_chain(self._name, chain)
             switch.add_rules(self._name, chain)
-        _drop_tables(switch, set(NAMES) - {self._name})
+        _drop_tables(switch, set(self._names) - {self._name})
         self._netlink.commit(switch)
 
     def apply(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
@@ -266,40 +325,51 @@ class NftablesProxier:
             return False
         generation = self._netlink.generation()
         table = self._wanted()
-        wanted = readback.meant(table, self._rules)
-        try:
-            actual = self._netlink.read(self._name)
-        except NetlinkError:  # It went away in the middle.
-            actual = Actual()
-        if actual.frame() != wanted.frame() or not self._guarded(table):
+        mended = self._mend(table) if self._guarded(table) else None
+        if mended is None:
             self._reload()
             return True
-        repair = self._repair(table, actual)
-        self._netlink.commit(repair)
-        self._generation = generation + bool(repair)
-        return bool(repair)
+        self._generation = generation + mended
+        return mended
 
     def _guarded(self, table: Table) -> bool:
         return nftables.GUARD not in table.chains or sysctl.read(ROUTE_LOCALNET) == "1"
 
     def _repair(self, table: Table, actual: Actual) -> Transaction:
-        repair = Transaction("inet")
-        for name, one in table.sets.items():
-            found = actual.elements.get(name)
+        """Plain chains, sets and elements that are missing, wrong or too many."""
+        repair, name = Transaction("inet"), self._name
+        fresh = [c for n, c in table.chains.items() if n not in actual.chains]
+        for key, one in table.sets.items():
+            if key not in actual.sets:
+                repair.add_set(name, one)
+                repair.add_elements(name, one, one.elements)
+        for chain in fresh:
+            repair.add_chain(name, chain)
+        for chain in fresh:
+            repair.add_rules(name, chain)
+        for key, one in table.sets.items():
+            found = actual.elements.get(key)
             if found is None or one.interval or found == one.elements:
                 continue
             wrong = {
                 k: v for k, v in found.items() if k not in one.elements or one.elements[k] != v
             }
             missing = {k: v for k, v in one.elements.items() if k not in found or found[k] != v}
-            repair.delete_elements(self._name, one, wrong)
-            repair.add_elements(self._name, one, missing)
+            repair.delete_elements(name, one, wrong)
+            repair.add_elements(name, one, missing)
+        gone = [n for n in actual.chains if n not in table.chains]
+        for key in gone:
+            repair.flush_chain(name, key)
+        for key in gone:
+            repair.delete_chain(name, key)
+        for key in actual.sets.keys() - table.sets.keys():
+            repair.delete_set(name, key)
         return repair
 
     def dump(self) -> Dump:
         """The table that was committed and the one that is there, line by line."""
         desired = readback.meant(self._wanted(), self._rules).lines() if self._chains else []
-        live = min(self._netlink.hooked() & set(NAMES), default=self._name)
+        live = min(self._netlink.hooked() & set(self._names), default=self._name)
         return Dump(desired, self._netlink.read(live).lines())
 
 

@@ -1,0 +1,107 @@
+"""The compiled part of the fast path, if the machine that built kubewire had a C compiler.
+
+``fastpath.c`` holds the answers to UDP questions in a table of its own and replays them from a
+thread that needs no Python. Everything works without it: ``transport.udp`` is the same loop in
+Python. ``KUBEWIRE_DNS_NATIVE=0`` in the environment leaves it out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import weakref
+from pathlib import Path
+
+from kubewire.dns.table import Entry, Table
+
+VERSION = 1
+LIBRARY = Path(__file__).with_name("fastpath.so")
+SIZE = 4096
+"""The largest answer that is kept."""
+
+log = logging.getLogger(__name__)
+
+_POINTER, _U32, _U64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
+_SURFACE: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "kw_version": (_U32, ()),
+    "kw_table_new": (_POINTER, ()),
+    "kw_table_free": (None, (_POINTER,)),
+    "kw_table_put": (
+        ctypes.c_int,
+        (
+            _POINTER, ctypes.c_char_p, _U32, ctypes.c_char_p, _POINTER, _U32, ctypes.c_double, _U32,
+        ),
+    ),
+    "kw_table_remove": (None, (_POINTER, ctypes.c_char_p, _U32)),
+    "kw_table_hits": (_U32, (_POINTER, _POINTER, _U32)),
+    "kw_loop_start": (_POINTER, (ctypes.c_int, ctypes.c_int, _POINTER, _U32, _U32)),
+    "kw_loop_swap": (None, (_POINTER, _POINTER)),
+    "kw_loop_take": (_U32, (_POINTER, _POINTER)),
+    "kw_loop_send": (None, (_POINTER, ctypes.c_char_p, _U32)),
+    "kw_loop_shed": (_U64, (_POINTER,)),
+    "kw_loop_stop": (None, (_POINTER,)),
+}  # fmt: skip
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The library, or None if there is none that fits."""
+    if os.environ.get("KUBEWIRE_DNS_NATIVE") == "0" or not LIBRARY.exists():
+        return None
+    try:
+        found = ctypes.CDLL(str(LIBRARY))
+        for name, (result, arguments) in _SURFACE.items():
+            function = getattr(found, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        log.warning("the compiled fast path is left out: %s", error)
+        return None
+    if found.kw_version() != VERSION:
+        log.warning("the compiled fast path is left out: it was built from another version")
+        return None
+    return found
+
+
+def new_table() -> Table:
+    """A table for UDP: in the library if there is one."""
+    found = library()
+    return NativeTable(found) if found else Table()
+
+
+class NativeTable(Table):
+    """The octets live in the library; what they depend on, here."""
+
+    def __init__(self, lib: ctypes.CDLL) -> None:
+        super().__init__()
+        self._lib = lib
+        self.handle: int = lib.kw_table_new()
+        if not self.handle:
+            raise MemoryError("no room for a table of answers")
+        self._slots: dict[tuple[str | int, ...], int] = {}
+        # At the end of the process a thread may still read it, and the memory goes anyway.
+        weakref.finalize(self, lib.kw_table_free, self.handle).atexit = False
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """Add or replace an entry, unless its answers are too large to be replayed."""
+        sizes = [len(a) for a in entry.answers]
+        if max(sizes) > SIZE:
+            return
+        super().put(key, entry)
+        slot = self._slots.setdefault(entry.labels, len(self._slots))
+        self._lib.kw_table_put(
+            self.handle, key, len(key), b"".join(entry.answers),
+            (ctypes.c_uint32 * entry.count)(*sizes), entry.count, entry.until, slot,
+        )  # fmt: skip
+        entry.answers = ()
+
+    def hits(self) -> dict[tuple[str | int, ...], int]:
+        """How often answers were replayed, by labels."""
+        counts = (ctypes.c_uint64 * max(1, len(self._slots)))()
+        self._lib.kw_table_hits(self.handle, counts, len(self._slots))
+        return {labels: counts[slot] for labels, slot in self._slots.items()}
+
+    def _remove(self, key: bytes) -> None:
+        super()._remove(key)
+        self._lib.kw_table_remove(self.handle, key, len(key))
