@@ -20,10 +20,8 @@ from kubewire.lang.iptables.change import Change, difference
 from kubewire.lang.iptables.ipset import IpSet, replacement
 from kubewire.lang.iptables.model import Chain, Table
 from kubewire.networkpolicy.backends.iptables.compile import (
+    EGRESS,
     FAMILIES,
-    FORWARD,
-    INGRESS,
-    OUTPUT,
     PREFIX,
     SET_PREFIX,
     Compiler,
@@ -36,9 +34,7 @@ from kubewire.networkpolicy.labels import ANSWERS
 from kubewire.networkpolicy.program import Program
 
 NOTHING = Rules({}, {})
-_PART = 200
-"""Rules that fit into the send buffer that an ordinary user has."""
-HOOKS = {"FORWARD": FORWARD, "OUTPUT": OUTPUT}
+HOOKS = {"POSTROUTING": EGRESS}
 
 
 class IptablesEnforcer(KernelEnforcer):
@@ -58,8 +54,14 @@ class IptablesEnforcer(KernelEnforcer):
         """Remove our chains and sets."""
         with contextlib.suppress(IptablesError):
             # Where the programs are missing nothing of ours can be.
-            await asyncio.to_thread(self._bring, None, NOTHING)
+            await asyncio.to_thread(self._clear)
         self._compiler, self._applied = Compiler(), None
+
+    def _clear(self) -> None:
+        with self._inside():
+            there = any(n.startswith(SET_PREFIX) for n in ipset.names())
+        if there:
+            self._bring(None, NOTHING)
 
     def replace(self, program: Program) -> None:
         """Bring a program into the kernel in place of whatever there is."""
@@ -102,8 +104,7 @@ class IptablesEnforcer(KernelEnforcer):
             _feed_sets(_gains(old.sets, after.sets))
             for version, program in families.items():
                 change = _difference(old.tables.get(version), after.tables.get(version))
-                if change:
-                    _restore(program, change, old.tables.get(version))
+                program.restore(change.lines(program.section()))
             _feed_sets(_losses(old.sets, after.sets))
         self._applied = after
 
@@ -134,36 +135,6 @@ class IptablesEnforcer(KernelEnforcer):
             for version, program in self._families().items()
         }
         return Rules(sets, tables)
-
-
-def _restore(program: Iptables, change: Change, old: Table | None) -> None:
-    """Apply a change at once; where a send buffer is too small for that, new chains go in before."""
-    change.written = {name: list(rules) for name, rules in change.written.items()}
-    try:
-        program.restore(change.lines())
-    except IptablesError as error:
-        if "too long" not in str(error):
-            raise
-        for part in _parts(change, old.chains if old else {}):
-            program.restore(part.lines())
-
-
-def _parts(change: Change, old: Mapping[str, Chain]) -> Iterator[Change]:
-    """Chains that nothing leads to yet, some at a time; then all that packets meet, at once."""
-    last = (*HOOKS.values(), INGRESS)
-    # Chains come after those that they lead to, apart from this one.
-    yield Change("mangle", {} if INGRESS in old else {INGRESS: ()})
-    fresh = [n for n in change.written if n not in old and n not in last]
-    part = Change("mangle")
-    rules = 0
-    for name in fresh:
-        part.written[name] = found = list(change.written.pop(name))
-        rules += len(found)
-        if rules >= _PART:
-            yield part
-            part, rules = Change("mangle"), 0
-    yield part
-    yield change
 
 
 def _own(table: Table | None) -> Table:
