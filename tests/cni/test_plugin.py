@@ -321,6 +321,13 @@ def test_an_attachment_that_is_there_is_not_made_again_elsewhere(served: Runtime
     served.check(result)
 
 
+def test_del_of_another_network_leaves_an_attachment_alone(served: Runtime) -> None:
+    result = served.add()
+    done = served.call("DEL", served.config(MAIN, None) | {"name": "other"})
+    assert done.status == 0
+    served.check(result)
+
+
 def test_del_takes_the_devices_at_once(served: Runtime) -> None:
     for number in range(3):
         result = served.add(f"c{number}")

@@ -32,7 +32,7 @@ def refuse_unusable(node: RtNetlink, request: Request) -> None:
         raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS {request.netns}: is not a network namespace")
     if netns.inode(request.netns) == netns.inode("/proc/thread-self/ns/net"):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {request.netns}: is the node's own namespace")  # fmt: skip
-    name = wiring.host_interface(request.owner, _PREFIX)
+    name = host_interface(request.name, request.owner)
     there = wiring.exists(node, name)
     if there and not node.link(name).up:
         # A leftover of this very attachment from before a kill; nobody else has this name.
@@ -53,7 +53,7 @@ def add(node: RtNetlink, request: Request, config: Config, assigned: Result) -> 
     for version in {a.version for a in addresses}:
         sysctl.write(FORWARDING[version], 1)
     cable = Cable(
-        host_interface=wiring.host_interface(request.owner, _PREFIX),
+        host_interface=host_interface(config.name, request.owner),
         interface=request.interface,
         mac=config.mac or wiring.pod_mac(addresses),
         addresses=addresses,
@@ -96,9 +96,9 @@ def _result(
     )
 
 
-def host_interface(owner: str) -> str:
-    """The node's end of an attachment."""
-    return wiring.host_interface(owner, _PREFIX)
+def host_interface(network: str, owner: str) -> str:
+    """The node's end of an attachment: another network's DEL must not find it."""
+    return wiring.host_interface(f"{network}:{owner}", _PREFIX)
 
 
 def is_limited(node: RtNetlink, versions: Iterable[int]) -> bool:
@@ -129,7 +129,7 @@ def check(node: RtNetlink, request: Request, config: Config) -> None:
         present = {a.address.ip for a in pod.addresses()}
         for address in addresses:
             _require(address in present, f"{request.interface}: address {address} is missing")
-    name = wiring.host_interface(request.owner, _PREFIX)
+    name = host_interface(config.name, request.owner)
     _require(wiring.exists(node, name), f"interface {name} of the node is missing")
     cable = node.link(name)
     _require(cable.up, f"interface {name} of the node is down")

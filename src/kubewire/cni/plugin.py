@@ -258,7 +258,7 @@ class Plugin:
 
     async def _delete(self, request: Request, config: Config) -> None:
         self._unmap(config, request.owner)
-        await self._sweeper.remove(self._netlink, attach.host_interface(request.owner))
+        await self._sweeper.remove(self._netlink, attach.host_interface(config.name, request.owner))
         await self._address(request, config, "DEL")
 
     async def _collect(self, request: Request, config: Config) -> None:
@@ -271,7 +271,7 @@ class Plugin:
         for owner in self._strays(config):
             try:
                 self._unmap(config, owner)
-                await self._sweeper.remove(self._netlink, attach.host_interface(owner))
+                await self._sweeper.remove(self._netlink, attach.host_interface(config.name, owner))
             except OSError as error:
                 errors.append(error)
         await self._address(request, config)
