@@ -321,6 +321,36 @@ def test_an_attachment_that_is_there_is_not_made_again_elsewhere(served: Runtime
     served.check(result)
 
 
+def test_routes_of_the_configuration_with_all_that_1_1_0_says(served: Runtime) -> None:
+    served.version = "1.1.0"
+    wanted = [
+        {"dst": "0.0.0.0/0", "mtu": 1400, "advmss": 1300},
+        {"dst": "10.0.0.0/8", "priority": 7},
+        {"dst": "10.9.0.0/16", "table": 100},
+    ]
+    served.plugins = [MAIN | {"ipam": MAIN["ipam"] | {"routes": wanted}}]
+    result = served.add()
+    assert result["routes"] == [{**route, "gw": "169.254.1.1"} for route in wanted]
+    with RtNetlink(Path("/run/netns/c1")) as pod:
+        found = {
+            str(r.destination): (r.mtu, r.advmss, r.metric, r.table)
+            for r in pod.routes()
+            if r.protocol == routes.PROTOCOL_KUBEWIRE
+        }
+    assert found == {
+        "0.0.0.0/0": (1400, 1300, 0, 254),
+        "10.0.0.0/8": (0, 0, 7, 254),
+        "10.9.0.0/16": (0, 0, 0, 100),
+    }
+    served.check(result)
+    served.delete(result)
+    served.plugins = [MAIN | {"ipam": MAIN["ipam"] | {"routes": [{"dst": "10.0.0.0/8", "scope": 253}]}}]  # fmt: skip
+    done = served.call("ADD", served.config(served.plugins[0], None))
+    assert (done.status, done.answer["code"]) == (1, 2)
+    assert done.answer["msg"].startswith("ipam.routes scope 253:")
+    assert cables() == []
+
+
 def test_del_of_another_network_leaves_an_attachment_alone(served: Runtime) -> None:
     result = served.add()
     done = served.call("DEL", served.config(MAIN, None) | {"name": "other"})

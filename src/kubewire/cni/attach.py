@@ -11,6 +11,7 @@ from kubewire.cni.spec import (
     INVALID_CONFIG,
     INVALID_ENVIRONMENT,
     UNKNOWN_CONTAINER,
+    UNSUPPORTED_FIELD,
     CniError,
     Ip,
     Link,
@@ -20,6 +21,7 @@ from kubewire.cni.spec import (
 )
 from kubewire.cni.wiring import Cable
 from kubewire.kernel import netns, sysctl
+from kubewire.kernel.routes import TABLE_MAIN, Route
 from kubewire.kernel.rtnetlink import RtNetlink
 
 _PREFIX = "kc"
@@ -59,7 +61,7 @@ def add(node: RtNetlink, request: Request, config: Config, assigned: Result) -> 
         addresses=addresses,
         mtu=config.mtu,
         alias=f"{config.name}:{request.owner}",
-        routes=tuple(route.destination for route in assigned.routes),
+        routes=tuple(map(_way, assigned.routes)),
     )
     wiring.wire(node, request.netns, cable)
     try:
@@ -78,9 +80,16 @@ def _result(
 ) -> Result:
     mtu = node.link(cable.host_interface).mtu
     routes = tuple(
-        ResultRoute(destination=destination, gateway=wiring.next_hop(destination.version))
+        ResultRoute(
+            destination=way.destination,
+            gateway=wiring.next_hop(version),
+            mtu=way.mtu,
+            advmss=way.advmss,
+            priority=way.metric,
+            table=None if way.table == TABLE_MAIN else way.table,
+        )
         for version in sorted({a.version for a in cable.addresses})
-        for destination in wiring.destinations(cable, version)
+        for way in wiring.ways(cable, version)
     )
     return Result(
         interfaces=(
@@ -93,6 +102,18 @@ def _result(
         ),
         routes=routes,
         dns=config.dns or assigned.dns,
+    )
+
+
+def _way(wanted: ResultRoute) -> Route:
+    if wanted.scope:
+        raise CniError(UNSUPPORTED_FIELD, f"ipam.routes scope {wanted.scope}: every route of a pod has a next hop")  # fmt: skip
+    return Route(
+        wanted.destination,
+        mtu=wanted.mtu,
+        advmss=wanted.advmss,
+        metric=wanted.priority,
+        table=TABLE_MAIN if wanted.table is None else wanted.table,
     )
 
 
