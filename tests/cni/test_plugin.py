@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -15,12 +16,12 @@ from typing import Any
 import pytest
 
 from cni.runtime import BIN, REFERENCE, SOCKET, Runtime, agent, connects, listener, outside, serve
-from kubewire.cni import install
+from kubewire.cni import install, wiring
 from kubewire.cni.plugin import Plugin
 from kubewire.cni.pools import Pod
 from kubewire.cni.spec import Request
 from kubewire.kernel import links, namespaces, netns, process, routes, sysctl
-from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.kernel.rtnetlink import GROUP_LINK, RtNetlink, monitor
 
 pytestmark = pytest.mark.kernel
 
@@ -356,6 +357,22 @@ def test_del_of_another_network_leaves_an_attachment_alone(served: Runtime) -> N
     done = served.call("DEL", served.config(MAIN, None) | {"name": "other"})
     assert done.status == 0
     served.check(result)
+
+
+def test_addresses_of_containers_that_ended_without_del_are_taken_back(served: Runtime) -> None:
+    ipam = {"type": "kubewire-ipam", "subnet": "10.2.0.0/30", "dataDir": "/run/s"}
+    served.plugins = [MAIN | {"ipam": ipam}]
+    config = served.config(served.plugins[0], None)
+    host = served.add("gone")["interfaces"][0]["name"]
+    netns.create(Path("/run/netns/c2"))
+    assert served.call("ADD", config, "c2").answer["code"] == 11
+    with monitor(GROUP_LINK) as changes, RtNetlink() as node:
+        netns.delete(Path("/run/netns/gone"))
+        # The kernel takes a namespace apart when it finds the time.
+        while wiring.exists(node, host):
+            select.select([changes.socket], [], [])
+            changes.receive()
+    assert served.call("ADD", config, "c2").answer["ips"][0]["address"] == "10.2.0.2/32"
 
 
 def test_del_takes_the_devices_at_once(served: Runtime) -> None:
