@@ -43,6 +43,9 @@ class NodeNetwork:
         nodes: Informer[Node],
         mode: Mode,
         cluster: Sequence[Network],
+        *,
+        vni: int,
+        port: int,
     ) -> None:
         self.node = node
         self._nodes = nodes
@@ -51,7 +54,7 @@ class NodeNetwork:
         async def annotate(name: str, value: str) -> None:
             await client.patch(NODES, node, {"metadata": {"annotations": {name: value}}})
 
-        table = RouteTable(node, mode, cluster=cluster)
+        table = RouteTable(node, mode, cluster=cluster, vni=vni, port=port)
         reconcile = NodeRoutes(table, nodes, annotate).reconcile
         self.routes = Loop(f"pod-network/{node}", [nodes], reconcile)
 
