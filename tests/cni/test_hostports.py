@@ -35,8 +35,15 @@ def test_where_a_packet_goes(
 ) -> None:
     table = hostports.table({"a": (WEB, WEB6), "b": (DNS,)})
     saddr = "fd30::99" if ":" in daddr else "172.30.0.99"
-    packet = Packet(saddr, daddr, protocol, dport=port, daddr_local=local)
+    iifname = "lo" if daddr.startswith("127.") else "eth0"
+    packet = Packet(saddr, daddr, protocol, dport=port, daddr_local=local, iifname=iifname)
     assert evaluate([table], "prerouting", packet).targets == targets
+
+
+def test_the_loopback_is_closed_to_others() -> None:
+    table = hostports.table({"a": (WEB,)})
+    packet = Packet("172.30.0.99", "127.0.0.1", dport=8080, daddr_local=True, iifname="eth0")
+    assert evaluate([table], "prerouting", packet).verdict == "drop"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +113,7 @@ async def test_from_everywhere_and_back(lab: Lab) -> None:
     node, other = lab.node_path(0), lab.node_path(1)
     with listener(lab.pods["a"], (pod.ips[0], 80)) as server:
         assert reaches(node, ("172.30.0.10", 8080), server)
+        assert reaches(node, ("127.0.0.1", 8080), server)
         assert reaches(lab.pods["b"], ("172.30.0.10", 8080), server)
         assert reaches(lab.pods["a"], ("172.30.0.10", 8080), server)
         assert reaches(other, ("172.30.0.10", 8080), server)

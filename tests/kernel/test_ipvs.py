@@ -2,7 +2,7 @@ import subprocess
 
 import pytest
 
-from kubewire.kernel.ipvs import Ipvs, IpvsError
+from kubewire.kernel.ipvs import Ipvs, IpvsError, lacking
 from kubewire.kernel.netlink import NetlinkError
 from kubewire.lang.ipvs.model import (
     PORT_IN_HASH,
@@ -91,3 +91,7 @@ def test_without_the_privilege_the_error_says_what_helps() -> None:
         Ipvs().close()
     except IpvsError as error:
         assert "modprobe ip_vs" in str(error) or "run as root" in str(error)
+
+
+def test_what_is_lacking_is_told_before_anything_is_tried() -> None:
+    assert lacking() == "" or "modprobe ip_vs" in lacking() or "run as root" in lacking()

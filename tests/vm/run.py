@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -175,6 +176,8 @@ def boot(qemu: str, kernel: Path, image: Path, memory: str) -> int:
         "-kernel", str(kernel), "-initrd", str(image), "-virtfs", share,
         "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off random.trust_cpu=on",
     ]  # fmt: skip
+    # The machine must not outlive its caller's interest.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert machine.stdout
     status = 3

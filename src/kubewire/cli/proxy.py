@@ -224,6 +224,45 @@ def dump(diff: bool, here: bool, output: str, **options: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
+@proxy.command()
+@click.option("--here", is_flag=True, help="This network namespace instead of the local cluster's nodes.")  # fmt: skip
+@about
+@output_option
+def connections(here: bool, output: str, **options: Any) -> None:
+    """Show the connection table of mode ipvs: clients, virtual servers, destinations, states.
+
+    Client port 0: a client's place with its destination, kept by session affinity.
+    """
+    found = nodes(mode="plan", **options)
+    here = here or bool(options["kubeconfig"]) or bool(options["files"])
+    listed = {t.node.name: _connections(t, options["name"], here=here) for t in found.all()}
+    if output != "table":
+        records = [{"node": node, "connections": rows} for node, rows in listed.items()]
+        echo_record({"nodes": records}, output)
+        return
+    for node, rows in listed.items():
+        click.echo(f"# node {node}")
+        for row in rows:
+            click.echo("{protocol:4} {client} -> {virtual} -> {destination} {state} {expires}s".format(**row))  # fmt: skip
+
+
+def _connections(tracer: Tracer, name: str, *, here: bool) -> list[JSON]:
+    from kubewire.cluster import inside, state
+    from kubewire.kernel import netns
+    from kubewire.kubeproxy.inspect import connection_table
+
+    if here:
+        return connection_table(tracer.config)
+    cluster = state.load(name)
+
+    def look() -> list[JSON]:
+        with netns.entered(inside.node_netns(cluster, tracer.node.name)):
+            return connection_table(tracer.config)
+
+    rows: list[JSON] = inside.call(cluster, look)
+    return rows
+
+
 def _listed(tracer: Tracer, name: str, *, here: bool, both: bool) -> tuple[list[str], list[str]]:
     """(desired, actual) of a node."""
     from kubewire.cluster import inside, state

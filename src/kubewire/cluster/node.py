@@ -53,6 +53,7 @@ class AgentOptions:
     service_proxy: bool = True
     network_policy: bool = True
     policy_backend: policy_backends.Backend = "nftables"
+    metrics_port: int = 0
 
 
 async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
@@ -67,6 +68,8 @@ async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
         network.pod_cidrs,
         cluster_cidrs=tuple(map(str, options.cluster_cidrs)),
         mtu=lambda: options.mtu or network.mtu(),
+        identify=network.pools.identify,
+        pools=network.pools,
     )
     server = Server(plugin, options.socket)
     if options.masquerade and options.cluster_cidrs:
@@ -74,6 +77,7 @@ async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(nodes.run(), name="nodes")
         group.create_task(network.routes.run(), name="routes")
+        group.create_task(network.pools.config.run(), name="ip pools")
         if options.network_policy:
             enforcer = policy_backends.enforcer(options.policy_backend)
             policies = PolicyAgent(client, name, enforcer)
@@ -85,6 +89,10 @@ async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
             proxy = KubeProxy(client, name, ips, config)
             group.create_task(proxy.run(), name="kube-proxy")
         await server.start()
+        if options.metrics_port:
+            from kubewire.cni.metrics import serve as serve_metrics
+
+            group.create_task(serve_metrics(plugin, options.metrics_port), name="metrics")
 
 
 async def run_node(client: Client, options: Options, index: int, run_dir: Path) -> None:
@@ -136,6 +144,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
         group.create_task(policies.run(), name="networkpolicy")
         group.create_task(nodes.run(), name="nodes")
         group.create_task(network.routes.run(), name="routes")
+        group.create_task(network.pools.config.run(), name="ip pools")
         group.create_task(kubelet.run(), name="kubelet")
 
 

@@ -92,7 +92,7 @@ class Options:
         if self.proxy_mode != "none":
             from kubewire.kubeproxy import backends
 
-            backends.require(self.proxy_mode, f"--proxy-mode {self.proxy_mode}")
+            backends.require_machine(self.proxy_mode, f"--proxy-mode {self.proxy_mode}")
         if self.lb_pool:
             from kubewire.controllermanager.loadbalancer import Pool
 

@@ -15,6 +15,7 @@ from kubewire.api.resources import NODES
 from kubewire.client.informer import Informer
 from kubewire.client.loop import Loop
 from kubewire.client.rest import Client
+from kubewire.cluster.ippools import IpPools
 from kubewire.cni import install
 from kubewire.cni import network as cni
 from kubewire.cni.ipam import Network
@@ -56,7 +57,9 @@ class NodeNetwork:
 
         table = RouteTable(node, mode, cluster=cluster, vni=vni, port=port)
         reconcile = NodeRoutes(table, nodes, annotate).reconcile
-        self.routes = Loop(f"pod-network/{node}", [nodes], reconcile)
+        self.pools = IpPools(client, node, nodes)
+        # Pools have nothing to be applied to; but who waits for a sync waits for them, too.
+        self.routes = Loop(f"pod-network/{node}", [nodes, self.pools.config], reconcile)
 
     def pod_cidrs(self) -> tuple[str, ...]:
         """The node's own ranges; none before the controllers have given it some."""
@@ -95,6 +98,7 @@ class PodNetwork:
             cluster_cidrs=tuple(map(str, cluster)),
             mtu=lambda: mtu or network.mtu(),
             programs=programs,
+            pools=network.pools,
         )
         self._server = Server(self._pods.plugin, self._pods.socket) if programs else None
 

@@ -21,7 +21,7 @@ from kubewire.api.meta import JSON
 from kubewire.cni import bandwidth
 from kubewire.cni.bandwidth import BandwidthError
 from kubewire.cni.plugin import MAIN, Plugin
-from kubewire.cni.pools import Pod
+from kubewire.cni.pools import Pod, PoolSource
 from kubewire.cni.spec import FAILED, LATEST, CniError, Request, Result, parse_result
 
 NAME = "kubewire"
@@ -76,9 +76,10 @@ class PodNetwork:
         cluster_cidrs: Sequence[str] = (),
         mtu: Callable[[], int] = int,
         programs: Path | None = None,
+        pools: PoolSource | None = None,
     ) -> None:
         self.plugin = Plugin(
-            pod_cidrs, cluster_cidrs=cluster_cidrs, mtu=mtu, identify=self._identify
+            pod_cidrs, cluster_cidrs=cluster_cidrs, mtu=mtu, identify=self._identify, pools=pools
         )
         """Answers the calls; with ``programs`` a `cni.server.Server` must pass them on to it."""
         self._folder = folder

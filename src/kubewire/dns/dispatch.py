@@ -209,7 +209,7 @@ def _labels(request: Request, response: Response) -> tuple[str, ...]:
     return (
         zone,
         block.view_name if block else "",
-        request.proto,
+        request.network,
         str(request.family),
         codes.type_name(request.qtype),
         codes.rcode_name(response.rcode),

@@ -7,6 +7,7 @@ holds the fix.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,11 +31,39 @@ _VERSION = 1
 _ABSENT = "this kernel has no IPVS: load it (modprobe ip_vs) or install a kernel that has it (Debian: linux-image-amd64)"
 _FORBIDDEN = "the kernel lets nobody but the machine's root set up IPVS (before Linux 6.10 also not in a user namespace): run as root"
 
+_FOR_EVERYBODY = (6, 10)
+
 Loads = dict[DestinationKey, wire.Load]
 
 
 class IpvsError(RuntimeError):
     """IPVS cannot be used here; the text says why and what helps."""
+
+
+def lacking() -> str:
+    """Why IPVS cannot be used by this user on this kernel, "" if it can; changes nothing.
+
+    An ordinary user becomes root of a user namespace at most.
+    """
+    with NetlinkSocket(_NETLINK_GENERIC) as asking:
+        try:
+            _family(asking)
+        except NetlinkError:
+            return _ABSENT
+    return _FORBIDDEN if os.geteuid() and kernel_release() < _FOR_EVERYBODY else ""
+
+
+def kernel_release() -> tuple[int, ...]:
+    """The first two numbers of the kernel's version."""
+    numbers = os.uname().release.split("-")[0].split(".")[:2]
+    return tuple(int(n) for n in numbers if n.isdecimal())
+
+
+def _family(asked: NetlinkSocket) -> int:
+    body = _HEADER.pack(_GET_FAMILY, 1, 0) + text(_FAMILY_NAME, "IPVS")
+    _, answer = asked.ask(Message(_CTRL, 0, body, "generic netlink family IPVS"))
+    found = dict(attributes(answer, _HEADER.size))
+    return int(struct.unpack_from("=H", found[_FAMILY_ID])[0])
 
 
 class Ipvs:
@@ -44,7 +73,7 @@ class Ipvs:
         self._netns = netns
         self._socket = NetlinkSocket(_NETLINK_GENERIC, netns)
         try:
-            self._family = self._resolve()
+            self._family = _family(self._socket)
             # The kernel asks for the privilege with every request: find out now.
             self.servers()
         except NetlinkError as error:
@@ -54,12 +83,6 @@ class Ipvs:
     def close(self) -> None:
         """Close the socket; the servers stay."""
         self._socket.close()
-
-    def _resolve(self) -> int:
-        body = _HEADER.pack(_GET_FAMILY, 1, 0) + text(_FAMILY_NAME, "IPVS")
-        _, answer = self._socket.ask(Message(_CTRL, 0, body, "generic netlink family IPVS"))
-        found = dict(attributes(answer, _HEADER.size))
-        return int(struct.unpack_from("=H", found[_FAMILY_ID])[0])
 
     def _message(self, command: int, body: bytes, what: str) -> Message:
         return Message(self._family, 0, _HEADER.pack(command, _VERSION, 0) + body, what)

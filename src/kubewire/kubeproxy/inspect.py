@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
+from kubewire.api.errors import InputError
+from kubewire.api.meta import JSON
 from kubewire.kernel.namespaces import CLONE_NEWNET, unshare
 from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.table import Change
 from kubewire.kubeproxy.trace import Tracer
+from kubewire.lang.ipvs.connections import Connection
+from kubewire.lang.ipvs.model import address_text
+
+
+@runtime_checkable
+class KeepsConnections(Protocol):
+    """A back end with a connection table of its own."""
+
+    def connections(self) -> list[Connection]:
+        """Every entry."""
 
 
 def actual(config: Config) -> list[str]:
@@ -21,6 +34,29 @@ def actual(config: Config) -> list[str]:
     proxier = backends.proxier(config)
     try:
         return proxier.dump().actual
+    finally:
+        proxier.close()
+
+
+def connection_table(config: Config) -> list[JSON]:
+    """The connections that the configured mode keeps itself; InputError where conntrack alone does."""
+    proxier = backends.proxier(config)
+    try:
+        if not isinstance(proxier, KeepsConnections):
+            raise InputError(
+                f"mode {config.mode} has no connection table of its own; conntrack has it"
+            )
+        return [
+            {
+                "protocol": c.protocol,
+                "client": address_text(c.client, c.client_port),
+                "virtual": address_text(c.virtual, c.virtual_port),
+                "destination": address_text(c.destination, c.destination_port),
+                "state": c.state,
+                "expires": c.expires,
+            }
+            for c in proxier.connections()
+        ]
     finally:
         proxier.close()
 

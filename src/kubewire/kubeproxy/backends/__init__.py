@@ -49,6 +49,17 @@ def require(mode: str, source: str) -> None:
         )
 
 
+def require_machine(mode: str, source: str) -> None:
+    """InputError if this machine lacks what a mode needs in its kernel, or its programs.
+
+    A back end that needs anything says so by a function ``lacking`` beside its proxier.
+    """
+    require(mode, source)
+    module = importlib.import_module(f"{__name__}.{mode}.proxier")
+    if lacking := getattr(module, "lacking", lambda: "")():
+        raise InputError(f"{source}: {lacking}")
+
+
 def proxier(config: Config, service_cidrs: Iterable[str] = (), **details: Any) -> Proxier:
     """The back end of the configured mode, for the current network namespace.
 

@@ -5,7 +5,7 @@ import struct
 import msgspec
 
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.name import MAX_NAME, is_plain, join_labels, label_bytes, split
+from kubewire.lang.dns.name import MAX_NAME, is_plain, join_labels, label_bytes, split, to_wire
 from kubewire.lang.dns.record import COMPRESSED, RR, split_rdata
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
@@ -191,7 +191,10 @@ def _options(raw: bytes) -> tuple[tuple[int, bytes], ...]:
 
 
 def encode(message: Message, limit: int = MAX_MESSAGE) -> bytes:
-    """Octets of a message, at most ``limit``: records are cut from the end, then TC is set."""
+    """Octets of a message, at most ``limit``: records are cut from the end, then TC is set.
+
+    Raises BadNameError if a name is no domain name.
+    """
     out = bytearray(12)
     offsets: dict[str, int] = {}
     flags = message.flags
@@ -258,6 +261,8 @@ def _put_name(out: bytearray, offsets: dict[str, int], name: str, *, compress: b
     if offset is not None and compress:
         out += (0xC000 | offset).to_bytes(2, "big")
         return
+    if len(name) >= MAX_NAME:
+        to_wire(name)
     if _UNSPLIT in offsets:
         _split_question(offsets)
     escaped = "\\" in name

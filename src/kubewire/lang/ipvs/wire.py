@@ -111,7 +111,7 @@ class Load:
     inactive: int
     persistent: int
     connections: int
-    """In all, since it is there."""
+    """In all, since it is there; the kernel brings this and the bytes up to date every 2 s."""
     bytes_in: int
     bytes_out: int
 

@@ -91,11 +91,24 @@ class Actual:
     elements: dict[str, Elements] = field(default_factory=dict)
     """Of interval sets: start -> end, as in ``Set``; those that rules fill are left out."""
 
-    def frame(self) -> object:
-        """Everything but the elements of plain sets: where it differs, the table is made anew."""
-        ranges = {n: e for n, e in self.elements.items() if self.sets[n].interval}
-        rules = {name: rules for name, rules in self.rules.items() if rules}
-        return self.chains, rules, self.sets, ranges
+    def extends(self, actual: Actual) -> bool:
+        """Whether ``actual`` can be made into this by plain chains, sets and elements alone.
+
+        Hooks must be the same, and whatever has the same name must be of the same kind; interval
+        sets must be equal, because their elements cannot be told apart one by one.
+        """
+        hooks = {n: k for n, k in self.chains.items() if k.hook}
+        if hooks != {n: k for n, k in actual.chains.items() if k.hook}:
+            return False
+        both = self.chains.keys() & actual.chains.keys()
+        if any(self.rules.get(n, []) != actual.rules.get(n, []) for n in both):
+            return False
+        sets = self.sets.keys() & actual.sets.keys()
+        return all(
+            self.sets[n] == actual.sets[n]
+            and (not self.sets[n].interval or self.elements[n] == actual.elements[n])
+            for n in sets
+        )
 
     def lines(self) -> list[str]:
         """One line for each thing, in one order."""

@@ -194,6 +194,11 @@ def from_file(path: str) -> JSON:
     return {"resource_api_version": "V3", "path_config_source": {"path": path}}
 
 
+def from_stream() -> JSON:
+    """A ConfigSource that is the aggregated stream which the bootstrap names."""
+    return {"resource_api_version": "V3", "ads": {}}
+
+
 def from_rest(cluster: str, refresh: str = "0.5s", timeout: str = "60s") -> JSON:
     """A ConfigSource that is a server of the REST-JSON form of xDS."""
     source = {

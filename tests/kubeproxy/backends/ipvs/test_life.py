@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.ipvs, pytest.mark.tool("iptables", "ipset")]
 
 A, B = "10.244.0.1", "10.244.0.2"
 CONFIG = Config("ipvs", ("10.244.0.0/16",), ipvs=IpvsOptions(tcp_fin_timeout=1))
+STRANGER = VirtualServer(ServerKey(4, "10.96.9.9", "TCP", 1))
 TCP_KEY = ServerKey(4, VIP, "TCP", 80)
 PATIENCE = 30.0
 
@@ -36,7 +37,12 @@ def changes(*ends: str, **spec: object) -> list[Change]:
     protocol = "UDP" if ports is UDP else "TCP"
     found = plan(
         [service(**spec)],
-        [slice_(*(f"{e}@node-a" for e in ends), ports=[{"name": "p", "port": 8080, "protocol": protocol}])],
+        [
+            slice_(
+                *(f"{e}@node-a" for e in ends),
+                ports=[{"name": "p", "port": 8080, "protocol": protocol}],
+            )
+        ],
         NodeView("node-a", ("192.0.2.1",)),
         CONFIG,
     )
@@ -101,8 +107,8 @@ def test_an_endpoint_that_goes_drains_and_is_removed_when_it_is_idle(proxier: Ip
         proxier.apply(step(one, both), {})
         assert weights(proxier) == {A: 1, B: 1}
         proxier.apply(step(both, one), {})
-        # Half closed, a connection is forgotten after the time set for that.
-        old.shutdown(socket.SHUT_WR)
+        # Closed by the server's side alone, it is forgotten after the time set for that.
+        held.shutdown(socket.SHUT_WR)
         wait_for(lambda: proxier.retire() is None and weights(proxier) == {B: 1})
         old.close()
         held.close()
@@ -158,27 +164,30 @@ def test_a_client_stays_until_its_endpoint_drains(proxier: IpvsProxier) -> None:
         assert {answered() for _ in range(6)} == {other}
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda ipvs: ipvs.commit(diff(ipvs.servers(), {})),
-        lambda ipvs: ipvs.commit(diff({}, {k: VirtualServer(k) for k in [ServerKey(4, "10.96.9.9", "TCP", 1)]})),
-        lambda ipvs: ipset.restore(["flush KUBE-CLUSTER-IP"]),
-        lambda ipvs: Iptables(4).restore(["*nat", "-F KUBE-IPVS-SERVICES", "COMMIT"]),
-        lambda ipvs: Iptables(6).restore(["*filter", "-D INPUT -j KUBE-IPVS-FILTER", "COMMIT"]),
-        lambda ipvs: RtNetlink().transact([links.delete_link(DEVICE)]),
-    ],
-    ids=["servers", "a server more", "a set", "rules", "a hook", "the device"],
-)  # fmt: skip
-def test_foreign_changes_are_mended(proxier: IpvsProxier, harm: Callable[[Ipvs], None]) -> None:
+def delete_device() -> None:
+    with RtNetlink() as netlink:
+        netlink.transact([links.delete_link(DEVICE)])
+
+
+HARMS: dict[str, Callable[[Ipvs], None]] = {
+    "servers": lambda ipvs: ipvs.commit(diff(ipvs.servers(), {})),
+    "a server more": lambda ipvs: ipvs.commit(diff({}, {STRANGER.key: STRANGER})),
+    "a set": lambda ipvs: ipset.restore(["flush KUBE-CLUSTER-IP"]),
+    "rules": lambda ipvs: Iptables(4).restore(["*nat", "-F KUBE-IPVS-SERVICES", "COMMIT"]),
+    "a hook": lambda ipvs: Iptables(6).restore(["*filter", "-D INPUT -j KUBE-IPVS-FILTER", "COMMIT"]),
+    "the device": lambda ipvs: delete_device(),
+}  # fmt: skip
+
+
+def test_foreign_changes_are_mended(proxier: IpvsProxier) -> None:
     proxier.sync(changes(A, B, **NODE_PORT), {})
     assert not proxier.heal()
-    with closing(Ipvs()) as ipvs:
-        harm(ipvs)
-    assert proxier.heal()
+    with closing(Ipvs()) as ipvs, serving(A), serving(B):
+        for name, harm in HARMS.items():
+            harm(ipvs)
+            assert proxier.heal(), name
+            connect().close()
     assert not proxier.heal()
-    with serving(A), serving(B):
-        connect().close()
 
 
 def test_what_is_others_stays_and_what_is_ours_goes(proxier: IpvsProxier) -> None:

@@ -64,7 +64,7 @@ def test_shares() -> None:
     ipvs.commit(diff({}, servers))
     for key, server in servers.items():
         connect(key.port)
-        found = {end: load.connections for end, load in ipvs.loads(server).items()}
+        found = {end: load.active for end, load in ipvs.loads(server).items()}
         assert sum(found.values()) == CONNECTIONS, server.scheduler
         expected = share(server, CLIENTS)
         if server.scheduler == "dh":

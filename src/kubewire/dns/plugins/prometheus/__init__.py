@@ -136,7 +136,7 @@ class Prometheus(Plugin):
         began = time.perf_counter()
         response = await self.next.serve(request)
         key = (
-            request.proto, request.family, request.qtype, response.rcode, response.plugin,
+            request.network, request.family, request.qtype, response.rcode, response.plugin,
         )  # fmt: skip
         series = self.series.get(key)
         if series is None:

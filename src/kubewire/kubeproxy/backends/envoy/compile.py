@@ -15,7 +15,7 @@ the plan it gets (all nodes', or this node's), and whose address the endpoints s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -31,11 +31,9 @@ from kubewire.lang.xds.model import (
     Endpoint,
     admin,
     extension,
-    file_name,
-    from_file,
+    from_stream,
     http_manager,
     listener,
-    response,
     retry_policy,
     static,
 )
@@ -44,10 +42,20 @@ ADDRESSES = {4: "169.254.14.1", 6: "fd6b:7765:656e::1"}
 """Where the listeners are: addresses of the node's own that nobody else can reach."""
 FIRST_PORT = 15001
 METRICS = ("127.0.0.1", 15090)
-ADMIN = "admin.sock"
+ADMIN, XDS = "admin.sock", "xds.sock"
+"""Sockets in the folder of Envoy."""
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 STICKY = "MAGLEV"
 _HEADER = "x-kubewire-frontend"
+_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_HTTP2 = {
+    "typed_extension_protocol_options": {
+        _OPTIONS: {
+            "@type": f"type.googleapis.com/{_OPTIONS}",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }
+    }
+}
 
 Sees = Literal["client", "masquerade", "node"]
 """Whose address an endpoint sees: the client's own; the node's in its place; or the node's because
@@ -120,7 +128,7 @@ class Compiled:
     """Endpoints on this node: one that is its own client must be masqueraded."""
 
 
-def compile_frontend(frontend: Frontend, directory: str = "") -> Compiled:
+def compile_frontend(frontend: Frontend) -> Compiled:
     """Spell one frontend; cost follows its endpoints."""
     balanced = [s for s in SOURCES if frontend.decisions[s].action == "balance"]
     if frontend.key.protocol != "TCP" or not balanced:
@@ -136,7 +144,7 @@ def compile_frontend(frontend: Frontend, directory: str = "") -> Compiled:
         name = cluster_name(frontend.key, ways[source])
         if name not in compiled.clusters:
             endpoints = frontend.decisions[source].endpoints
-            compiled.clusters[name] = _cluster(name, frontend, directory)
+            compiled.clusters[name] = _cluster(name, frontend)
             compiled.assignments[name] = Assignment(name, tuple(map(_endpoint, endpoints)))
             own.update(t.ip for t in endpoints if t.local)
     compiled.own = frozenset(own)
@@ -178,12 +186,12 @@ def _to_envoy(decision: Decision, way: Way, key: FrontendKey) -> Decision:
     return replace(decision, endpoints=(target,), masquerade=False)
 
 
-def _cluster(name: str, frontend: Frontend, directory: str) -> Cluster:
+def _cluster(name: str, frontend: Frontend) -> Cluster:
     service = frontend.service
     port = frontend.port_name or str(frontend.key.port)
     return Cluster(
         name,
-        from_file(f"{directory}/{assignment_file(name)}"),
+        from_stream(),
         stat_name=f"{service.namespace}/{service.name}/{port}",
         policy="LEAST_REQUEST" if frontend.affinity is None else STICKY,
         connect_timeout="5s",
@@ -195,11 +203,6 @@ def _cluster(name: str, frontend: Frontend, directory: str) -> Cluster:
 
 def _endpoint(target: Target) -> Endpoint:
     return Endpoint(target.ip, target.port, target.weight)
-
-
-def assignment_file(name: str) -> str:
-    """Where the endpoints of a cluster are written."""
-    return f"eds-{file_name(name)}.json"
 
 
 def where(frontend: Frontend, config: Config) -> list[str]:
@@ -218,18 +221,24 @@ def where(frontend: Frontend, config: Config) -> list[str]:
 # -- Envoy's own configuration ----------------------------------------------------------------------
 
 
-def bootstrap(directory: str, node: str, versions: Iterable[int], config: Config) -> bytes:
-    """Envoy's static configuration: every listener, and where the clusters are told."""
+def bootstrap(node: str, versions: Iterable[int], config: Config) -> bytes:
+    """Envoy's static configuration: every listener, and who tells the clusters.
+
+    Paths are relative to the folder in which Envoy runs.
+    """
     addresses = [ADDRESSES[v] for v in sorted(versions)]
     listeners = [_metrics(), *(_listener(w, addresses, config) for w in WAYS)]
     return msgspec.json.encode(
         {
             "node": {"id": node, "cluster": "kubewire-proxy"},
             "admin": admin(ADMIN),
-            "dynamic_resources": {"cds_config": from_file(f"{directory}/cds.json")},
+            "dynamic_resources": {
+                "ads_config": _stream(),
+                "cds_config": from_stream() | {"initial_fetch_timeout": "0s"},
+            },
             "static_resources": {
                 "listeners": list(map(static, listeners)),
-                "clusters": [_admin_cluster()],
+                "clusters": [_local("admin", ADMIN), _local("xds", XDS) | _HTTP2],
             },
             "cluster_manager": {"enable_deferred_cluster_creation": True},
             "deferred_stat_options": {"enable_deferred_creation_stats": True},
@@ -238,9 +247,14 @@ def bootstrap(directory: str, node: str, versions: Iterable[int], config: Config
     )
 
 
-def clusters_file(clusters: Iterable[msgspec.Raw], version: str) -> bytes:
-    """The file that names every cluster."""
-    return response(clusters, version)
+def _stream() -> JSON:
+    again = {"retry_back_off": {"base_interval": "0.05s", "max_interval": "0.5s"}}
+    return {
+        "api_type": "DELTA_GRPC",
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds", "retry_policy": again}}],
+    }
 
 
 def _kept() -> Iterator[JSON]:
@@ -342,10 +356,8 @@ def _metrics() -> JSON:
     return listener("metrics", [address], port, [{"filters": [manager]}])
 
 
-def _admin_cluster() -> JSON:
-    endpoint = {"endpoint": {"address": {"pipe": {"path": ADMIN}}}}
-    load: Mapping[str, object] = {
-        "cluster_name": "admin",
-        "endpoints": [{"lb_endpoints": [endpoint]}],
-    }
-    return {"name": "admin", "type": "STATIC", "load_assignment": load}
+def _local(name: str, path: str) -> JSON:
+    """A cluster behind a socket of the folder."""
+    endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
+    load = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
+    return {"name": name, "type": "STATIC", "load_assignment": load}

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import select
 import signal
 import time
@@ -25,12 +24,12 @@ from kubewire.kubeproxy.backends.envoy.compile import ADMIN
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds for a start, and for a configuration to be taken."""
 _PAUSE = 0.005
+_GLANCE = 0.02
+"""Seconds for a question while Envoy may wait for us."""
 _RESTART = 0.2
-_VERSION = re.compile(rb'cluster_manager\.cds\.version_text: "(.*)"')
-_REJECTED = re.compile(rb"cluster_manager\.cds\.update_rejected: (\d+)")
 
 
 class EnvoyError(OSError):
@@ -40,8 +39,10 @@ class EnvoyError(OSError):
 class Envoy:
     """One Envoy that lives in a folder and in this network namespace."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, turn: Callable[[float], None]) -> None:
         self._directory = directory
+        self._turn = turn
+        """Serves Envoy while it is waited for, at most so many seconds."""
         self._pid_file = directory / "envoy.pid"
         self._bootstrap = directory / "bootstrap.json"
         self._pidfd = -1
@@ -65,28 +66,18 @@ class Envoy:
         self.stop()
         self._bootstrap.write_bytes(bootstrap)
         self._start()
-        self._wait("it does not start", self._ready)
+        self.wait("does not start", self._ready)
         return True
 
-    def taken(self, version: str) -> None:
-        """Wait until it has this version of the clusters; EnvoyError if it refuses them."""
-        before: list[int] = []
-
-        def seen() -> bool:
-            text = self._ask("/stats?filter=^cluster_manager.cds.(version_text|update_rejected)$")
-            found, rejected = _VERSION.search(text), _REJECTED.search(text)
-            before.append(int(rejected[1]) if rejected else 0)
-            if before[-1] > before[0]:
-                raise EnvoyError(f"Envoy refuses clusters: {self._last_words()}")
-            return found is not None and found[1].decode() == version
-
-        self._wait(f"it does not take version {version} of the clusters", seen)
-
-    def settle(self) -> None:
-        """Return when it has read the files that were written before."""
-        # The first answer may be of the same turn of its event loop as the news of a file.
-        for _ in range(2):
-            self._ask("/ready")
+    def wait(self, problem: str, done: Callable[[], bool]) -> None:
+        """Serve Envoy until it is done; EnvoyError if it ends or takes too long."""
+        deadline = time.monotonic() + PATIENCE
+        while not done():
+            if not self.running():
+                raise EnvoyError(f"Envoy has ended: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise EnvoyError(f"Envoy {problem} within {PATIENCE:.0f} s: {self._last_words()}")
+            self._turn(_PAUSE)
 
     def clusters(self) -> bytes:
         """Its clusters and their endpoints, as JSON."""
@@ -158,21 +149,12 @@ class Envoy:
 
     def _ready(self) -> bool:
         try:
-            return self._ask("/ready").strip() == b"LIVE"
-        except (FileNotFoundError, ConnectionError):
+            return self._ask("/ready", timeout=_GLANCE).strip() == b"LIVE"
+        except (FileNotFoundError, ConnectionError, TimeoutError):
             return False
 
-    def _wait(self, problem: str, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not done():
-            if not self.running():
-                raise EnvoyError(f"Envoy has ended: {self._last_words()}")
-            if time.monotonic() > deadline:
-                raise EnvoyError(f"Envoy: {problem} within {PATIENCE:.0f} s: {self._last_words()}")
-            time.sleep(_PAUSE)
-
-    def _ask(self, path: str) -> bytes:
-        return envoy.ask(Path(short_name(self._directory / ADMIN)), path)
+    def _ask(self, path: str, timeout: float = 5.0) -> bytes:
+        return envoy.ask(Path(short_name(self._directory / ADMIN)), path, timeout=timeout)
 
     def _last_words(self) -> str:
         """The last complaint in its log."""

@@ -1,14 +1,14 @@
 """Keeps the node's Envoy and the kernel's way to it equal to the Services.
 
-Order matters: Envoy knows a cluster before the kernel sends anybody to it, and the kernel sends
-nobody before Envoy forgets it. Endpoints of a known frontend are one small file.
+Order matters: Envoy has a cluster and its endpoints before the kernel sends anybody there, and the
+kernel sends nobody there before Envoy forgets it. What Envoy has, it has said itself.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,20 +17,19 @@ import msgspec
 
 from kubewire.api.meta import Key
 from kubewire.kernel import netns
-from kubewire.kernel.envoy import ConfigFiles
 from kubewire.kernel.netlink import NetlinkError
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.backends.envoy import loop
 from kubewire.kubeproxy.backends.envoy.compile import (
+    XDS,
     Compiled,
-    assignment_file,
     bootstrap,
-    clusters_file,
     compile_frontend,
     kernel_config,
 )
 from kubewire.kubeproxy.backends.envoy.process import Envoy
+from kubewire.kubeproxy.backends.envoy.stream import XdsStreams
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import Frontend
 from kubewire.kubeproxy.proxier import Dump
@@ -38,81 +37,71 @@ from kubewire.kubeproxy.table import Change
 from kubewire.lang.nftables.model import Table, Transaction, difference
 from kubewire.lang.nftables.model import replace as replace_table
 from kubewire.lang.nftables.readback import KernelRule, meant
-from kubewire.lang.xds.model import Cluster, response
+from kubewire.lang.xds import protobuf
+from kubewire.lang.xds.delta import Resources
+from kubewire.lang.xds.model import ASSIGNMENT, CLUSTER, Assignment
 
 NAME = "kubewire-envoy"
 """The table with the way to Envoy, and with everything that is not Envoy's."""
-CLUSTERS = "cds.json"
 
-CLUSTER_IPS = dict[Key, tuple[str, ...]]
+ClusterIPs = dict[Key, tuple[str, ...]]
 
 
 class EnvoyProxier:
-    """Envoy, its files, the rules that lead to it and those that lead from it."""
+    """Envoy, what it is told, the rules that lead to it and those that lead from it."""
 
     def __init__(self, config: Config, service_cidrs: Iterable[str] = ()) -> None:
         self._config = config
         self._directory = Path(config.run_dir or _place())
         self._rules = backends.proxier(kernel_config(config), service_cidrs, name=NAME)
         self._netlink = Nfnetlink()
-        self._envoy = Envoy(self._directory)
-        self._files = ConfigFiles(self._directory)
-        self._clusters: dict[str, msgspec.Raw] = {}
+        self._envoy = Envoy(self._directory, self._turn)
+        self._resources = Resources()
+        self._streams: XdsStreams | None = None
+        """Opened by the first sync: a look at what is there must not take Envoy's socket."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._assignments: dict[str, Assignment] = {}
         self._own: Counter[str] = Counter()
         """Endpoints on this node, and how many frontends have each."""
         self._table: Table | None = None
         self._table_rules: dict[str, list[KernelRule]] = {}
         """Of the loop, as the kernel lists them."""
-        self._version = time.time_ns()
 
-    def sync(self, changes: Iterable[Change], cluster_ips: CLUSTER_IPS) -> None:
+    def sync(self, changes: Iterable[Change], cluster_ips: ClusterIPs) -> None:
         """Envoy and the kernel's way to it, whatever there is."""
-        compiled = [compile_frontend(c.new, str(self._directory)) for c in changes if c.new]
+        compiled = [compile_frontend(c.new) for c in changes if c.new]
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._clusters = {n: _encode(c) for x in compiled for n, c in x.clusters.items()}
-        self._own = Counter(ip for x in compiled for ip in x.own)
-        self._files = ConfigFiles(self._directory)
-        self._files.write(_assignments(compiled))
-        self._write_clusters()
+        self._serve()
+        wanted = {name for one in compiled for name in one.clusters}
+        self._put(compiled)
+        self._own = Counter(ip for one in compiled for ip in one.own)
         loop.make(self._config)
         self._commit_loop(whole=True)
-        versions = loop.versions()
-        self._envoy.ensure(bootstrap(str(self._directory), NAME, versions, self._config))
-        self._envoy.taken(str(self._version))
+        self._envoy.ensure(self._bootstrap())
+        self._told()
         self._rules.sync([Change(x.kernel.key, None, x.kernel) for x in compiled], cluster_ips)
-        self._sweep()
+        self._drop(self._assignments.keys() - wanted)
 
-    def apply(self, changes: Iterable[Change], cluster_ips: CLUSTER_IPS) -> None:
+    def apply(self, changes: Iterable[Change], cluster_ips: ClusterIPs) -> None:
         """Commit what changed."""
-        pairs = [(self._compiled(c.old), self._compiled(c.new), c.key) for c in changes]
+        pairs = [(_compiled(c.old), _compiled(c.new), c.key) for c in changes]
         news = [new for _, new, _ in pairs if new]
-        self._files.write(_assignments(news))
-        changed = {n: _encode(c) for x in news for n, c in x.clusters.items()}
-        changed = {n: raw for n, raw in changed.items() if self._clusters.get(n) != raw}
-        if changed:
-            self._clusters |= changed
-            self._write_clusters()
+        told = self._put(news)
         self._count(pairs)
         self._commit_loop()
-        if changed:
-            self._envoy.taken(str(self._version))
-        elif news:
-            self._envoy.settle()
+        if told:
+            self._told()
         kernel = [
             Change(key, old.kernel if old else None, new.kernel if new else None)
             for old, new, key in pairs
         ]
         self._rules.apply([c for c in kernel if c.old != c.new], cluster_ips)
-        self._forget(
-            {n for old, _, _ in pairs if old for n in old.clusters}
-            - {n for x in news for n in x.clusters}
-        )
+        before = {name for old, _, _ in pairs if old for name in old.clusters}
+        self._drop(before - {name for one in news for name in one.clusters})
 
     def heal(self) -> bool:
         """Put back what is gone: Envoy, the loop, its rules, the way to Envoy."""
-        started = self._envoy.ensure(
-            bootstrap(str(self._directory), NAME, loop.versions(), self._config)
-        )
+        started = self._envoy.ensure(self._bootstrap())
         broken = not loop.intact() or self._loop_lines() != self._loop_actual()
         if broken:
             loop.make(self._config)
@@ -122,8 +111,9 @@ class EnvoyProxier:
     def dump(self) -> Dump:
         """The kernel's part, and Envoy's clusters with their endpoints."""
         kernel = self._rules.dump()
+        clusters = sorted(_line(n, map(str, a.endpoints)) for n, a in self._assignments.items())
         return Dump(
-            [*kernel.desired, *self._loop_lines(), *sorted(self._wanted())],
+            [*kernel.desired, *self._loop_lines(), *clusters],
             [*kernel.actual, *self._loop_actual(), *sorted(self._actual())],
         )
 
@@ -131,12 +121,13 @@ class EnvoyProxier:
         """End Envoy, remove the rules, devices, routes and files."""
         self._rules.clear()
         self._envoy.stop()
+        self._deaf()
         if loop.NAME in self._netlink.tables():
             gone = Transaction("inet")
             gone.delete_table(loop.NAME)
             self._netlink.commit(gone)
         loop.remove(self._config)
-        self._clusters, self._table = {}, None
+        self._resources, self._assignments, self._table = Resources(), {}, None
         if self._directory.is_dir():
             for path in self._directory.iterdir():
                 path.unlink()
@@ -147,21 +138,64 @@ class EnvoyProxier:
         self._rules.close()
         self._netlink.close()
         self._envoy.close()
+        self._deaf()
 
-    def _compiled(self, frontend: Frontend | None) -> Compiled | None:
-        return compile_frontend(frontend, str(self._directory)) if frontend else None
+    def _bootstrap(self) -> bytes:
+        return bootstrap(NAME, loop.versions(), self._config)
 
-    def _write_clusters(self) -> None:
-        self._version += 1
-        content = clusters_file(self._clusters.values(), str(self._version))
-        self._files.write({CLUSTERS: content})
+    # -- what Envoy is told -----------------------------------------------------------------------
 
-    def _forget(self, names: set[str]) -> None:
-        if names:
-            for name in names:
-                del self._clusters[name]
-            self._write_clusters()
-            self._files.remove(assignment_file(n) for n in names)
+    def _serve(self) -> None:
+        """Open the stream's socket; an event loop, where there is one, turns it."""
+        if self._streams is not None:
+            return
+        self._streams = XdsStreams(self._directory / XDS, self._resources)
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._loop.add_reader(self._streams.fileno(), self._turn, 0.0)
+
+    def _deaf(self) -> None:
+        if self._streams is not None:
+            if self._loop is not None:
+                self._loop.remove_reader(self._streams.fileno())
+            self._streams.close()
+        self._streams = self._loop = None
+
+    def _turn(self, seconds: float) -> None:
+        if self._streams is not None:
+            self._streams.step(seconds)
+
+    def _put(self, compiled: Iterable[Compiled]) -> bool:
+        """Endpoints and clusters as they are wanted; True if any is new."""
+        news = False
+        for one in compiled:
+            for name, assignment in one.assignments.items():
+                if self._assignments.get(name) != assignment:
+                    self._assignments[name] = assignment
+                    body = protobuf.encode(assignment.to_json())
+                    news |= self._resources.put(ASSIGNMENT, name, body)
+            for name, cluster in one.clusters.items():
+                body = protobuf.encode(cluster.to_json())
+                news |= self._resources.put(CLUSTER, name, body)
+        return news
+
+    def _drop(self, names: set[str]) -> None:
+        for name in names:
+            del self._assignments[name]
+            self._resources.drop(CLUSTER, name)
+            self._resources.drop(ASSIGNMENT, name)
+        if names and self._streams is not None:
+            self._streams.tell()
+
+    def _told(self) -> None:
+        """Tell Envoy, and wait until it has said that it has everything."""
+        assert self._streams is not None
+        self._streams.tell()
+        self._envoy.wait("does not take its clusters", self._streams.settled)
+
+    # -- the loop ---------------------------------------------------------------------------------
 
     def _count(self, pairs: Iterable[tuple[Compiled | None, Compiled | None, object]]) -> None:
         for old, new, _ in pairs:
@@ -173,10 +207,10 @@ class EnvoyProxier:
         table = loop.table(self._config, self._own)
         if whole or self._table is None:
             self._netlink.commit(replace_table(table))
+            self._table_rules = self._netlink.rules(loop.NAME)
         else:
             self._netlink.commit(difference(self._table, table))
         self._table = table
-        self._table_rules = self._netlink.rules(loop.NAME)
 
     def _loop_lines(self) -> list[str]:
         return meant(self._table, self._table_rules).lines() if self._table else []
@@ -187,50 +221,34 @@ class EnvoyProxier:
         except NetlinkError:  # There is none.
             return []
 
-    def _sweep(self) -> None:
-        """Remove endpoint files of an earlier run."""
-        for path in self._directory.glob("eds-*.json"):
-            if path.name not in self._files.written:
-                path.unlink()
-
-    def _wanted(self) -> Iterable[str]:
-        for name in self._clusters:
-            body = msgspec.json.decode(self._files.written[assignment_file(name)])
-            found = body["resources"][0]["endpoints"][0]["lb_endpoints"]
-            yield _line(name, (e["endpoint"]["address"] for e in found))
-
     def _actual(self) -> Iterable[str]:
         try:
             found = msgspec.json.decode(self._envoy.clusters())["cluster_statuses"]
         except OSError:  # Nobody is there to ask.
             return
         for status in found:
-            if not status["name"].startswith("admin"):
-                yield _line(status["name"], (h["address"] for h in status.get("host_statuses", ())))
+            if status.get("added_via_api"):
+                places = (h["address"]["socket_address"] for h in status.get("host_statuses", ()))
+                yield _line(status["name"], map(_place_text, places))
 
 
-def _assignments(compiled: Iterable[Compiled]) -> dict[str, bytes]:
-    return {
-        assignment_file(name): response([one.to_json()])
-        for x in compiled
-        for name, one in x.assignments.items()
-    }
+def _compiled(frontend: Frontend | None) -> Compiled | None:
+    return compile_frontend(frontend) if frontend else None
 
 
-def _encode(cluster: Cluster) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(cluster.to_json()))
+def _line(name: str, endpoints: Iterable[str]) -> str:
+    return f"envoy cluster {name}: {', '.join(sorted(endpoints)) or 'no endpoint'}"
 
 
-def _line(name: str, addresses: Iterable[dict[str, dict[str, object]]]) -> str:
-    places = sorted(
-        f"{a['socket_address']['address']} {a['socket_address']['port_value']}" for a in addresses
-    )
-    return f"envoy cluster {name}: {', '.join(places) or 'no endpoint'}"
+def _place_text(address: dict[str, object]) -> str:
+    host = str(address["address"])
+    return f"[{host}]:{address['port_value']}" if ":" in host else f"{host}:{address['port_value']}"
 
 
 def _place() -> str:
     """A folder for this network namespace."""
     with netns.opened(netns.current()) as fd:
         number = netns.inode(fd)[1]
+        os.close(fd)
     base = "/run" if os.access("/run", os.W_OK) else tempfile.gettempdir()
     return f"{base}/kubewire-envoy-{number}"

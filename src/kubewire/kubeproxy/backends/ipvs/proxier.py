@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from kubewire.api.errors import InputError
 from kubewire.api.meta import Key
-from kubewire.kernel import ipset
+from kubewire.kernel import ipset, ipvs
 from kubewire.kernel.iptables import Iptables
 from kubewire.kernel.ipvs import Ipvs, IpvsError
 from kubewire.kubeproxy.backends.ipvs import rules, settings
@@ -44,7 +44,8 @@ class IpvsProxier:
     def __init__(self, config: Config, service_cidrs: Iterable[str] = ()) -> None:
         self._config = config
         self._iptables = {version: Iptables(version) for version in rules.VERSIONS}
-        _require_programs(self._iptables[4])
+        if why := lacking():
+            raise InputError(f"mode ipvs: {why}")
         try:
             self._ipvs = Ipvs()
         except IpvsError as error:
@@ -72,7 +73,6 @@ class IpvsProxier:
         self._bound = Counter(c.address for c in found.values() if c.address)
         self._wanted = {s.key: s for c in found.values() for s in c.servers}
         settings.put(self._ipvs, self._config.ipvs)
-        self._addresses.open()
         self._mend()
 
     def apply(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
@@ -168,6 +168,7 @@ class IpvsProxier:
 
     def _mend(self) -> None:
         """From whatever there is to what is wanted."""
+        self._addresses.open()
         present = self._present()
         wanted_sets = self._sets()
         known = _own_sets()
@@ -268,12 +269,12 @@ class IpvsProxier:
         self._addresses.clear()
 
 
-def _require_programs(iptables: Iptables) -> None:
-    for there, package in ((iptables.available, "iptables"), (ipset.available(), "ipset")):
+def lacking() -> str:
+    """What this machine lacks, and the fix; "" if nothing."""
+    for there, package in ((Iptables(4).available, "iptables"), (ipset.available(), "ipset")):
         if not there:
-            raise InputError(
-                f"mode ipvs: {package} is not installed: install the package {package}"
-            )
+            return f"{package} is not installed: install the package {package}"
+    return ipvs.lacking()
 
 
 def _own_sets() -> dict[str, sets.IpSet]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 
 from kubewire.kernel import sysctl
-from kubewire.kernel.ipvs import Ipvs
+from kubewire.kernel.ipvs import Ipvs, kernel_release
 from kubewire.kubeproxy.ipvsoptions import IpvsOptions
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ def wanted(options: IpvsOptions, release: tuple[int, ...]) -> dict[str, int]:
 
 def put(ipvs: Ipvs, options: IpvsOptions) -> None:
     """Set them; one that this machine does not let us set is logged."""
-    for name, value in wanted(options, _release()).items():
+    for name, value in wanted(options, kernel_release()).items():
         try:
             sysctl.write(name, value)
         except OSError as error:
@@ -44,8 +43,3 @@ def put(ipvs: Ipvs, options: IpvsOptions) -> None:
     timeouts = (options.tcp_timeout, options.tcp_fin_timeout, options.udp_timeout)
     if any(timeouts):
         ipvs.set_timeouts(*timeouts)
-
-
-def _release() -> tuple[int, ...]:
-    numbers = os.uname().release.split("-")[0].split(".")[:2]
-    return tuple(int(n) for n in numbers if n.isdecimal())

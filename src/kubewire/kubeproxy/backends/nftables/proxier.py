@@ -81,6 +81,8 @@ class NftablesProxier:
         self, config: Config, service_cidrs: Iterable[str] = (), name: str = nftables.NAME
     ) -> None:
         self._names = table_names(name)
+        self._check = f"{name}-check"
+        """A table without hooks, for the blink of an eye."""
         self._config = config
         self._base = nftables.base_table(config, service_cidrs)
         self._netlink = Nfnetlink()
@@ -100,8 +102,8 @@ class NftablesProxier:
         self._netlink.close()
 
     def clear(self) -> None:
-        """Remove both tables, and what they guarded."""
-        present = self._netlink.tables() & set(self._names)
+        """Remove our tables, and what they guarded."""
+        present = self._netlink.tables() & {*self._names, self._check}
         if any(nftables.GUARD in self._netlink.read(name).chains for name in present):
             sysctl.write(ROUTE_LOCALNET, 0)
         change = Transaction("inet")
@@ -109,15 +111,63 @@ class NftablesProxier:
         self._netlink.commit(change)
 
     def sync(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
-        """Put the whole table in place, in one transaction: packets see the old or the new one."""
+        """Put everything in place: what an earlier run left is mended, not made anew.
+
+        A table that is replaced while packets flow loses a few (one that is between two look-ups
+        finds the old maps empty), and clients would lose their affinity.
+        """
         self._frontends = {c.key: c.new for c in changes if c.new}
         self._cluster_ips = dict(cluster_ips)
-        self._reload()
+        users = Users()
+        table = self._wanted(users)
+        live = self._netlink.hooked() & set(self._names)
+        if len(live) == 1:
+            (self._name,) = live
+            self._rules = self._as_kept(table)
+            if self._mend(table) is not None:
+                self._settle(table, users)
+                return
+        self._load(table)
+        self._settle(table, users)
+
+    def _as_kept(self, table: Table) -> dict[str, list[KernelRule]]:
+        """The rules as the kernel would keep them: it is asked, by a table that no packet meets."""
+        plain = {n: Chain(n, c.rules) for n, c in table.chains.items()}
+        bare = {
+            n: one if one.interval else changed(one, elements={}) for n, one in table.sets.items()
+        }
+        check = changed(table, name=self._check, chains=plain, sets=bare)
+        self._netlink.commit(replace(check))
+        try:
+            return self._netlink.rules(self._check)
+        finally:
+            change = Transaction("inet")
+            change.delete_table(self._check)
+            self._netlink.commit(change)
+
+    def _mend(self, table: Table) -> bool | None:
+        """Change what differs in the kernel; None if it must be made anew, else whether any did."""
+        wanted = readback.meant(table, self._rules)
+        try:
+            actual = self._netlink.read(self._name)
+        except NetlinkError:  # It went away in the middle.
+            return None
+        if not wanted.extends(actual):
+            return None
+        repair = self._repair(table, actual)
+        if not self._netlink.fits(repair):
+            return None
+        self._netlink.commit(repair)
+        return bool(repair)
 
     def _reload(self) -> None:
         users = Users()
         table = self._wanted(users)
         self._load(table)
+        self._settle(table, users)
+
+    def _settle(self, table: Table, users: Users) -> None:
+        """Remember what is in force now."""
         if nftables.GUARD in table.chains:
             # The guard is in: only now may packets from outside be routed to 127.0.0.0/8 at all.
             sysctl.write(ROUTE_LOCALNET, 1)
@@ -275,34 +325,45 @@ class NftablesProxier:
             return False
         generation = self._netlink.generation()
         table = self._wanted()
-        wanted = readback.meant(table, self._rules)
-        try:
-            actual = self._netlink.read(self._name)
-        except NetlinkError:  # It went away in the middle.
-            actual = Actual()
-        if actual.frame() != wanted.frame() or not self._guarded(table):
+        mended = self._mend(table) if self._guarded(table) else None
+        if mended is None:
             self._reload()
             return True
-        repair = self._repair(table, actual)
-        self._netlink.commit(repair)
-        self._generation = generation + bool(repair)
-        return bool(repair)
+        self._generation = generation + mended
+        return mended
 
     def _guarded(self, table: Table) -> bool:
         return nftables.GUARD not in table.chains or sysctl.read(ROUTE_LOCALNET) == "1"
 
     def _repair(self, table: Table, actual: Actual) -> Transaction:
-        repair = Transaction("inet")
-        for name, one in table.sets.items():
-            found = actual.elements.get(name)
+        """Plain chains, sets and elements that are missing, wrong or too many."""
+        repair, name = Transaction("inet"), self._name
+        fresh = [c for n, c in table.chains.items() if n not in actual.chains]
+        for key, one in table.sets.items():
+            if key not in actual.sets:
+                repair.add_set(name, one)
+                repair.add_elements(name, one, one.elements)
+        for chain in fresh:
+            repair.add_chain(name, chain)
+        for chain in fresh:
+            repair.add_rules(name, chain)
+        for key, one in table.sets.items():
+            found = actual.elements.get(key)
             if found is None or one.interval or found == one.elements:
                 continue
             wrong = {
                 k: v for k, v in found.items() if k not in one.elements or one.elements[k] != v
             }
             missing = {k: v for k, v in one.elements.items() if k not in found or found[k] != v}
-            repair.delete_elements(self._name, one, wrong)
-            repair.add_elements(self._name, one, missing)
+            repair.delete_elements(name, one, wrong)
+            repair.add_elements(name, one, missing)
+        gone = [n for n in actual.chains if n not in table.chains]
+        for key in gone:
+            repair.flush_chain(name, key)
+        for key in gone:
+            repair.delete_chain(name, key)
+        for key in actual.sets.keys() - table.sets.keys():
+            repair.delete_set(name, key)
         return repair
 
     def dump(self) -> Dump:
