@@ -182,8 +182,8 @@ def test_what_leaves_the_cluster_has_the_nodes_address(cluster: Kubewire) -> Non
 def test_the_largest_packet_fits_the_way_between_nodes(cluster: Kubewire) -> None:
     """VXLAN over the nodes' first address: 50 bytes over IPv4, 70 over IPv6."""
     name = web(cluster)[0]["metadata"]["name"]
-    mtu = cluster.exec(f"default/{name}", "cat", "/sys/class/net/eth0/mtu").strip()
-    assert mtu == {"dual": "1450", "ipv6": "1430"}[cluster.name]
+    shown = cluster.exec(f"default/{name}", "ip", "-o", "link", "show", "eth0")
+    assert f" mtu {({'dual': 1450, 'ipv6': 1430})[cluster.name]} " in shown
 
 
 def test_nobody_waits_for_duplicate_addresses(cluster: Kubewire) -> None:
