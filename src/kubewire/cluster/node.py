@@ -17,12 +17,12 @@ from kubewire.client.informer import Informer
 from kubewire.client.rest import Client
 from kubewire.cluster.addons import DNS_IMAGE, INGRESS_IMAGE
 from kubewire.cluster.addresses import networks
-from kubewire.cluster.options import DOMAIN, VXLAN_PORT, VXLAN_VNI, Options
+from kubewire.cluster.options import DOMAIN, Options
 from kubewire.cluster.podnetwork import PROGRAMS, NodeNetwork, PodNetwork
 from kubewire.cni import masquerade
 from kubewire.cni.ipam import Network
 from kubewire.cni.plugin import Plugin
-from kubewire.cni.routes import Mode
+from kubewire.cni.routes import VXLAN_PORT, VXLAN_VNI, Mode
 from kubewire.cni.server import Server
 from kubewire.dns import run as dns
 from kubewire.ingress import run as ingress

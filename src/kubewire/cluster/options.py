@@ -12,8 +12,6 @@ from kubewire.client.manifests import Manifest
 from kubewire.cluster.addresses import MASKS, Addresses, addresses, networks
 
 API_PORT = 6443
-VXLAN_VNI, VXLAN_PORT = 1, 8472
-"""Flannel's."""
 DOMAIN = "cluster.local"
 
 INGRESS_SERVICE = ("kube-system", "kubewire-ingress")
@@ -68,8 +66,8 @@ class Options:
     """For both families, in place of the two below."""
     node_cidr_mask_size_ipv4: int = MASKS[4]
     node_cidr_mask_size_ipv6: int = MASKS[6]
-    vxlan_vni: int = VXLAN_VNI
-    vxlan_port: int = VXLAN_PORT
+    vxlan_vni: int = 1
+    vxlan_port: int = 8472
     mtu: int = 0
     """Of pods; 0: what fits the way between nodes."""
     non_masquerade_cidr: str = ""
