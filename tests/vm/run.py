@@ -1,4 +1,4 @@
-"""Run pytest inside a virtual machine with Debian's stock kernel: for what this kernel lacks (IPVS).
+"""Run pytest inside a virtual machine with Debian's stock kernel: for what this kernel lacks.
 
     python tests/vm/run.py [--if-possible] PYTEST_ARGUMENTS...
 
@@ -26,14 +26,17 @@ META_PACKAGE = "linux-image-amd64"
 QEMU, BUSYBOX = "qemu-system-x86_64", "busybox"
 BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 """What the guest needs before it has modprobe."""
+READY = "ready-2"
+"""File that says that a cached kernel is whole; its number grows with what is kept of one."""
 KEPT_MODULES = (
     *(
         f"net/{name}/"
         for name in ("9p", "802", "bridge", "ipv4", "ipv6", "llc", "netfilter", "sctp")
     ),
     *(f"fs/{name}/" for name in ("9p", "fscache", "netfs", "overlayfs")),
-    *(f"drivers/{name}" for name in ("net/dummy", "net/veth", "virtio/")),
-    "crypto/crc32c",
+    *(f"drivers/{name}" for name in ("net/dummy", "net/veth", "net/wireguard/", "virtio/")),
+    "arch/x86/crypto/",
+    "crypto/",
     "lib/",
 )
 STATUS = re.compile(rb"kubewire-vm-status=(\d+)")
@@ -54,7 +57,7 @@ def main() -> int:
         qemu, busybox = _program(QEMU, "qemu-system-x86"), _program(BUSYBOX, "busybox-static")
         kernel, modules = kernel_files(busybox)
     except MissingError as missing:
-        print(f"left out: the tests that need ip_vs: {missing}", file=sys.stderr)
+        print(f"left out: the tests that need ip_vs or WireGuard: {missing}", file=sys.stderr)
         return 0 if options.if_possible else 2
     with tempfile.TemporaryDirectory(prefix="kubewire-vm-") as folder:
         image = initramfs(Path(folder), busybox, modules, arguments)
@@ -76,7 +79,7 @@ def kernel_files(busybox: str) -> tuple[Path, Path]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kubewire" / "vm"
     package = _package()
     folder = cache / package if package else _newest(cache)
-    if not (folder / "ready").exists():
+    if not (folder / READY).exists():
         _fetch(package, folder, busybox)
     (kernel,) = (folder / "boot").glob("vmlinuz-*")
     (modules,) = (folder / "lib" / "modules").iterdir()
@@ -95,7 +98,7 @@ def _package() -> str:
 
 
 def _newest(cache: Path) -> Path:
-    known = sorted((p for p in cache.glob("*/ready")), key=lambda p: p.stat().st_mtime)
+    known = sorted((p for p in cache.glob(f"*/{READY}")), key=lambda p: p.stat().st_mtime)
     if not known:
         raise MissingError(
             f"no kernel (apt-get download {META_PACKAGE} needs Debian and apt-get update)"
@@ -121,7 +124,7 @@ def _fetch(package: str, folder: Path, busybox: str) -> None:
         (release,) = (content / "lib" / "modules").iterdir()
         command = [busybox, "depmod", "-b", str(content), release.name]
         subprocess.run(command, check=True)
-        (content / "ready").touch()
+        (content / READY).touch()
         shutil.rmtree(folder, ignore_errors=True)
         content.rename(folder)
 
