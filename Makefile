@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-quick packages lint lock bench clean
+.PHONY: demo test test-quick test-ipvs packages lint lock bench clean
 
 .venv/.ready: requirements.lock pyproject.toml hatch_build.py src/kubewire/dns/native/fastpath.c
 	$(PYTHON) -m venv .venv
@@ -25,6 +25,10 @@ packages:
 
 test: lint packages
 	$(BIN)/pytest -n 2 --dist loadgroup
+	$(MAKE) test-ipvs VM=--if-possible
+
+test-ipvs: .venv/.ready packages
+	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m ipvs -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs
 
 test-quick: .venv/.ready
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not e2e and not tool" --ignore tests/networkpolicy/test_connections.py

@@ -16,9 +16,9 @@ import msgspec
 
 from kubewire.api.meta import Key
 from kubewire.kernel import sandbox
+from kubewire.networkpolicy.backends.nftables.enforcer import Netfilter
 from kubewire.networkpolicy.compile import Compiler
 from kubewire.networkpolicy.model import NamedPort, PodSet, Policy, Ports, Rule, Term
-from kubewire.networkpolicy.netfilter import Netfilter
 from kubewire.networkpolicy.plan import Plan, PodFacts
 
 SIZES = ((1_000, 1_000, 1), (10_000, 10_000, 100))

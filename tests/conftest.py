@@ -12,6 +12,10 @@ are made anew in every child and are not torn down there: the end of the namespa
 
 Tests marked ``tool("nft")`` need that program. Where it is missing they are left out, and the end
 of the run names program and number.
+
+Tests marked ``ipvs`` are kernel tests for a kernel that has IPVS, and for the machine's root: older
+kernels keep IPVS for that one. Elsewhere they are left out likewise; ``make test-ipvs`` runs them
+in a virtual machine.
 """
 
 import os
@@ -34,6 +38,7 @@ settings.load_profile("kubewire")
 SEARCH = os.pathsep.join(
     (str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin", "/sbin")
 )
+IPVS = "ip_vs (make test-ipvs runs them)"
 _missing: Counter[str] = Counter()
 
 
@@ -43,11 +48,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         wanted = [name for mark in item.iter_markers("tool") for name in mark.args]
         absent = [name for name in wanted if shutil.which(name, path=SEARCH) is None]
+        if item.get_closest_marker("ipvs") and not _has_ipvs():
+            absent.append(IPVS)
         _missing.update(absent)
         (left_out if absent else kept).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def _has_ipvs() -> bool:
+    return Path("/proc/net/ip_vs").exists() and os.geteuid() == 0
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -67,8 +78,8 @@ def pytest_report_header() -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a ``kernel`` test in a sandbox and replay its reports here."""
-    if item.get_closest_marker("kernel") is None:
+    """Run a ``kernel`` or ``ipvs`` test in a sandbox and replay its reports here."""
+    if not any(item.get_closest_marker(name) for name in ("kernel", "ipvs")):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in _reports(item):
@@ -86,7 +97,8 @@ def _reports(item: pytest.Item) -> list[TestReport]:
         return [report._to_json() for report in reports]
 
     try:
-        found = sandbox.run(in_sandbox, user_namespace=True)
+        as_user = item.get_closest_marker("ipvs") is None
+        found = sandbox.run(in_sandbox, user_namespace=as_user)
     except (sandbox.SandboxError, pytest.fail.Exception) as error:
         return [_broken(item, str(error))]
     assert isinstance(found, list)

@@ -103,6 +103,20 @@ def deny(**fields: Any) -> JSON:
         (deny(**{"from": []}), "spec.ingress[0].from"),
         (deny(**{"from": [{"networks": ["10.0.0.0/8"]}]}), "spec.ingress[0].from[0]"),
         (deny(protocols=[{}]), "spec.ingress[0].protocols[0]"),
+        (deny(protocols=[]), "spec.ingress[0].protocols"),
+        (deny(protocols=[{"tcp": {}}]), "spec.ingress[0].protocols[0].tcp"),
+        (
+            deny(protocols=[{"udp": {"destinationPort": {"number": 1}}}] * 26),
+            "spec.ingress[0].protocols",
+        ),
+        (
+            {"egress": [{"action": "Deny", "to": [{"networks": []}]}]},
+            "spec.egress[0].to[0].networks",
+        ),
+        (
+            {"egress": [{"action": "Deny", "to": [{"networks": ["::/0", "::/0"]}]}]},
+            "spec.egress[0].to[0].networks[1]",
+        ),
         (
             deny(protocols=[{"tcp": {"destinationPort": {"range": {"start": 9, "end": 9}}}}]),
             "spec.ingress[0].protocols[0].tcp.destinationPort.range",

@@ -13,8 +13,8 @@ from tests.kubeproxy.table import CONFIG
     ("changes", "field"),
     [
         ({"moode": "x"}, 'unknown field "moode"'),
-        ({"mode": "ipvs"}, "mode: "),
-        ({"detectLocalMode": "BridgeInterface"}, "detectLocalMode: "),
+        ({"mode": "userspace"}, "mode: "),
+        ({"detectLocalMode": "Bridge"}, "detectLocalMode: "),
         ({"clusterCIDR": "x"}, "clusterCIDR: "),
     ],
 )

@@ -1,15 +1,25 @@
-"""A container runtime as far as CNI is concerned: executes a list of plugins."""
+"""A container runtime as far as CNI is concerned: executes a list of plugins; and an agent for them."""
 
+import asyncio
+import contextlib
 import json
 import os
+import socket
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
-from kubewire.kernel import netns
+from kubewire.cni.plugin import Plugin
+from kubewire.cni.server import Server
+from kubewire.kernel import links, netns, process, routes
+from kubewire.kernel.rtnetlink import RtNetlink
 
 REFERENCE = Path("/usr/lib/cni")
+BIN = Path("/run/bin")
+SOCKET = Path("/run/cni.sock")
 JSON = dict[str, Any]
 
 
@@ -78,3 +88,61 @@ class Runtime:
         for plugin in reversed(self.plugins):
             done = self.call("DEL", self.config(plugin, previous), container, **env)
             assert done.status == 0, (plugin["type"], done.answer)
+
+
+def serve() -> None:
+    async def run() -> None:
+        await Server(Plugin(lambda: ["10.244.0.0/24", "fd00::/64"]), SOCKET).start()
+        await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+@contextlib.contextmanager
+def agent() -> Iterator[process.Process]:
+    child = process.fork_into(serve, name="agent")
+    while not SOCKET.exists():
+        os.sched_yield()
+    yield child
+    child.kill()
+    child.wait_blocking()
+    SOCKET.unlink(missing_ok=True)
+
+
+def connects(client_in: Path | None, address: tuple[str, int], server: socket.socket) -> bool:
+    """Open a TCP connection and see that it is that server which gets it."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    server.settimeout(2)
+    with netns.socket_in(client_in or Path("/proc/self/ns/net"), family) as client:
+        client.settimeout(2)
+        try:
+            client.connect(address)
+            server.accept()[0].close()
+        except OSError:
+            return False
+        return True
+
+
+def listener(container: str | Path, ip: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    server = netns.socket_in(Path("/run/netns") / container, family)
+    server.bind((ip, port))
+    server.listen()
+    return server
+
+
+def outside() -> Path:
+    """Somebody beyond the node, at 192.0.2.2 with the node as 192.0.2.1, and no way to pods."""
+    path = Path("/run/netns/outside")
+    netns.create(path)
+    with netns.opened(path) as fd, RtNetlink(fd) as there, RtNetlink() as here:
+        here.transact([links.add_veth("up0", "eth0", peer_netns=fd)])
+        for netlink, name, number in ((here, "up0", 1), (there, "eth0", 2)):
+            index = netlink.index(name)
+            netlink.transact(
+                [
+                    links.set_link(index, up=True),
+                    routes.add_address(index, ip_interface(f"192.0.2.{number}/24")),
+                ]
+            )
+    return path

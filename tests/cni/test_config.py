@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kubewire.cni import config, spec
+from kubewire.cni.bandwidth import Limits
 from kubewire.cni.spec import CniError
 
 BASE = {"cniVersion": "1.1.0", "name": "net", "type": "kubewire-cni"}
@@ -26,8 +27,8 @@ def parse(wire: dict[str, Any], command: str = "ADD", args: str = "") -> config.
 
 def test_without_ranges_the_nodes_pod_cidrs_are_used() -> None:
     found = parse({})
-    assert [str(ranges[0].subnet) for ranges in found.ipam.sets] == ["10.244.1.0/24", "fd00:1::/64"]
-    assert found.ipam.data_dir == Path("/var/lib/cni/kubewire")
+    assert [str(ranges[0].subnet) for ranges in found.sets] == ["10.244.1.0/24", "fd00:1::/64"]
+    assert found.data_dir == Path("/var/lib/cni/kubewire")
 
 
 def test_ranges_of_its_own() -> None:
@@ -47,8 +48,8 @@ def test_ranges_of_its_own() -> None:
             }
         }
     )  # fmt: skip
-    assert [len(ranges) for ranges in found.ipam.sets] == [2, 1]
-    assert str(found.ipam.sets[0][0]) == "10.1.0.9-10.1.0.254"
+    assert [len(ranges) for ranges in found.sets] == [2, 1]
+    assert str(found.sets[0][0]) == "10.1.0.9-10.1.0.254"
     assert str(found.ipam.routes[0].destination) == "10.0.0.0/8"
 
 
@@ -77,12 +78,33 @@ def test_dns_of_the_runtime_goes_first() -> None:
     ("wire", "text"),
     [
         ({"mtu": -1}, "mtu -1"),
-        ({"ipam": []}, "ipam: is not an object"),
+        ({"mtu": 7}, "mtu 7: must be 68 or more"),
+        ({"mtu": "x"}, "mtu: expected `int`, got `str`"),
+        ({"ipam": 3}, "ipam: expected `object`, got `int`"),
+        ({"ipam": {"type": 3}}, "ipam.type: is not a string"),
+        ({"ipam": {"ranges": {}}}, "ipam.ranges: expected `array`, got `object`"),
+        ({"ipam": {"ranges": [[{"subnet": 4}]]}}, "ipam.ranges[0][0].subnet: expected `str`"),
+        ({"ipam": {"ranges": [[]]}}, "ipam.ranges[0]: is empty"),
+        ({"ipam": {"subnet": "10.1.0.5/24"}}, "ipam.subnet '10.1.0.5/24': 10.1.0.5/24 has host bits set"),
+        ({"ipam": {"subnet": "10.1.0.0/24", "exclude": ["x"]}}, "ipam.exclude 'x'"),
+        ({"ipam": {"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}}, "ipam.gateway 10.2.0.1: is not in subnet"),
+        ({"ipam": {"pools": [{"ranges": []}]}}, "ipam.pools[0].name: is missing"),
+        ({"ipam": {"pools": [{"name": "a", "ranges": [[{}]]}]}}, "ipam.pools[a].ranges[0][0].subnet: is missing"),
+        ({"runtimeConfig": []}, "runtimeConfig: expected `object`"),
+        ({"runtimeConfig": {"ips": "10.1.0.1"}}, "runtimeConfig.ips: expected `array`"),
+        ({"runtimeConfig": {"mac": "01:00:00:00:00:00"}}, "runtimeConfig.mac '01:00:00:00:00:00': is not of one"),
+        ({"runtimeConfig": {"portMappings": [{"hostPort": "x", "containerPort": 1}]}}, "runtimeConfig.portMappings[0].hostPort: expected `int`"),
+        ({"runtimeConfig": {"PortMappings": [{"HostPort": 1}]}}, "runtimeConfig.portMappings[0].containerPort: is missing"),
+        ({"runtimeConfig": {"bandwidth": {"ingressRate": -1}}}, "runtimeConfig.bandwidth.ingressRate -1: must not"),
+        ({"nonMasqueradeCIDRs": ["x"]}, "nonMasqueradeCIDRs: 'x'"),
+        ({"args": {"cni": {"ips": ["x"]}}}, "args.cni.ips: 'x'"),
+        ({"cni.dev/valid-attachments": [{"ifname": "a"}]}, "cni.dev/valid-attachments[0].containerID: is missing"),
+        ({"ipam": []}, "ipam: expected `object`, got `array`"),
         ({"ipam": {"subnet": "10.1.0.0/33"}}, "ipam.subnet '10.1.0.0/33'"),
-        ({"ipam": {"ranges": [[{}]]}}, "ipam.ranges: subnet is missing"),
+        ({"ipam": {"ranges": [[{}]]}}, "ipam.ranges[0][0].subnet: is missing"),
         ({"ipam": {"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/25"}]]}}, "ipam.ranges[1]: 10.1.0.1-10.1.0.126 overlaps"),
         ({"ipam": {"subnet": "10.1.0.0/24", "rangeStart": "10.2.0.1"}}, "ipam.rangeStart 10.2.0.1: is not in subnet"),
-        ({"ipam": {"subnet": "10.1.0.0/24", "routes": [{"dst": "x"}]}}, "ipam.routes:"),
+        ({"ipam": {"subnet": "10.1.0.0/24", "routes": [{"dst": "x"}]}}, "ipam.routes[0]: 'x'"),
         ({"runtimeConfig": {"ips": ["x"]}}, "runtimeConfig.ips:"),
         ({"runtimeConfig": {"mac": "x"}}, "runtimeConfig.mac 'x'"),
     ],
@@ -94,9 +116,40 @@ def test_a_wrong_configuration_names_its_field(wire: dict[str, Any], text: str) 
     assert caught.value.message.startswith(text)
 
 
-def test_del_does_not_insist_on_ranges() -> None:
+@pytest.mark.parametrize(
+    "wire",
+    [{}, {"ipam": {"subnet": "x"}}, {"ipam": 3}, {"runtimeConfig": 3}, {"prevResult": {"ips": 3}}],
+)
+def test_del_takes_what_add_refuses(wire: dict[str, Any]) -> None:
     request = spec.parse_request(
         {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0"},
-        json.dumps(BASE).encode(),
+        json.dumps(BASE | wire).encode(),
     )
-    assert config.parse(request).ipam.sets == ()
+    found = config.for_removal(request)
+    assert (found.name, found.ipam.type) == ("net", "kubewire-ipam")
+
+
+@pytest.mark.parametrize("capital", [False, True])
+def test_capabilities_whatever_their_case(capital: bool) -> None:
+    def shaped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k[0].upper() + k[1:] if capital else k: shaped(v) for k, v in value.items()}
+        return [shaped(v) for v in value] if isinstance(value, list) else value
+
+    found = parse(
+        {
+            "runtimeConfig": shaped(
+                {
+                    "portMappings": [
+                        {"hostPort": 8080, "containerPort": 80, "protocol": "udp", "hostIP": "1.2.3.4"}
+                    ],
+                    "bandwidth": {"ingressRate": 8000, "ingressBurst": 800, "egressRate": None},
+                    "dns": {"servers": ["10.96.0.10"], "searches": ["a"], "options": ["ndots:5"]},
+                }
+            )
+        }
+    )  # fmt: skip
+    [port] = found.ports
+    assert (port.host_port, port.container_port, port.protocol, port.host_ip) == (8080, 80, "udp", "1.2.3.4")  # fmt: skip
+    assert found.limits == Limits(ingress=8000, ingress_burst=100)
+    assert found.dns == {"nameservers": ["10.96.0.10"], "search": ["a"], "options": ["ndots:5"]}

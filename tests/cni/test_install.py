@@ -22,6 +22,20 @@ def test_programs_and_a_list_that_old_runtimes_take(tmp_path: Path) -> None:
     assert config["cniVersion"] == "1.0.0"
     assert config["cniVersions"][-1] == "1.1.0"
     assert [p["type"] for p in config["plugins"]] == ["kubewire-cni", "portmap"]
+    own = config["plugins"][0]["capabilities"]
+    assert own == {"ips": True, "mac": True, "dns": True, "bandwidth": True}
+
+
+def test_alone_and_masquerading(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        cni, ["install", "--bin-dir", str(tmp_path / "bin"), "--conf-dir", str(tmp_path), "--standalone", "--ip-masq", "--non-masquerade-cidr", "10.0.0.0/8"]
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    [main] = json.loads((tmp_path / "10-kubewire.conflist").read_text())["plugins"]
+    assert main["ipam"]["ranges"] == [[{"subnet": "10.244.0.0/24"}]]
+    assert main["ipMasq"] is True
+    assert main["nonMasqueradeCIDRs"] == ["10.0.0.0/8"]
+    assert main["capabilities"]["portMappings"] is True
 
 
 def test_a_loopback_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
@@ -39,7 +53,10 @@ def test_a_loopback_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     ("arguments", "text"),
     [
         (["--subnet", "nonsense"], "--subnet: subnet 'nonsense'"),
-        (["--standalone"], "--standalone: needs --subnet"),
+        (
+            ["--non-masquerade-cidr", "10.0.0.1/8"],
+            "--non-masquerade-cidr: 10.0.0.1/8 has host bits set",
+        ),
     ],
 )
 def test_wrong_use(tmp_path: Path, arguments: list[str], text: str) -> None:

@@ -1,10 +1,11 @@
 """The plugins as runtimes execute them, with an agent and alone, beside the reference plugins."""
 
-import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
@@ -13,17 +14,16 @@ from typing import Any
 
 import pytest
 
-from cni.runtime import REFERENCE, Runtime
+from cni.runtime import BIN, REFERENCE, SOCKET, Runtime, agent, connects, listener, outside, serve
 from kubewire.cni import install
 from kubewire.cni.plugin import Plugin
-from kubewire.cni.server import Server
-from kubewire.kernel import links, namespaces, netns, process, routes
+from kubewire.cni.pools import Pod
+from kubewire.cni.spec import Request
+from kubewire.kernel import links, namespaces, netns, process, routes, sysctl
 from kubewire.kernel.rtnetlink import RtNetlink
 
 pytestmark = pytest.mark.kernel
 
-BIN = Path("/run/bin")
-SOCKET = Path("/run/cni.sock")
 MAIN: dict[str, Any] = {
     "type": "kubewire-cni",
     "ipam": {"type": "kubewire-ipam", "subnet": "10.1.0.0/24", "dataDir": "/run/data"},
@@ -32,25 +32,6 @@ MAIN: dict[str, Any] = {
 needs_reference = [
     pytest.mark.tool(str(REFERENCE / "bridge")),
 ]
-
-
-def serve() -> None:
-    async def run() -> None:
-        await Server(Plugin(lambda: ["10.244.0.0/24", "fd00::/64"]), SOCKET).start()
-        await asyncio.Event().wait()
-
-    asyncio.run(run())
-
-
-@contextlib.contextmanager
-def agent() -> Iterator[process.Process]:
-    child = process.fork_into(serve, name="agent")
-    while not SOCKET.exists():
-        os.sched_yield()
-    yield child
-    child.kill()
-    child.wait_blocking()
-    SOCKET.unlink(missing_ok=True)
 
 
 @pytest.fixture(autouse=True)
@@ -126,12 +107,13 @@ def test_version_lists_all(runtime: Runtime) -> None:
     [
         ({}, {"CNI_NETNS": "/run/netns/none"}, 3, "CNI_NETNS /run/netns/none"),
         ({}, {"CNI_NETNS": ""}, 4, "CNI_NETNS: required"),
+        ({}, {"CNI_NETNS": "/proc/self/ns/net"}, 4, "CNI_NETNS /proc/self/ns/net: is the node's own"),
         ({}, {"CNI_IFNAME": "lo"}, 4, "CNI_IFNAME lo: already exists"),
         ({"cniVersion": "7"}, {}, 1, "cniVersion '7'"),
         ({"ipam": {"type": "no-such"}}, {}, 7, "ipam.type 'no-such': no such plugin"),
         ({"ipam": {"subnet": "10.0.0.0/30", "dataDir": "/run/d2"}, "full": True}, {}, 11, "no address is free"),
         ({"runtimeConfig": {"ips": ["10.9.9.9"]}}, {}, 7, "requested address 10.9.9.9: is not in any range"),
-        ({"mtu": 7}, {}, 100, "veth kc"),
+        ({"mtu": 7}, {}, 7, "mtu 7: must be"),
     ],
 )  # fmt: skip
 def test_a_failed_add_leaves_nothing(
@@ -261,6 +243,153 @@ def test_loopback(served: Runtime) -> None:
     served.delete(result)
 
 
+@pytest.mark.parametrize("capital", [False, True])
+def test_host_ports_without_a_chain(served: Runtime, capital: bool) -> None:
+    served.plugins = [MAIN | {"capabilities": {"portMappings": True}}]
+    entry = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+    if capital:
+        entry = {key[0].upper() + key[1:]: value for key, value in entry.items()}
+    served.runtime_config = {"portMappings": [entry]}
+    result = served.add()
+    far = outside()
+    with listener("c1", "10.1.0.2", 80) as server:
+        assert connects(None, ("127.0.0.1", 8080), server)
+        assert connects(None, ("192.0.2.1", 8080), server)
+        assert connects(far, ("192.0.2.1", 8080), server)
+        assert connects(Path("/run/netns/c1"), ("192.0.2.1", 8080), server)
+    netns.create(Path("/run/netns/c2"))
+    done = served.call("ADD", served.config(served.plugins[0], None), "c2")
+    assert (done.status, done.answer["code"]) == (1, 7)
+    assert "hostPort 8080/TCP: is held by net:c1/eth0" in done.answer["msg"]
+    assert len(cables()) == 1
+    served.delete(result)
+    assert served.add("c2")["ips"][0]["address"] == "10.1.0.4/32"
+
+
+def test_gc_frees_a_host_port_whose_cable_is_gone(served: Runtime) -> None:
+    served.version = "1.1.0"
+    served.plugins = [MAIN | {"capabilities": {"portMappings": True}}]
+    served.runtime_config = {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}
+    served.add()
+    netns.delete(Path("/run/netns/c1"))
+    config = served.config(served.plugins[0], None) | {"cni.dev/valid-attachments": None}
+    done = served.call("GC", config)
+    assert (done.status, done.answer["code"]) == (1, 7)
+    assert done.answer["msg"].startswith("cni.dev/valid-attachments: is required")
+    assert served.call("GC", config | {"cni.dev/valid-attachments": []}).status == 0
+    served.add("c2")
+
+
+def queue_of(device: str) -> str:
+    command = ["tc", "qdisc", "show", "dev", device]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.tool("tc")
+def test_bandwidth_without_a_chain(served: Runtime) -> None:
+    served.plugins = [MAIN | {"capabilities": {"bandwidth": True}}]
+    served.runtime_config = {"bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 16_000_000}}  # fmt: skip
+    result = served.add()
+    host = result["interfaces"][0]["name"]
+    assert "rate 8Mbit burst 10000b" in queue_of(host)
+    with netns.entered("/run/netns/c1"):
+        assert "rate 16Mbit" in queue_of("eth0")
+
+
+def test_masquerade_with_exceptions(served: Runtime) -> None:
+    far = outside()
+    served.plugins = [MAIN | {"ipMasq": True}]
+    result = served.add()
+    with netns.socket_in(far) as server:
+        server.bind(("192.0.2.2", 80))
+        server.listen()
+        assert connects(Path("/run/netns/c1"), ("192.0.2.2", 80), server)
+        served.delete(result)
+        served.plugins = [MAIN | {"ipMasq": True, "nonMasqueradeCIDRs": ["192.0.2.0/24"]}]
+        served.add("c2")
+        # The other side has no way back to a pod's own address.
+        assert not connects(Path("/run/netns/c2"), ("192.0.2.2", 80), server)
+
+
+def test_an_attachment_that_is_there_is_not_made_again_elsewhere(served: Runtime) -> None:
+    result = served.add()
+    netns.create(Path("/run/netns/other"))
+    config = served.config(MAIN, None)
+    done = served.call("ADD", config, "c1", CNI_NETNS="/run/netns/other")
+    assert (done.status, done.answer["code"]) == (1, 4)
+    assert done.answer["msg"].startswith("CNI_CONTAINERID c1: eth0 is attached elsewhere already")
+    served.check(result)
+
+
+def test_del_takes_the_devices_at_once(served: Runtime) -> None:
+    for number in range(3):
+        result = served.add(f"c{number}")
+        served.delete(result, f"c{number}")
+        with RtNetlink() as node, RtNetlink(Path(f"/run/netns/c{number}")) as pod:
+            assert [link.name for link in (*node.links(), *pod.links())] == ["lo", "lo"]
+
+
+def test_status_tells_that_the_node_does_not_forward(served: Runtime) -> None:
+    served.version = "1.1.0"
+    config = served.config(MAIN, None)
+    assert served.call("STATUS", config).status == 0
+    served.add()
+    sysctl.write("net.ipv4.ip_forward", 0)
+    done = served.call("STATUS", config)
+    assert (done.status, done.answer["code"]) == (1, 51)
+
+
+def test_pools_by_the_namespace_that_the_runtime_names(served: Runtime) -> None:
+    pools = [{"name": "blue", "ranges": [[{"subnet": "10.50.0.0/30"}]], "namespaces": ["team-a"]}]
+    served.plugins = [MAIN | {"ipam": MAIN["ipam"] | {"pools": pools}}]
+    config = served.config(served.plugins[0], None)
+    for name in ("a", "b", "c"):
+        netns.create(Path(f"/run/netns/{name}"))
+    team = {"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=team-a;K8S_POD_NAME=x"}
+    found = served.call("ADD", config, "a", **team).answer
+    assert found["ips"][0]["address"] == "10.50.0.2/32"
+    full = served.call("ADD", config, "b", **team)
+    assert (full.status, full.answer["code"]) == (1, 11)
+    assert "10.50.0.1-10.50.0.2" in full.answer["msg"]
+    assert served.call("ADD", config, "c").answer["ips"][0]["address"] == "10.1.0.2/32"
+
+
+async def test_what_the_agent_knows_of_the_node_and_the_pod() -> None:
+    async def identify(_: Request) -> Pod:
+        return Pod("x", {"kubewire.dev/ip": "10.244.0.77"}, {}, {"kubewire.dev/ip-pool": "p"})
+
+    pools = [{"name": "p", "ranges": [[{"subnet": "fd50::/64"}]]}]
+    config = {"cniVersion": "1.1.0", "name": "net", "ipam": {"pools": pools}}
+    env = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": "/run/netns/c1",
+        "CNI_IFNAME": "eth0",
+    }
+    netns.create(Path("/run/netns/c1"))
+    cidrs = ["10.244.0.0/24", "fd00::/64"]
+    plugin = Plugin(lambda: cidrs, mtu=lambda: 1450, identify=identify)
+    _, answer = await plugin.run("kubewire-cni", env, json.dumps(config).encode())
+    found = json.loads(answer)
+    assert [ip["address"] for ip in found["ips"]] == ["10.244.0.77/32", "fd50::2/128"]
+    assert {link["mtu"] for link in found["interfaces"]} == {1450}
+    assert [(u.pool, u.used) for u in plugin.usage()] == [("", 1), ("", 0), ("p", 1)]
+    await plugin.close()
+
+
+async def test_a_pod_cidr_outside_of_the_cluster() -> None:
+    plugin = Plugin(lambda: ["10.9.0.0/24"], cluster_cidrs=["10.244.0.0/16"])
+    env = {"CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0", "CNI_PATH": "/"}  # fmt: skip
+    for command, expected in (("ADD", 1), ("STATUS", 1), ("DEL", 0)):
+        stdin = b'{"cniVersion": "1.1.0", "name": "net"}'
+        status, answer = await plugin.run("kubewire-cni", env | {"CNI_COMMAND": command}, stdin)
+        assert status == expected
+        if expected:
+            assert json.loads(answer)["code"] == 7
+            assert json.loads(answer)["msg"] == "podCIDR 10.9.0.0/24: is outside the cluster CIDR 10.244.0.0/16"  # fmt: skip
+    await plugin.close()
+
+
 class TestReference:
     """Debian's containernetworking-plugins, both ways."""
 
@@ -275,6 +404,35 @@ class TestReference:
         assert result["ips"][0]["gateway"] == "10.1.0.1"
         served.check(result)
         served.delete(result)
+
+    @pytest.mark.parametrize("kind", ["bridge", "ptp"])
+    def test_our_ipam_under_their_plugin_in_both_families(self, served: Runtime, kind: str) -> None:
+        ranges = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]
+        ipam = {"type": "kubewire-ipam", "dataDir": "/run/data", "ranges": ranges}
+        served.plugins = [{"type": kind, "bridge": "br9", "isGateway": True, "ipam": ipam}]
+        result = served.add()
+        assert [ip["address"] for ip in result["ips"]] == ["10.1.0.2/24", "fd00:1::2/64"]
+        served.delete(result)
+
+    @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+    def test_what_came_before_is_passed_on(self, served: Runtime, version: str) -> None:
+        served.version = version
+        four = {"version": "4"} if version < "1.0.0" else {}
+        before = {
+            "cniVersion": version,
+            "interfaces": [{"name": "other0", "mac": "0a:00:00:00:00:01"}],
+            "ips": [{**four, "interface": 0, "address": "10.7.0.2/24"}],
+            "routes": [{"dst": "10.8.0.0/16", "gw": "10.7.0.1"}],
+            "dns": {"domain": "example"},
+        }
+        netns.create(Path("/run/netns/c1"))
+        done = served.call("ADD", served.config(MAIN, before))
+        assert done.status == 0, done.answer
+        assert [link["name"] for link in done.answer["interfaces"]][::2] == ["other0", "eth0"]
+        assert done.answer["ips"][0] == before["ips"][0]
+        assert done.answer["ips"][1]["interface"] == 2
+        assert done.answer["routes"][0] == before["routes"][0]
+        assert done.answer["dns"] == before["dns"]
 
     @pytest.mark.parametrize("kind", ["host-local", "static"])
     def test_their_ipam_under_our_plugin(self, served: Runtime, kind: str) -> None:

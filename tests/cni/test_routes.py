@@ -1,5 +1,6 @@
 """Ways to the pods of other nodes, as values."""
 
+import base64
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from kubewire.api.core import Node, NodeAddress, NodeSpec, NodeStatus
 from kubewire.api.meta import ObjectMeta
 from kubewire.cni import routes
-from kubewire.cni.routes import Hop, Plan, Tunnel, Way
+from kubewire.cni.routes import Hop, Peer, Plan, Tunnel, Way
 
 
 def node(name: str, addresses: list[str], cidrs: list[str]) -> Node:
@@ -92,7 +93,79 @@ def test_a_changed_node_address_replaces_and_drops_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "version", "mtu"),
-    [("host-gw", 4, 1500), ("vxlan", 4, 1450), ("vxlan", 6, 1430), ("auto", 4, 1450)],
+    [
+        ("host-gw", 4, 1500),
+        ("vxlan", 4, 1450),
+        ("vxlan", 6, 1430),
+        ("auto", 4, 1450),
+        ("wireguard", 4, 1440),
+        ("wireguard", 6, 1420),
+    ],
 )
 def test_mtu(mode: routes.Mode, version: int, mtu: int) -> None:
     assert routes.pod_mtu(mode, 1500, version=version) == mtu
+
+
+CLUSTER = [ip_network("10.244.0.0/16"), ip_network("fd00::/8")]
+
+
+@pytest.mark.parametrize("mode", ["host-gw", "vxlan", "auto"])
+def test_a_pod_cidr_that_is_not_the_clusters_leads_nowhere(mode: routes.Mode) -> None:
+    thief = node("thief", ["172.30.0.66", "fd30::66"], ["10.96.0.0/24", "fd66::/64"])
+    found = routes.plan([A, B, thief], "a", mode, cluster=CLUSTER)
+    assert {str(w.destination) for w in found.ways} == {"10.244.1.0/24", "fd66::/64"}
+    assert found.refused == (
+        "Node thief spec.podCIDRs[0] 10.96.0.0/24: is outside the cluster CIDR "
+        "10.244.0.0/16,fd00::/8",
+    )
+
+
+def test_a_pod_cidr_of_two_nodes_is_the_older_ones() -> None:
+    younger = node("b2", ["172.30.0.12"], ["10.244.1.128/25"])
+    mine = node("c", ["172.30.0.13"], ["10.244.0.0/25"])
+    broken = node("broken", ["172.30.0.14"], ["10.244.7.0/99"])
+    found = routes.plan([mine, younger, broken, B, A], "a", "host-gw")
+    assert found.ways == {way("10.244.1.0/24", "172.30.0.11")}
+    assert found.refused == (
+        "Node b2 spec.podCIDRs: 10.244.1.128/25 is also that of Node b",
+        "Node broken spec.podCIDRs[0] 10.244.7.0/99: '10.244.7.0/99' does not appear to be an IPv4 or IPv6 network",
+        "Node c spec.podCIDRs: 10.244.0.0/25 is also that of Node a",
+    )
+
+
+KEY = bytes(range(32))
+
+
+def with_key(found: Node, key: str) -> Node:
+    metadata = ObjectMeta(name=found.metadata.name, annotations={routes.WIREGUARD_KEY: key})
+    return Node(metadata=metadata, spec=found.spec, status=found.status)
+
+
+def test_wireguard_leads_to_the_nodes_that_have_published_a_key() -> None:
+    far = with_key(DUAL, base64.b64encode(KEY).decode())
+    found = routes.plan([A, B, far, with_key(FAR, "c2hvcnQ=")], "a", "wireguard")
+    assert found.peers == {
+        Peer(
+            KEY,
+            ip_address("172.30.0.13"),
+            (
+                ip_network("10.244.3.0/24"),
+                ip_network("fd03::/64"),
+                ip_network("172.30.0.13/32"),
+                ip_network("fd30::13/128"),
+            ),
+        )
+    }
+    assert found.ways == {
+        Way(ip_network("10.244.3.0/24"), None, True),
+        Way(ip_network("fd03::/64"), None, True),
+    }
+    assert found.device is not None
+    assert found.device.local == ip_address("172.30.0.10")
+    moved = node("dual", ["172.30.0.99"], ["10.244.3.0/24"])
+    change = routes.diff(
+        found, routes.plan([A, with_key(moved, base64.b64encode(KEY).decode())], "a", "wireguard")
+    )
+    assert {p.outer for p in change.put.peers} == {ip_address("172.30.0.99")}
+    assert change.drop.peers == frozenset()
+    assert {str(w.destination) for w in change.drop.ways} == {"fd03::/64"}

@@ -1,13 +1,10 @@
 """Node ranges, nodes that fall silent, and addresses of load balancers."""
 
-from typing import Any
-
 import pytest
 
-from kubewire.api.errors import InputError
 from kubewire.api.meta import JSON
 from kubewire.api.resources import NODES, PODS
-from kubewire.controllermanager import loadbalancer, nodeipam, nodelifecycle, objects
+from kubewire.controllermanager import nodeipam, nodelifecycle, objects
 from kubewire.controllermanager.actions import Action, Delete, Event, Patch
 from kubewire.testing.fakekubelet import FakeKubelet, node
 
@@ -43,6 +40,18 @@ def test_node_ranges(
     without = len([n for n in nodes if not n["spec"]]) - len(expected)
     full = [a for a in plan.actions if isinstance(a, Event)]
     assert [e.reason for e in full] == ["CIDRNotAvailable"] * without
+
+
+def test_a_range_outside_the_cluster_is_told_and_kept() -> None:
+    nodes = [named("a", "10.9.0.0/24", "fd00::/64"), named("b", "10.244.0.0/24", "fd00:1::/64")]
+    plan = nodeipam.plan(nodes, ["10.244.0.0/16", "fd00::/32"], {4: 24, 6: 64})
+    assert [
+        (e.about["metadata"]["name"], e.message) for e in plan.actions if isinstance(e, Event)
+    ] == [
+        ("a", "spec.podCIDRs[0]: 10.9.0.0/24 is outside the cluster CIDR 10.244.0.0/16,fd00::/32"),
+        ("b", "spec.podCIDRs[1]: fd00:1::/64 is outside the cluster CIDR 10.244.0.0/16,fd00::/32"),
+    ]
+    assert ranges(plan.actions) == {}
 
 
 def with_taints(found: JSON, *keys: str) -> JSON:
@@ -126,58 +135,3 @@ async def test_the_pods_of_a_removed_node_go(kubelet: FakeKubelet) -> None:
     await api.until(lambda: all(p["spec"].get("nodeName") for p in api.all(PODS)))
     await api.client().delete(NODES, "n1")
     await api.until(lambda: [p["spec"]["nodeName"] for p in api.all(PODS)] == ["n2"])
-
-
-# --- load balancers --------------------------------------------------------------------------
-
-
-def balancer(name: str, *held: str, port: int = 80, **spec: Any) -> JSON:
-    status = {"loadBalancer": {"ingress": [{"ip": a} for a in held]}} if held else {}
-    return {
-        "metadata": {"name": name, "namespace": "d", "uid": name},
-        "spec": {
-            "type": "LoadBalancer",
-            "ports": [{"port": port}],
-            "clusterIP": "10.96.0.1",
-            **spec,
-        },
-        "status": status,
-    }
-
-
-def given(services: list[JSON], *pool: str) -> dict[str, list[str]]:
-    plan = loadbalancer.plan(services, loadbalancer.Pool(pool))
-    result = {}
-    for action in plan.actions:
-        if isinstance(action, Patch):
-            changed = action.patch["status"]["loadBalancer"]
-            result[action.key.name] = [i["ip"] for i in changed.get("ingress") or ()]
-        elif isinstance(action, Event):
-            result[action.about["metadata"]["name"]] = [action.message]
-    return result
-
-
-@pytest.mark.parametrize(
-    ("services", "pool", "expected"),
-    [
-        ([balancer("a"), balancer("b")], ["192.0.2.1-192.0.2.2"], {"a": ["192.0.2.1"], "b": ["192.0.2.2"]}),
-        ([balancer("a", "192.0.2.1"), balancer("b")], ["192.0.2.0/30"], {"b": ["192.0.2.2"]}),
-        ([balancer("a"), balancer("b")], ["192.0.2.1"], {"a": ["192.0.2.1"], "b": ["no free IPv4 address in the pool"]}),
-        ([balancer("a", "192.0.2.1"), balancer("b", loadBalancerIP="192.0.2.1", port=81)], ["192.0.2.1"], {"b": ["192.0.2.1"]}),
-        ([balancer("a", "192.0.2.1"), balancer("b", loadBalancerIP="192.0.2.1")], ["192.0.2.1"], {"b": ["192.0.2.1: port 80/TCP is taken by Service d/a"]}),
-        ([balancer("a", loadBalancerIP="1.2.3.4")], ["192.0.2.1"], {"a": ["spec.loadBalancerIP: 1.2.3.4 is not in the pool"]}),
-        ([balancer("a", loadBalancerClass="other")], ["192.0.2.1"], {}),
-        ([balancer("a", "192.0.2.1", type="ClusterIP")], ["192.0.2.1"], {"a": []}),
-        ([balancer("a", ipFamilies=["IPv4", "IPv6"])], ["192.0.2.1", "fd00::1"], {"a": ["192.0.2.1", "fd00::1"]}),
-    ],
-)  # fmt: skip
-def test_load_balancers(
-    services: list[JSON], pool: list[str], expected: dict[str, list[str]]
-) -> None:
-    assert given(services, *pool) == expected
-
-
-@pytest.mark.parametrize("entry", ["x", "10.0.0.1-x", "10.0.0.1/24", "fd00::1-10.0.0.1"])
-def test_a_bad_pool_is_named(entry: str) -> None:
-    with pytest.raises(InputError, match="--lb-pool"):
-        loadbalancer.Pool([entry])

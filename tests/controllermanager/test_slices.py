@@ -261,3 +261,38 @@ def test_the_empty_slice_is_reused() -> None:
     (name,) = store.slices
     assert store.step(groups({1: (0, True)})) == 1
     assert list(store.slices) == [name]
+
+
+def test_pods_of_one_weight_share_a_slice_that_carries_it() -> None:
+    heavy, wrong = pod("heavy", ("10.0.0.2",)), pod("wrong", ("10.0.0.3",))
+    heavy["metadata"]["annotations"] = {"kubewire.dev/weight": "5"}
+    wrong["metadata"]["annotations"] = {"kubewire.dev/weight": "much"}
+    groups = slices.wanted(service(), [pod(), heavy, wrong], {})
+    actions = slices.diff(slices.frame(service()), [], groups)
+    written = [a.obj for a in actions if isinstance(a, Create)]
+    assert [
+        (s["metadata"].get("annotations"), [e["addresses"] for e in s["endpoints"]])
+        for s in written
+    ] == [
+        (None, [["10.0.0.1"], ["10.0.0.3"]]),
+        ({"kubewire.dev/weight": "5"}, [["10.0.0.2"]]),
+    ]
+    named = [s | {"metadata": s["metadata"] | {"name": f"s{i}"}} for i, s in enumerate(written)]
+    assert slices.diff(slices.frame(service()), named, groups) == []
+
+
+def test_a_weight_that_goes_is_taken_from_the_slice() -> None:
+    heavy = pod()
+    heavy["metadata"]["annotations"] = {"kubewire.dev/weight": "5"}
+    (made,) = slices.diff(slices.frame(service()), [], slices.wanted(service(), [heavy], {}))
+    assert isinstance(made, Create)
+    made.obj["metadata"] |= {
+        "name": "x",
+        "uid": "u",
+        "annotations": {"kubewire.dev/weight": "5", "a": "b"},
+    }
+    (changed,) = slices.diff(
+        slices.frame(service()), [made.obj], slices.wanted(service(), [pod()], {})
+    )
+    assert isinstance(changed, Replace)
+    assert changed.obj["metadata"]["annotations"] == {"a": "b"}

@@ -182,7 +182,7 @@ def test_pods_of_different_nodes_reach_each_other_over(kubewire: Kubewire, mode:
     [
         (("--nodes", "0"), "--nodes 0: must be between 1 and 200"),
         (("--pod-cidr", "x"), "--pod-cidr x"),
-        (("--proxy-mode", "ipvs"), "--proxy-mode ipvs: not built yet"),
+        (("--proxy-mode", "ipvs"), "--proxy-mode ipvs: this proxy has no ipvs back end"),
         (("--ip-family", "dual"), "--ip-family dual"),
         (("--publish", "80"), "--publish 80: expected HOSTPORT:[NAMESPACE/]SERVICE:PORT"),
         (("--run", "x"), "--run x: expected IMAGE=COMMAND"),

@@ -104,9 +104,9 @@ class Row:
     sticky: int | None = None
     config: Config = field(default_factory=lambda: Config(cluster_cidrs=PODS))
 
-    def tracer(self) -> Tracer:
+    def tracer(self, mode: str = "plan") -> Tracer:
         objects = Objects(self.services, self.slices, [NODE])
-        return Tracer(objects, self.config, "node-a", service_cidrs=("10.96.0.0/16",))
+        return Tracer(objects, self.config, "node-a", (), ("10.96.0.0/16",), mode)
 
 
 def ends(*hosts: int, port: int = 8080) -> list[str]:

@@ -221,6 +221,13 @@ ROWS = [
 ]  # fmt: skip
 
 
+# The rest of the table needs what is above.
+from tests.kubeproxy import wider  # noqa: E402
+
+FIXTURES |= wider.FIXTURES
+ROWS += wider.ROWS
+
+
 def objects(fixture: str) -> list[JSON]:
     nodes = [node(NODE, NODE_IP, "a", "192.168.9.2", "2001:db8::2"), node(OTHER, OTHER_IP, "b")]
     return deepcopy([*nodes, *FIXTURES[fixture]])

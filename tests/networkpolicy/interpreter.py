@@ -1,10 +1,15 @@
-"""Runs a node's program on one packet, as nftables would."""
+"""Runs a node's program on one packet, as the language of each back end says."""
 
 from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any
 
-from kubewire.lang.nftables.model import Table, evaluate
+from kubewire.lang.iptables import matches
+from kubewire.lang.iptables import model as iptables
+from kubewire.lang.nftables import model as nftables
 from kubewire.lang.packet import Packet
-from kubewire.networkpolicy.nftables import Compiler
+from kubewire.networkpolicy.backends.iptables.compile import Compiler as IptablesCompiler
+from kubewire.networkpolicy.backends.nftables.compile import Compiler as NftablesCompiler
 from kubewire.networkpolicy.program import Program
 
 
@@ -19,12 +24,39 @@ class _ById:
         return isinstance(other, _ById) and other.program is self.program
 
 
+@lru_cache
+def _canonical(address: str) -> str:
+    return str(ip_address(address))
+
+
 @lru_cache(maxsize=8)
-def _table(program: _ById) -> Table:
-    return Compiler("test").table(program.program)
+def _nftables(program: _ById) -> nftables.Table:
+    return NftablesCompiler("test").table(program.program)
 
 
-def passes(program: Program, source: str, target: str, port: int, protocol: str) -> bool:
+@lru_cache(maxsize=8)
+def _iptables(program: _ById) -> tuple[Any, matches.World]:
+    rules = IptablesCompiler().rules(program.program)
+    tables = {version: {"mangle": table} for version, table in rules.tables.items()}
+    return tables, matches.World(rules.sets)
+
+
+def judged(program: Program, packet: Packet, backend: str, hook: str = "forward") -> str:
+    """The verdict of a back end's rules on a packet."""
+    if backend == "nftables":
+        return nftables.evaluate([_nftables(_ById(program))], hook, packet).verdict
+    tables, world = _iptables(_ById(program))
+    return iptables.evaluate(tables[packet.version], hook.upper(), packet, world).verdict
+
+
+def passes(
+    program: Program,
+    source: str,
+    target: str,
+    port: int,
+    protocol: str,
+    backend: str = "nftables",
+) -> bool:
     """Tell whether this node lets a new packet pass."""
-    packet = Packet(source, target, protocol.lower(), dport=port)
-    return evaluate([_table(_ById(program))], "forward", packet).verdict == "accept"
+    packet = Packet(_canonical(source), _canonical(target), protocol.lower(), dport=port)
+    return judged(program, packet, backend) == "accept"

@@ -125,6 +125,10 @@ def netpol(name: str, ns: str, spec: dict[str, Any], **meta: Any) -> dict[str, A
     }
 
 
+def audited(policy: dict[str, Any]) -> dict[str, Any]:
+    return {**policy, "metadata": {**policy["metadata"], **AUDIT}}
+
+
 def cluster(name: str, tier: str, priority: int, **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "policy.networking.k8s.io/v1alpha2",
@@ -372,9 +376,11 @@ def _several() -> Iterator[Row]:
     )
 
 
+AUDIT = {"annotations": {"kubewire.dev/mode": "audit"}}
 X_PODS = {"namespaces": labels(ns="x")}
 ANY_PEER = [{"namespaces": {}}]
 FROM_Y = [{"namespaces": labels(ns="y")}]
+RANGE = [{"tcp": {"destinationPort": {"range": {"start": 81, "end": 8080}}}}]
 OPEN_IN = netpol("open", "x", {"podSelector": {}, "ingress": [{}]})
 
 
@@ -385,6 +391,55 @@ def _tiers() -> Iterator[Row]:
     deny = cluster("deny", "Admin", 10, subject=X_PODS, ingress=one("Deny", FROM_Y))
     to_x_from_y: Allowed = lambda f: not (f.dst.ns == "x" and f.src.ns == "y")  # noqa: E731
     yield Row("admin deny", [deny], to_x_from_y)
+    yield Row("an admin deny in audit mode denies nothing", [audited(deny)], lambda f: True)
+    yield Row(
+        "a rehearsal of every tier decides nothing",
+        [
+            audited(cluster("p", "Admin", 1, subject=X_PODS, ingress=one("Pass", ANY_PEER))),
+            audited(deny),
+            audited(netpol("deny", "x", DENY_IN)),
+            audited(cluster("b", "Baseline", 1, subject=X_PODS, ingress=one("Deny", ANY_PEER))),
+        ],
+        lambda f: True,
+    )
+    yield Row(
+        "a rehearsal beside what is enforced",
+        [
+            audited(cluster("p", "Admin", 1, subject=X_PODS, ingress=one("Accept", ANY_PEER))),
+            deny,
+            OPEN_IN,
+        ],
+        to_x_from_y,
+    )
+    yield Row(
+        "pods without a namespaceSelector are those of every namespace",
+        [
+            cluster(
+                "omitted",
+                "Admin",
+                3,
+                subject=X_PODS,
+                ingress=one("Deny", [{"pods": {"podSelector": expr("extra", "Exists")}}]),
+            )
+        ],
+        lambda f: not (f.dst.ns == "x" and f.src.name == "c"),
+    )
+    yield Row(
+        "accept a range, deny everything else",
+        [
+            cluster(
+                "range",
+                "Admin",
+                3,
+                subject=X_PODS,
+                egress=[
+                    {"action": "Accept", "to": FROM_Y, "protocols": RANGE},
+                    {"action": "Deny", "to": FROM_Y},
+                ],
+            )
+        ],
+        lambda f: not (f.src.ns == "x" and f.dst.ns == "y") or (f.port, f.protocol) == (81, "TCP"),
+    )
     yield Row("admin deny beats a NetworkPolicy", [deny, OPEN_IN], to_x_from_y)
     accept = cluster("accept", "Admin", 5, subject=X_PODS, ingress=one("Accept", FROM_Y))
     yield Row("lower priority number first", [deny, accept], lambda f: True)

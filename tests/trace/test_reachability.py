@@ -19,7 +19,7 @@ def test_the_matrix_is_that_of_the_table() -> None:
 
 def test_ports_are_those_of_policies_and_of_the_target() -> None:
     objects = worlds.objects([*fixture(), OPEN])
-    assert ports_of([objects]) == [("TCP", 81)]
+    assert ports_of([objects]) == [("TCP", 80), ("TCP", 81)]
     tried = {(c.protocol, c.port) for c in matrix(objects)}
     assert ("SCTP", 80) in tried
 

@@ -62,6 +62,13 @@ def too_long(field: str, most: int) -> Cause:
     )
 
 
+def duplicate(field: str, value: Any) -> Cause:
+    """A value that a list may hold once."""
+    return Cause(
+        reason="FieldValueDuplicate", message=f"Duplicate value: {_go(value)}", field=field
+    )
+
+
 def wrong_type(field: str, value: Any, expected: str) -> Cause:
     """A value of another JSON type than the schema says."""
     kinds = {

@@ -11,6 +11,7 @@ from typing import Any
 from kubewire.api.errors import Cause
 from kubewire.api.fielderrors import (
     BAD_CIDR,
+    duplicate,
     each,
     forbidden,
     invalid,
@@ -247,11 +248,7 @@ def _cluster_rule_errors(
     if len(str(rule.get("name") or "")) > 100:
         found.append(too_long(f"{field}.name", 100))
     items = each(rule, peers, field, found)
-    if not items:
-        text = f"{field}.{peers} in body should have at least 1 items"
-        found.append(invalid(f"{field}.{peers}", 0, text))
-    elif len(items) > 25:
-        found.append(too_many(f"{field}.{peers}", len(items), 25))
+    found += _size_errors(rule.get(peers) or [], f"{field}.{peers}")
     outside = False
     for index, peer in items:
         place = f"{field}.{peers}[{index}]"
@@ -259,7 +256,10 @@ def _cluster_rule_errors(
         if not (lenient and not any(peer.get(n) is not None for n in known)):
             found += _one_of(peer, known, place)
         found += _pods_errors(peer, place) + _network_errors(peer, place)
-    for index, protocol in each(rule, "protocols", field, found):
+    protocols = each(rule, "protocols", field, found)
+    if rule.get("protocols") is not None:
+        found += _size_errors(rule["protocols"], f"{field}.protocols")
+    for index, protocol in protocols:
         place = f"{field}.protocols[{index}]"
         found += _protocol_errors(protocol, place, lenient)
         if outside and protocol.get("destinationNamedPort"):
@@ -268,10 +268,38 @@ def _cluster_rule_errors(
     return found
 
 
+def _size_errors(items: Any, field: str) -> list[Cause]:
+    if not isinstance(items, list):
+        return []
+    if not items:
+        return [invalid(field, 0, f"{field} in body should have at least 1 items")]
+    return [too_many(field, len(items), 25)] if len(items) > 25 else []
+
+
+def _set_errors(items: Any, field: str) -> list[Cause]:
+    """Of a list that is a set of 1 to 25 texts."""
+    if not isinstance(items, list):
+        return [wrong_type(field, items, "array")]
+    found = _size_errors(items, field)
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            found.append(wrong_type(f"{field}[{index}]", item, "string"))
+        elif item in items[:index]:
+            found.append(duplicate(f"{field}[{index}]", item))
+    return found
+
+
 def _network_errors(peer: JSON, field: str) -> list[Cause]:
     found: list[Cause] = []
+    for name in ("networks", "domainNames"):
+        if peer.get(name) is not None:
+            found += _set_errors(peer[name], f"{field}.{name}")
+    if any(c.reason == "FieldValueTypeInvalid" for c in found):
+        return found
     for index, cidr in enumerate(peer.get("networks") or ()):
-        if parse_cidr(str(cidr)) is None:
+        if len(str(cidr)) > 43:
+            found.append(too_long(f"{field}.networks[{index}]", 43))
+        elif parse_cidr(str(cidr)) is None:
             found.append(
                 invalid(f"{field}.networks[{index}]", cidr, "Invalid CIDR format provided")
             )
@@ -289,7 +317,16 @@ def _protocol_errors(protocol: JSON, field: str, lenient: bool) -> list[Cause]:
         return []
     found = _one_of(protocol, names, field)
     for name in names[:3]:
-        port = (protocol.get(name) or {}).get("destinationPort")
+        given = protocol.get(name)
+        if given is None:
+            continue
+        if not isinstance(given, dict):
+            found.append(wrong_type(f"{field}.{name}", given, "object"))
+            continue
+        port = given.get("destinationPort")
+        if port is None and not lenient:
+            text = f"{field}.{name} in body should have at least 1 properties"
+            found.append(invalid(f"{field}.{name}", 0, text))
         if port is not None:
             found += _cluster_port_errors(port, f"{field}.{name}.destinationPort")
     return found

@@ -122,3 +122,6 @@ BUILTIN: tuple[Resource, ...] = tuple(
 
 BY_KIND: dict[tuple[str, str], Resource] = {(r.api_version, r.kind): r for r in BUILTIN}
 """(apiVersion, kind) -> resource."""
+
+SERVICE_CIDRS = _group("networking.k8s.io", "servicecidrs", "ServiceCIDR", namespaced=False, sub=_STATUS)  # fmt: skip
+"""Not among the built-in ones: an API server may well not have it (before 1.33)."""

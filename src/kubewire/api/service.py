@@ -1,5 +1,7 @@
 """Typed Service and EndpointSlice: what kube-proxy, DNS, ingress and the slice controller read."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from kubewire.api.meta import Labels, Object, Wire
@@ -150,8 +152,8 @@ class Endpoint(Wire, frozen=True, kw_only=True):
 
     @property
     def serving(self) -> bool:
-        """conditions.serving; missing means the same as ready."""
-        return self.ready if self.conditions.serving is None else self.conditions.serving
+        """conditions.serving; missing means true."""
+        return self.conditions.serving is not False
 
     @property
     def terminating(self) -> bool:
@@ -169,6 +171,20 @@ class EndpointPort(Wire, frozen=True, kw_only=True):
 
 
 SERVICE_NAME = "kubernetes.io/service-name"
+WEIGHT = "kubewire.dev/weight"
+"""Annotation of a pod or an EndpointSlice: the share of new connections that an endpoint gets.
+
+A pod's weight reaches the proxy through its slice: the controller puts pods of one weight together.
+"""
+MAXIMUM_WEIGHT = 65535
+
+
+def weight_of(annotations: Mapping[str, str]) -> int | None:
+    """The weight that annotations ask for; None if there is none, or it is no number in range."""
+    text = annotations.get(WEIGHT, "").strip()
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5):
+        return None
+    return int(text) if int(text) <= MAXIMUM_WEIGHT else None
 
 
 class EndpointSlice(Object, frozen=True, kw_only=True):
@@ -182,3 +198,9 @@ class EndpointSlice(Object, frozen=True, kw_only=True):
     def service_name(self) -> str:
         """Name of the Service it belongs to; "" if it has none."""
         return self.labels.get(SERVICE_NAME, "")
+
+    @property
+    def weight(self) -> int:
+        """Weight of each of its endpoints; 1 unless the annotation says otherwise."""
+        found = weight_of(self.annotations)
+        return 1 if found is None else found

@@ -1,8 +1,12 @@
 """``kubewire cni``: install the plugins, and serve them by an agent."""
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import click
+
+ALONE_SUBNET = "10.244.0.0/24"
+"""What plugins without an agent give from; there is nobody to ask for a podCIDR."""
 
 
 @click.group()
@@ -30,7 +34,8 @@ def cni() -> None:
     "--subnet",
     "subnets",
     multiple=True,
-    help="Give addresses from this CIDR (one for each family); else the agent's podCIDRs.",
+    help="Give addresses from this CIDR (one for each family).  "
+    f"[default: the agent's podCIDRs; with --standalone {ALONE_SUBNET}]",
 )
 @click.option(
     "--mtu", type=int, default=0, help="MTU of the pods' interfaces; 0: the kernel's default."
@@ -46,7 +51,14 @@ def cni() -> None:
     "chained",
     multiple=True,
     type=click.Choice(["portmap", "bandwidth"]),
-    help="Add a reference plugin after ours.",
+    help="Add a reference plugin after ours, and leave its work to it.",
+)
+@click.option("--ip-masq", is_flag=True, help="Pods leave the node with the node's address.")
+@click.option(
+    "--non-masquerade-cidr",
+    "kept",
+    multiple=True,
+    help="Destinations that see the pods' own addresses, with --ip-masq.",
 )
 def install(
     bin_dir: Path,
@@ -58,6 +70,8 @@ def install(
     mtu: int,
     data_dir: Path | None,
     chained: tuple[str, ...],
+    ip_masq: bool,
+    kept: tuple[str, ...],
 ) -> None:
     """Write the plugins and a network configuration."""
     from kubewire.api.errors import InputError
@@ -69,10 +83,21 @@ def install(
             Range.of(subnet)
         except IpamError as error:
             raise InputError(f"--subnet: {error}") from None
+    for cidr in kept:
+        try:
+            ip_network(cidr)
+        except ValueError as error:
+            raise InputError(f"--non-masquerade-cidr: {error}") from None
     if standalone and not subnets:
-        raise InputError("--standalone: needs --subnet, because there is no agent to give podCIDRs")
+        subnets = (ALONE_SUBNET,)
     config = installer.network_config(
-        name, subnets=subnets, mtu=mtu, data_dir=data_dir, chained=chained
+        name,
+        subnets=subnets,
+        mtu=mtu,
+        data_dir=data_dir,
+        chained=chained,
+        masquerade=ip_masq,
+        not_masqueraded=kept,
     )
     try:
         for path in installer.install_programs(
@@ -94,7 +119,8 @@ def install(
     multiple=True,
     help="Addresses for networks that name no range; one for each family.",
 )
-def serve(socket: Path, pod_cidrs: tuple[str, ...]) -> None:
+@click.option("--metrics-port", type=int, default=0, help="Serve /metrics on this port.")
+def serve(socket: Path, pod_cidrs: tuple[str, ...], metrics_port: int) -> None:
     """Answer the installed plugins until a signal comes."""
     import asyncio
 
@@ -106,4 +132,4 @@ def serve(socket: Path, pod_cidrs: tuple[str, ...]) -> None:
         range_sets(pod_cidrs)
     except IpamError as error:
         raise InputError(f"--pod-cidr: {error}") from None
-    asyncio.run(serve_forever(socket.absolute(), pod_cidrs))
+    asyncio.run(serve_forever(socket.absolute(), pod_cidrs, metrics_port=metrics_port))

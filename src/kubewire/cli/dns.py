@@ -18,9 +18,48 @@ from kubewire.api.errors import InputError
 @click.option("--agent", default="", help="Name to report applied changes under.")
 @click.option("--quiet", "-quiet", is_flag=True, help="Do not print the zones at the start.")
 @click.option("--plugins", "-plugins", is_flag=True, help="List the plugins and leave.")
+@click.option("--node-local", is_flag=True, help="Be this node's NodeLocal DNSCache.")
+@click.option(
+    "--localip",
+    "-localip",
+    default="169.254.20.10",
+    show_default=True,
+    metavar="ADDR[,ADDR]",
+    help="Where the node's cache answers: link-local, then ClusterIPs of the DNS Service.",
+)
+@click.option(
+    "--interfacename",
+    "-interfacename",
+    "interface",
+    default="nodelocaldns",
+    show_default=True,
+    help="Dummy device that holds them.",
+)
+@click.option(
+    "--upstreamsvc",
+    "-upstreamsvc",
+    "upstream_service",
+    default="kube-dns-upstream",
+    show_default=True,
+    help="Service in kube-system that leads to cluster DNS itself.",
+)
+@click.option(
+    "--upstream",
+    default="",
+    metavar="ADDR[,ADDR]",
+    help="Cluster DNS itself, instead of --upstreamsvc.",
+)
+@click.option(
+    "--cluster-domain",
+    default="cluster.local",
+    show_default=True,
+    help="Zone that goes to cluster DNS.",
+)
+@click.option("--health-port", "-health-port", type=int, default=8080, show_default=True)
 @click.pass_context
 def dns(
     ctx: click.Context,
+    /,
     conf: str | None,
     port: int,
     kubeconfig: str | None,
@@ -28,8 +67,14 @@ def dns(
     agent: str,
     quiet: bool,
     plugins: bool,
+    node_local: bool,
+    **cache: Any,
 ) -> int:
-    """Serve DNS as CoreDNS does, from its Corefile."""
+    """Serve DNS as CoreDNS does, from its Corefile.
+
+    With --node-local: a cache for the pods of this node, at addresses of its own that bypass
+    conntrack; --conf may name the add-on's Corefile with its placeholders.
+    """
     ctx.obj = {"conf": conf, "port": port, "kubeconfig": kubeconfig, "context": context}
     if ctx.invoked_subcommand is not None:
         return 0
@@ -41,15 +86,32 @@ def dns(
         return 0
     from kubewire.dns.run import run
 
+    where = {"kubeconfig": kubeconfig or "", "context": context or "", "agent": agent}
     try:
-        return run(
-            conf, port=port, kubeconfig=kubeconfig or "", context=context or "", agent=agent,
-            quiet=quiet,
-        )  # fmt: skip
+        if node_local:
+            return _node_local(conf, where, quiet=quiet, **cache)
+        return run(conf, port=port, quiet=quiet, **where)
     except (InputError, OSError) as error:
         # CoreDNS ends with 1 on a Corefile that it cannot use, and so do its users' scripts expect.
         click.echo(str(error), err=True)
         raise SystemExit(1) from error
+
+
+def _node_local(
+    template: str | None, where: dict[str, str], *, quiet: bool, localip: str, upstream: str,
+    cluster_domain: str, health_port: int, interface: str, upstream_service: str,
+) -> int:  # fmt: skip
+    from kubewire.dns.nodelocal.plan import NodeLocal
+    from kubewire.dns.nodelocal.run import run
+
+    plan = NodeLocal(
+        local_ips=tuple(ip.strip() for ip in localip.split(",") if ip.strip()),
+        domain=cluster_domain.strip("."),
+        upstream=tuple(ip.strip() for ip in upstream.split(",") if ip.strip()),
+        health_port=health_port,
+    )
+    conf = Path(template) if template else None
+    return run(plan, upstream_service, interface=interface, template=conf, quiet=quiet, **where)
 
 
 @dns.command()

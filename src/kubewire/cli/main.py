@@ -38,8 +38,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "node": ("kubewire.cli.node:node", "Run the agent of one node."),
     "proxy": ("kubewire.cli.proxy:proxy", "Run the Service proxy of one node (kube-proxy)."),
+    "xds": ("kubewire.cli.xds:xds", "Tell Services to Envoys that somebody else runs."),
     "netpol": ("kubewire.cli.netpol:netpol", "Enforce NetworkPolicy on one node."),
     "dns": ("kubewire.cli.dns:dns", "Serve DNS from a Corefile, or explain an answer."),
+    "external-dns": (
+        "kubewire.cli.external_dns:external_dns",
+        "Publish names of Services and Ingresses to a DNS server (RFC 2136).",
+    ),
     "ingress": ("kubewire.cli.ingress:ingress", "Run the Ingress controller, or explain a route."),
     "api-proxy": (
         "kubewire.cli.api_proxy:api_proxy",

@@ -13,9 +13,17 @@ import click
 @click.option("--context", help="Context of the kubeconfig.")
 @click.option("--node", default=None, help="Name of this node.  [default: host name]")
 @click.option("--netns", type=click.Path(), help="Network namespace of the node.  [default: this]")
+@click.option(
+    "--policy-backend",
+    "backend",
+    type=click.Choice(["nftables", "iptables"]),
+    default="nftables",
+    show_default=True,
+    help="What enforces: nftables, or iptables with ipset.",
+)
 @click.option("--strict", is_flag=True, help="Cut established flows that are no longer allowed.")
 @click.option(
-    "--log-drops", is_flag=True, help="Log what any policy denies (NFLOG), as Events too."
+    "--log-drops", is_flag=True, help="Log what any policy denies, not only those that ask."
 )
 @click.option("--metrics-port", type=int, default=0, help="Serve /metrics on this port.")
 def netpol(
@@ -23,6 +31,7 @@ def netpol(
     context: str | None,
     node: str | None,
     netns: str | None,
+    backend: str,
     strict: bool,
     log_drops: bool,
     metrics_port: int,
@@ -38,6 +47,7 @@ def netpol(
                 context,
                 node or socket.gethostname(),
                 netns,
+                backend,
                 strict,
                 log_drops,
                 metrics_port,
@@ -52,20 +62,22 @@ async def _run(
     context: str | None,
     node: str,
     netns: str | None,
+    backend: str,
     strict: bool,
     log_drops: bool,
     metrics_port: int,
 ) -> None:
     from kubewire.client.kubeconfig import SERVICE_ACCOUNT
     from kubewire.client.rest import Client
+    from kubewire.networkpolicy.backends import enforcer, require
     from kubewire.networkpolicy.controller import PolicyAgent
     from kubewire.networkpolicy.metrics import serve
-    from kubewire.networkpolicy.netfilter import Netfilter
 
+    require(backend)
     in_cluster = kubeconfig is None and context is None and (SERVICE_ACCOUNT / "token").exists()
     client = Client.in_cluster() if in_cluster else Client.from_kubeconfig(kubeconfig, context)
     # A socket of its own for the thread that answers scrapes.
-    with Netfilter(netns) as kernel, Netfilter(netns) as reader:
+    with enforcer(backend, netns) as kernel, enforcer(backend, netns) as reader:
         async with client, asyncio.TaskGroup() as group:
             agent = PolicyAgent(client, node, kernel, strict=strict, log_drops=log_drops)
             group.create_task(agent.run(), name="networkpolicy")

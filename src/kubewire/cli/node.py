@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -16,11 +16,30 @@ import click
 @click.option("--node-name", default="", help="Name of this node.  [default: host name]")
 @click.option(
     "--pod-network",
-    type=click.Choice(["host-gw", "vxlan", "auto"]),
+    type=click.Choice(["host-gw", "vxlan", "auto", "wireguard"]),
     default="auto",
     show_default=True,
+    help="How packets get to the pods of other nodes.",
 )
-@click.option("--cluster-cidr", default="", metavar="CIDR[,CIDR]", help="Where pods are.")
+@click.option(
+    "--cluster-cidr",
+    default="",
+    metavar="CIDR[,CIDR]",
+    help="Where pods are; podCIDRs outside are refused.",
+)
+@click.option("--mtu", default=0, help="Of pods.  [default: what fits the way between nodes]")
+@click.option(
+    "--masquerade/--no-masquerade",
+    default=True,
+    show_default=True,
+    help="Pods leave the cluster CIDR with the node's address.",
+)
+@click.option(
+    "--non-masquerade-cidr",
+    default="",
+    metavar="CIDR[,CIDR]",
+    help="Where pods go with their own address, beside the cluster CIDR.",
+)
 @click.option(
     "--cni-socket",
     type=click.Path(path_type=Path),
@@ -32,14 +51,24 @@ import click
     "--service-proxy/--no-service-proxy", default=True, show_default=True, help="Act as kube-proxy."
 )
 @click.option("--network-policy/--no-network-policy", default=True, show_default=True)
+@click.option(
+    "--metrics-port", type=int, default=0, help="Serve /metrics (addresses) on this port."
+)
+@click.option(
+    "--policy-backend",
+    type=click.Choice(["nftables", "iptables"]),
+    default="nftables",
+    show_default=True,
+    help="What enforces NetworkPolicies.",
+)
 def node(
     kubeconfig: str | None,
     context: str | None,
     node_name: str,
-    pod_network: Literal["host-gw", "vxlan", "auto"],
     cluster_cidr: str,
     cni_socket: Path,
-    **parts: Any,
+    non_masquerade_cidr: str,
+    **others: Any,
 ) -> None:
     """Connect this node's pods (CNI), lead to the others, keep Services and policies in force.
 
@@ -47,20 +76,23 @@ def node(
     """
     from kubewire.client.kubeconfig import SERVICE_ACCOUNT
     from kubewire.client.rest import Client
-    from kubewire.cluster.node import run_agent
+    from kubewire.cluster.addresses import networks
+    from kubewire.cluster.node import AgentOptions, run_agent
+    from kubewire.cluster.support import refuse_unsupported
+
+    refuse_unsupported(others["pod_network"])
+    options = AgentOptions(
+        socket=cni_socket,
+        cluster_cidrs=networks("--cluster-cidr", cluster_cidr),
+        non_masquerade_cidrs=networks("--non-masquerade-cidr", non_masquerade_cidr),
+        **others,
+    )
 
     async def main() -> None:
         inside = not kubeconfig and (SERVICE_ACCOUNT / "token").exists()
         opened = Client.in_cluster() if inside else Client.from_kubeconfig(kubeconfig, context)
         async with opened as client:
-            await run_agent(
-                client,
-                node_name or socket.gethostname().lower(),
-                socket=cni_socket,
-                pod_network=pod_network,
-                cluster_cidrs=tuple(c.strip() for c in cluster_cidr.split(",") if c.strip()),
-                **parts,
-            )
+            await run_agent(client, node_name or socket.gethostname().lower(), options)
 
     try:
         asyncio.run(main())

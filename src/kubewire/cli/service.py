@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubewire.cli.options import (
-    echo_record,
-    kubeconfig_of,
-    namespace_option,
-    output_option,
-    server_options,
-)
+from kubewire.cli.aboutservices import about, nodes
+from kubewire.cli.options import echo_record, namespace_option, output_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from kubewire.api.meta import JSON
-    from kubewire.kubeproxy.config import Config
-    from kubewire.kubeproxy.objects import Objects
-    from kubewire.kubeproxy.trace import Flow, Tracer
-
-
-def _about(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say which objects and which node are asked about."""
-    for option in reversed(
-        (
-            click.option("-f", "--filename", "files", multiple=True, metavar="FILE|DIR|-", help="Objects to answer from (no cluster is asked)."),
-            click.option("--config", "config_file", metavar="FILE", help="KubeProxyConfiguration of that node."),
-            click.option("--node", default="", help="The node that the packet passes.  [default: hostnameOverride, the node of --node-ip, the only one]"),
-            click.option("--node-ip", "node_ips", multiple=True, metavar="ADDR", help="Addresses of that node, primary first.  [default: its InternalIPs]"),
-            click.option("--service-cidr", "service_cidrs", multiple=True, metavar="CIDR", help="Where ClusterIPs come from, besides ServiceCIDR objects."),
-        )
-    ):  # fmt: skip
-        function = option(function)
-    return server_options(function)
+    from kubewire.kubeproxy.nodes import Nodes
+    from kubewire.kubeproxy.trace import Flow
 
 
 @click.group()
@@ -54,8 +31,9 @@ def service() -> None:
 @click.option("--port", type=int)
 @click.option("--protocol", default="TCP", show_default=True)
 @click.option("--flows", metavar="FILE|-", help='Many questions: JSON lines {"from","to","port"}.')
-@click.option("--mode", type=click.Choice(["plan", "nftables"]), default="plan", show_default=True, help="Ask the plan, or the rules that are made from it.")  # fmt: skip
-@_about
+@click.option("--mode", type=click.Choice(["plan", "nftables", "iptables", "ipvs", "envoy"]), default="plan", show_default=True, help="Ask the plan, or the rules that are made from it.")  # fmt: skip
+@click.option("--kernel", is_flag=True, help="Load the rules of that mode into a scratch namespace and send real packets.")  # fmt: skip
+@about
 @output_option
 def trace(
     source: str | None,
@@ -64,28 +42,31 @@ def trace(
     protocol: str,
     flows: str | None,
     mode: str,
+    kernel: bool,
     output: str,
-    **about: Any,
+    **options: Any,
 ) -> None:
     """Say what becomes of a new connection: verdict, endpoints, masquerading and reason.
 
-    Exit status 1: refused or dropped. With --flows: one JSON line of answer per line, status 0.
+    Addresses, or [NAMESPACE/]POD of a pod that is known. Exit status 1: refused or dropped. With
+    --flows: one JSON line of answer per line, status 0.
     """
     single = (source, target, port)
     if (flows is not None) == any(x is not None for x in single) or (
         flows is None and None in single
     ):
         raise click.UsageError("give --from, --to and --port, or --flows")
-    if flows == "-" and "-" in about["files"]:
+    if flows == "-" and "-" in options["files"]:
         raise click.UsageError("standard input cannot be both -f and --flows")
-    ask = _asker(_tracer(mode=mode, **about), mode)
+    from kubewire.kubeproxy.trace import addressed, flow
+
+    found = nodes(mode=mode, **options)
     if flows is not None:
-        answers = [ask(question) for question in list(_questions(flows))]
+        answers = _answers(found, list(_questions(flows, found)), kernel=kernel)
         sys.stdout.write("".join(json.dumps(answer) + "\n" for answer in answers))
         return
-    from kubewire.kubeproxy.trace import flow
-
-    answer = ask(flow({"from": source, "to": target, "port": port, "protocol": protocol}))
+    question = {"from": source, "to": target, "port": port, "protocol": protocol}
+    answer = _answers(found, [flow(addressed(found.asked.objects, question))], kernel=kernel)[0]
     if output == "table":
         click.echo(f"{answer['verdict'].upper()} {source} -> {target}:{port}/{protocol}")
         click.echo(answer["reason"])
@@ -98,18 +79,54 @@ def trace(
         raise click.exceptions.Exit(1)
 
 
-def _asker(tracer: Tracer, mode: str) -> Callable[[Flow], JSON]:
-    if mode == "plan":
-        return lambda asked: tracer.ask(asked).to_json()
-    from kubewire.kubeproxy.backends.nftables.trace import NftablesTracer
+def _answers(nodes: Nodes, flows: list[Flow], *, kernel: bool) -> list[JSON]:
+    """Ask each flow's node: its plan, the rules made from it, or these in a real kernel."""
+    from kubewire.kubeproxy import backends
+    from kubewire.kubeproxy.trace import Asker, Tracer
 
-    rules = NftablesTracer(tracer)
-    return lambda asked: rules.ask(asked).to_json()
+    if kernel:
+        return _packets(nodes, flows)
+    askers: dict[int, Asker] = {}
+
+    def asker(tracer: Tracer) -> Asker:
+        if id(tracer) not in askers:
+            askers[id(tracer)] = backends.tracer(nodes.asked.mode, tracer)
+        return askers[id(tracer)]
+
+    return [asker(nodes.meeting(asked)).ask(asked).to_json() for asked in flows]
 
 
-def _questions(path: str) -> Iterator[Flow]:
+def _packets(nodes: Nodes, flows: list[Flow]) -> list[JSON]:
+    """A scratch namespace for each node."""
     from kubewire.api.errors import InputError
-    from kubewire.kubeproxy.trace import flow
+    from kubewire.kernel import sandbox
+    from kubewire.kernel.probe import Probe
+    from kubewire.kubeproxy import backends
+    from kubewire.kubeproxy.kerneltrace import KernelTracer, pods_device
+    from kubewire.kubeproxy.trace import Tracer
+
+    def ask(tracer: Tracer, indexes: list[int]) -> list[JSON]:
+        packets = KernelTracer(tracer, Probe(tracer.node.ips, pods_device(tracer.config)))
+        return [packets.ask(flows[i]).to_json() for i in indexes]
+
+    by_node: dict[int, tuple[Tracer, list[int]]] = {}
+    for index, asked in enumerate(flows):
+        tracer = nodes.meeting(asked)
+        by_node.setdefault(id(tracer), (tracer, []))[1].append(index)
+    answers: dict[int, JSON] = {}
+    for tracer, indexes in by_node.values():
+        backends.require(tracer.config.mode, "--mode")
+        try:
+            found = sandbox.run(lambda t=tracer, i=indexes: ask(t, i))  # type: ignore[misc]
+        except sandbox.SandboxError as error:
+            raise InputError(f"--kernel: {str(error).strip().splitlines()[-1]}") from error
+        answers |= dict(zip(indexes, found, strict=True))  # type: ignore[call-overload]
+    return [answers[index] for index in range(len(flows))]
+
+
+def _questions(path: str, nodes: Nodes) -> Iterator[Flow]:
+    from kubewire.api.errors import InputError
+    from kubewire.kubeproxy.trace import addressed, flow
 
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text()
@@ -126,29 +143,62 @@ def _questions(path: str) -> Iterator[Flow]:
         if not isinstance(parsed, dict):
             raise InputError(f"{place}: an object is expected")
         try:
-            yield flow(parsed)
+            yield flow(addressed(nodes.asked.objects, parsed))
         except InputError as error:
             raise InputError(f"{place}: {error}") from error
 
 
 @service.command()
 @click.argument("service", metavar="[NS/]SVC")
-@click.option("--from", "source", metavar="ADDR", help="Only what holds for this sender.")
-@_about
+@click.option("--from", "source", metavar="[NS/]POD|IP", help="Only what holds for this sender, on its node.")  # fmt: skip
+@about
 @namespace_option
 @output_option
-def explain(service: str, source: str | None, namespace: str, output: str, **about: Any) -> None:
-    """Show the decision table of one Service on a node, and why each endpoint is in or out."""
+def explain(service: str, source: str | None, namespace: str, output: str, **options: Any) -> None:
+    """Show the decision table of one Service on each node, and why each endpoint is in or out.
+
+    Also where the back end keeps it, and (live) how many connections each endpoint has.
+    """
     from kubewire.api.meta import Key
     from kubewire.kubeproxy.explain import explained
+    from kubewire.kubeproxy.trace import addressed
 
     space, slash, name = service.rpartition("/")
-    record = explained(
-        _tracer(mode="plan", **about), Key(space if slash else namespace, name), source
-    )
+    found = nodes(mode="plan", **options)
+    tracers = found.all()
+    if source is not None:
+        source = addressed(found.asked.objects, {"from": source})["from"]
+        home = found.home(source)
+        tracers = [t for t in tracers if t.node.name == home] or tracers
+    key = Key(space if slash else namespace, name)
+    flows = _connections(options) if not options["files"] and not options["kubeconfig"] else {}
+    records = [explained(t, key, source, flows.get(t.node.name)) for t in tracers]
     if output != "table":
-        echo_record(record, output)
+        echo_record({"service": str(key), "nodes": records}, output)
         return
+    for record in records:
+        _show(record)
+
+
+def _connections(options: dict[str, Any]) -> dict[str, list[list[Any]]]:
+    """Tracked connections of each node of the local cluster: [address, protocol, port, end]."""
+    from kubewire.cluster import inside, state
+    from kubewire.kernel import netns
+    from kubewire.kubeproxy.connections import tracked
+
+    cluster = state.load(options["name"])
+
+    def look() -> dict[str, list[list[Any]]]:
+        found = {}
+        for node in cluster.nodes:
+            with netns.entered(inside.node_netns(cluster, node)):
+                found[node] = tracked()
+        return found
+
+    return inside.call(cluster, look)  # type: ignore[no-any-return]
+
+
+def _show(record: JSON) -> None:
     click.echo(f"Service {record['service']} on node {record['node'] or '(none named)'}")
     if record["note"]:
         click.echo(record["note"])
@@ -158,74 +208,9 @@ def explain(service: str, source: str | None, namespace: str, output: str, **abo
             masquerade = ", masqueraded" if decision["masquerade"] else ""
             click.echo(f"  from {decision['from']:6} {decision['action']}{masquerade}: {decision['why']}")  # fmt: skip
             click.echo("".join(f"    -> {e}\n" for e in decision["endpoints"]), nl=False)
+        for end, count in (row["connections"] or {}).items():
+            click.echo(f"  {count} tracked connections to {end}")
+        click.echo("".join(f"  {line}\n" for line in row["kernel"]), nl=False)
     for row in record["endpoints"]:
         click.echo(f"endpoint {row['address']} {'in ' if row['in'] else 'out'} {row['why']}")
-
-
-def _tracer(
-    *,
-    mode: str,
-    files: tuple[str, ...],
-    config_file: str | None,
-    node: str,
-    node_ips: tuple[str, ...],
-    service_cidrs: tuple[str, ...],
-    name: str,
-    kubeconfig: str | None,
-    context: str | None,
-) -> Tracer:
-    from kubewire.api.errors import InputError
-    from kubewire.kubeproxy.config import parse_network
-    from kubewire.kubeproxy.objects import is_address
-    from kubewire.kubeproxy.trace import Tracer
-
-    for ip in node_ips:
-        if not is_address(ip):
-            raise InputError(f"--node-ip: must be a valid IP address, not {ip!r}")
-    for cidr in service_cidrs:
-        if parse_network(cidr) is None:
-            raise InputError(f"--service-cidr: must be a valid CIDR block, not {cidr!r}")
-    config = _config(config_file)
-    if config and mode != "plan":
-        config = replace(config, mode=mode)
-    objects = _objects(files, name, kubeconfig, context)
-    return Tracer(objects, config, node, node_ips, service_cidrs)
-
-
-def _config(path: str | None) -> Config | None:
-    if path is None:
-        return None
-    from kubewire.client.manifests import load
-    from kubewire.kubeproxy.config import read
-
-    documents = load([path])
-    return read(documents[0].obj if documents else {}, path)
-
-
-def _objects(
-    files: tuple[str, ...], name: str, kubeconfig: str | None, context: str | None
-) -> Objects:
-    from kubewire.kubeproxy.objects import read
-
-    if files:
-        from kubewire.client.manifests import load
-
-        return read((m.obj, m.where) for m in load(files))
-    return asyncio.run(_live(kubeconfig_of(name, kubeconfig), context))
-
-
-async def _live(kubeconfig: str, context: str | None) -> Objects:
-    from kubewire.api import resources
-    from kubewire.client.rest import Client
-    from kubewire.kubeproxy.objects import read
-
-    kinds = (resources.SERVICES, resources.ENDPOINT_SLICES, resources.NODES, resources.PODS)
-    async with Client.from_kubeconfig(kubeconfig, context) as client:
-        found = await asyncio.gather(*(client.list(kind) for kind in kinds))
-    return read((obj, _where(obj)) for objects in found for obj in objects)
-
-
-def _where(obj: JSON) -> Callable[[str], str]:
-    meta = obj.get("metadata") or {}
-    named = f"{obj.get('kind')} {meta.get('namespace', '')}/{meta.get('name', '')}"
-    return lambda field: f"{named}: {field}"
+    click.echo("".join(f"conflict: {line}\n" for line in record["conflicts"]), nl=False)

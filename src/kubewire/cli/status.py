@@ -41,6 +41,11 @@ def status(name: str, output: str) -> None:
 
 def _table(report: dict[str, Any]) -> None:
     click.echo(f'cluster "{report["name"]}"  {report["server"]}')
+    for title, key in (("pods", "podCIDRs"), ("Services", "serviceCIDRs")):
+        click.echo(f"  {title:<9} {', '.join(report[key] or ())}")
+    click.echo(f"  {'proxy':<9} {report['proxyMode']}")
+    for note in report["proxyNotes"]:
+        click.echo(f"  {'':<9} {note}")
     click.echo("\nPROCESS                  PID   RESTARTS  LAST EXIT")
     for row in report["processes"]:
         pid = row["pid"] or "down"
@@ -48,7 +53,8 @@ def _table(report: dict[str, Any]) -> None:
     click.echo("\nNODE                 READY  PODS  ADDRESS")
     for row in report["nodes"]:
         click.echo(
-            f"{row['name']:<20} {'yes' if row['ready'] else 'no':<6} {row['pods']:>4}  {row['address']}"
+            f"{row['name']:<20} {'yes' if row['ready'] else 'no':<6} {row['pods']:>4}"
+            f"  {', '.join(row['addresses'])}"
         )
     for title, rows in (
         ("NOT READY", report["notReady"]),

@@ -46,20 +46,64 @@ from kubewire.cli.options import name_option
 )
 @click.option(
     "--pod-network",
-    type=click.Choice(["host-gw", "vxlan", "auto"]),
+    type=click.Choice(["host-gw", "vxlan", "auto", "wireguard"]),
     default="host-gw",
     show_default=True,
+    help="How packets get to the pods of other nodes.",
 )
 @click.option(
     "--ip-family", type=click.Choice(["ipv4", "ipv6", "dual"]), default="ipv4", show_default=True
 )
-@click.option("--pod-cidr", default="10.244.0.0/16", show_default=True)
-@click.option("--service-cidr", default="10.96.0.0/16", show_default=True)
+@click.option(
+    "--pod-cidr",
+    default="",
+    metavar="CIDR[,CIDR]",
+    help="Addresses of pods, one range per family.  [default: 10.244.0.0/16, fd00:10:244::/56]",
+)
+@click.option(
+    "--service-cidr",
+    default="",
+    metavar="CIDR[,CIDR]",
+    help="Addresses of Services, one range per family.  [default: 10.96.0.0/16, fd00:10:96::/112]",
+)
+@click.option("--node-cidr-mask-size", default=0, help="A node's pod range, with one family.")
+@click.option("--node-cidr-mask-size-ipv4", default=24, show_default=True)
+@click.option("--node-cidr-mask-size-ipv6", default=64, show_default=True)
+@click.option("--mtu", default=0, help="Of pods.  [default: what fits the way between nodes]")
+@click.option(
+    "--non-masquerade-cidr",
+    default="",
+    metavar="CIDR[,CIDR]",
+    help="Where pods go with their own address, beside the pods' own ranges.",
+)
+@click.option(
+    "--cni",
+    type=click.Choice(["library", "exec"]),
+    default="library",
+    show_default=True,
+    help="How kubelets call the CNI plugin: in process, or as an installed program.",
+)
 @click.option(
     "--proxy-mode",
     type=click.Choice(["nftables", "iptables", "ipvs", "envoy", "none"]),
     default="nftables",
     show_default=True,
+)
+@click.option(
+    "--policy-backend",
+    type=click.Choice(["nftables", "iptables"]),
+    default="nftables",
+    show_default=True,
+    help="What enforces NetworkPolicies.",
+)
+@click.option(
+    "--lb-pool",
+    multiple=True,
+    metavar="CIDR|RANGE|ADDR[,...]",
+    help="Addresses for Services of type LoadBalancer.  [default: they get none]",
+)
+@click.option(
+    "--policy-strict", is_flag=True, help="A changed policy cuts flows that it no longer allows."
 )
 @click.option(
     "--wait-timeout",
@@ -76,6 +120,7 @@ def up(
     publish: tuple[str, ...],
     publish_ingress: str | None,
     runs: tuple[str, ...],
+    lb_pool: tuple[str, ...],
     wait_timeout: float,
     **network: Any,
 ) -> None:
@@ -84,6 +129,7 @@ def up(
     from kubewire.cluster import launch
     from kubewire.cluster.down import down
     from kubewire.cluster.options import Options, Publish, parse_publish_ingress
+    from kubewire.cluster.support import refuse_unsupported
 
     started = time.monotonic()
     published = [Publish.parse(p) for p in publish]
@@ -94,9 +140,11 @@ def up(
         nodes=nodes,
         publish=tuple(published),
         images=_images(runs),
+        lb_pool=tuple(p.strip() for given in lb_pool for p in given.split(",") if p.strip()),
         foreground=not detach,
         **network,
     )
+    refuse_unsupported(options.pod_network)
     launched = launch.launch(
         options, manifests.load(files), namespace=namespace, patience=wait_timeout
     )

@@ -89,10 +89,15 @@ def _dns(options: Options) -> list[JSON]:
             "v1",
             "Service",
             {"name": "kube-dns", **meta},
-            spec={"clusterIP": options.dns_ip, "selector": labels, "ports": ports},
+            spec={**_cluster_ips(options), "selector": labels, "ports": ports},
         ),
         _deployment("coredns", labels, pod, replicas=min(2, options.nodes)),
     ]
+
+
+def _cluster_ips(options: Options) -> JSON:
+    ips = list(options.dns_ips)
+    return {"clusterIP": ips[0], "clusterIPs": ips, "ipFamilyPolicy": "PreferDualStack"}
 
 
 def _ingress() -> list[JSON]:
@@ -114,7 +119,7 @@ def _ingress() -> list[JSON]:
             "v1",
             "Service",
             {"name": name, "namespace": namespace, "labels": labels},
-            spec={"selector": labels, "ports": ports},
+            spec={"selector": labels, "ports": ports, "ipFamilyPolicy": "PreferDualStack"},
         ),
         _deployment(name, labels, {"serviceAccountName": name, "containers": [container]}),
         _ingress_class("kubewire", default=True),

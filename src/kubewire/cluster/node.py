@@ -7,160 +7,137 @@ node's network namespace, with the credentials of the node.
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address
+from dataclasses import dataclass
 from pathlib import Path
 
 from kubewire.api.core import Node
 from kubewire.api.meta import Key
 from kubewire.api.resources import NODES
 from kubewire.client.informer import Informer
-from kubewire.client.loop import Loop
 from kubewire.client.rest import Client
 from kubewire.cluster.addons import DNS_IMAGE, INGRESS_IMAGE
+from kubewire.cluster.addresses import networks
 from kubewire.cluster.options import DOMAIN, Options
-from kubewire.cni import network as cni
+from kubewire.cluster.podnetwork import PROGRAMS, NodeNetwork, PodNetwork
+from kubewire.cni import masquerade
+from kubewire.cni.ipam import Network
 from kubewire.cni.plugin import Plugin
-from kubewire.cni.routes import Mode, pod_mtu
-from kubewire.cni.routing import NodeRoutes, RouteTable, underlay_mtu
+from kubewire.cni.routes import Mode
 from kubewire.cni.server import Server
 from kubewire.dns import run as dns
 from kubewire.ingress import run as ingress
-from kubewire.kernel.rtnetlink import RtNetlink
-from kubewire.kubelet import network as kubelet_network
 from kubewire.kubelet.agent import Kubelet
 from kubewire.kubelet.files import Resolver
 from kubewire.kubelet.runtime import BuiltinPod
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.controller import KubeProxy
+from kubewire.networkpolicy import backends as policy_backends
 from kubewire.networkpolicy.controller import PolicyAgent
-from kubewire.networkpolicy.netfilter import Netfilter
 
 
-class PodNetwork:
-    """The kubelet's view of the CNI room; ready once the node has its podCIDRs."""
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """What the agent of a node is told, whose kubelet is another one."""
 
-    def __init__(self, node: str, run_dir: Path, nodes: Informer[Node], mtu: int) -> None:
-        self._node = node
-        self._mtu = mtu
-        self._run_dir = run_dir
-        self._nodes = nodes
-        self._opened: cni.PodNetwork | None = None
-
-    async def add(self, request: kubelet_network.PodRequest) -> kubelet_network.PodResult:
-        """Wire a pod."""
-        try:
-            result = await self._network().add(
-                cni.PodRequest(
-                    uid=request.uid,
-                    namespace=request.namespace,
-                    name=request.name,
-                    netns=request.netns,
-                    annotations=request.annotations,
-                    ports=[
-                        cni.PodPort(
-                            host_port=p.host_port,
-                            container_port=p.container_port,
-                            protocol=p.protocol,
-                            host_ip=p.host_ip,
-                        )
-                        for p in request.ports
-                        if p.host_port
-                    ],
-                )
-            )
-        except cni.PodNetworkError as error:
-            raise kubelet_network.NetworkError(str(error)) from error
-        return kubelet_network.PodResult(ips=result.ips)
-
-    async def remove(self, uid: str) -> None:
-        """Undo it."""
-        await self._network().remove(uid)
-
-    def _network(self) -> cni.PodNetwork:
-        if self._opened is None:
-            node = self._nodes.store.get(Key("", self._node))
-            if node is None or not node.pod_cidrs:
-                raise kubelet_network.NetworkError(f"node {self._node} has no podCIDR yet")
-            self._opened = cni.PodNetwork(self._node, self._run_dir, node.pod_cidrs, mtu=self._mtu)
-        return self._opened
+    socket: Path
+    """Where the CNI plugins find it."""
+    pod_network: Mode
+    cluster_cidrs: tuple[Network, ...] = ()
+    """Where pods are: podCIDRs outside are refused, and packets to it keep their source."""
+    mtu: int = 0
+    """Of pods; 0: what fits the way between nodes."""
+    masquerade: bool = True
+    non_masquerade_cidrs: tuple[Network, ...] = ()
+    service_proxy: bool = True
+    network_policy: bool = True
+    policy_backend: policy_backends.Backend = "nftables"
+    metrics_port: int = 0
 
 
-async def run_agent(
-    client: Client,
-    name: str,
-    *,
-    socket: Path,
-    pod_network: Mode,
-    cluster_cidrs: tuple[str, ...],
-    service_proxy: bool,
-    network_policy: bool,
-) -> None:
-    """The agent of a node whose kubelet is another one: CNI calls, routes, Services, policies."""
-    agent = f"pod-network/{name}"
-    nodes: Informer[Node] = Informer(client, NODES, Node, agent=agent)
-    table = RouteTable(name, pod_network)
-    routes = Loop(agent, [nodes], NodeRoutes(table, nodes).reconcile)
+async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
+    """Run it for ever: CNI calls, routes, Services, policies."""
+    nodes: Informer[Node] = Informer(client, NODES, Node, agent=f"pod-network/{name}")
+    network = NodeNetwork(client, name, nodes, options.pod_network, options.cluster_cidrs)
     own = Key("", name)
-    plugin = Plugin(lambda: nodes.store[own].pod_cidrs if own in nodes.store else ())
-    server = Server(plugin, socket)
+    plugin = Plugin(
+        network.pod_cidrs,
+        cluster_cidrs=tuple(map(str, options.cluster_cidrs)),
+        mtu=lambda: options.mtu or network.mtu(),
+        identify=network.pools.identify,
+        pools=network.pools,
+    )
+    server = Server(plugin, options.socket)
+    if options.masquerade and options.cluster_cidrs:
+        masquerade.cover(options.cluster_cidrs, options.non_masquerade_cidrs)
     async with asyncio.TaskGroup() as group:
         group.create_task(nodes.run(), name="nodes")
-        group.create_task(routes.run(), name="routes")
-        if network_policy:
-            policies = PolicyAgent(client, name, Netfilter())
+        group.create_task(network.routes.run(), name="routes")
+        group.create_task(network.pools.config.run(), name="ip pools")
+        if options.network_policy:
+            enforcer = policy_backends.enforcer(options.policy_backend)
+            policies = PolicyAgent(client, name, enforcer)
             group.create_task(policies.run(), name="networkpolicy")
         await nodes.wait_synced()
-        if service_proxy:
+        if options.service_proxy:
             ips = nodes.store[own].internal_ips if own in nodes.store else ()
-            proxy = KubeProxy(client, name, ips, Config(cluster_cidrs=cluster_cidrs))
+            config = Config(cluster_cidrs=tuple(map(str, options.cluster_cidrs)))
+            proxy = KubeProxy(client, name, ips, config)
             group.create_task(proxy.run(), name="kube-proxy")
         await server.start()
+        if options.metrics_port:
+            from kubewire.cni.metrics import serve as serve_metrics
+
+            group.create_task(serve_metrics(plugin, options.metrics_port), name="metrics")
 
 
 async def run_node(client: Client, options: Options, index: int, run_dir: Path) -> None:
     """Run everything that a node runs, for ever; ``run_dir`` is the cluster's tmpfs."""
     name = options.node_names[index]
     folder = run_dir / "nodes" / name
-    agent = f"pod-network/{name}"
-    nodes: Informer[Node] = Informer(client, NODES, Node, agent=agent)
-    table = RouteTable(name, options.pod_network)
-    routes = Loop(agent, [nodes], NodeRoutes(table, nodes).reconcile)
-    policies = PolicyAgent(client, name, Netfilter())
+    nodes: Informer[Node] = Informer(client, NODES, Node, agent=f"pod-network/{name}")
+    pods = options.addresses.pods
+    network = NodeNetwork(client, name, nodes, options.pod_network, pods)
+    programs = run_dir / PROGRAMS if options.cni == "exec" else None
+    pod_network = PodNetwork(folder, network, pods, mtu=options.mtu, programs=programs)
+    masquerade.cover(pods, networks("--non-masquerade-cidr", options.non_masquerade_cidr))
+    enforcer = policy_backends.enforcer(options.policy_backend)
+    policies = PolicyAgent(client, name, enforcer, strict=options.policy_strict)
     kubelet = Kubelet(
         client,
         name,
-        (options.node_ip(index),),
+        options.node_ips(index),
         folder,
-        PodNetwork(name, folder, nodes, _pod_mtu(options, index)),
+        pod_network,
         policies,
         node_netns=run_dir / "netns" / name,
         builtins={DNS_IMAGE: _dns, INGRESS_IMAGE: _ingress},
         images=options.images,
-        cluster_dns=(options.dns_ip,),
+        # The first family's only, as kubeadm has it: a pod may add two more nameservers (of three).
+        cluster_dns=options.dns_ips[:1],
         cluster_domain=DOMAIN,
         # The way out of the sandbox refuses at once: a query for a foreign name fails quickly.
-        host_resolver=Resolver(nameservers=(options.gateway,)),
+        host_resolver=Resolver(nameservers=options.gateways),
     )
-    proxy = KubeProxy(
-        client,
-        name,
-        (options.node_ip(index),),
-        Config(cluster_cidrs=(options.pod_cidr,)),
-        service_cidrs=(options.service_cidr,),
-    )
+    await pod_network.start()
     async with asyncio.TaskGroup() as group:
         if options.proxy_mode != "none":
+            proxy = KubeProxy(
+                client,
+                name,
+                options.node_ips(index),
+                Config(
+                    mode=options.proxy_mode,
+                    cluster_cidrs=options.addresses.cluster_cidrs,
+                    run_dir=str(folder / "kube-proxy"),
+                ),
+                service_cidrs=options.addresses.service_cidrs,
+            )
             group.create_task(proxy.run(), name="kube-proxy")
         group.create_task(policies.run(), name="networkpolicy")
         group.create_task(nodes.run(), name="nodes")
-        group.create_task(routes.run(), name="routes")
+        group.create_task(network.routes.run(), name="routes")
+        group.create_task(network.pools.config.run(), name="ip pools")
         group.create_task(kubelet.run(), name="kubelet")
-
-
-def _pod_mtu(options: Options, index: int) -> int:
-    with RtNetlink() as netlink:
-        underlay = underlay_mtu(netlink, ip_address(options.node_ip(index)))
-    return pod_mtu(options.pod_network, underlay)
 
 
 def _dns(pod: BuiltinPod) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any, Literal
 
 from kubewire.api.errors import InputError
 from kubewire.client.manifests import Manifest
+from kubewire.cluster.addresses import MASKS, Addresses, addresses, networks
 
-UNDERLAY = ipaddress.IPv4Network("172.30.0.0/16")
 API_PORT = 6443
 DOMAIN = "cluster.local"
 
@@ -56,63 +55,99 @@ class Options:
 
     name: str
     nodes: int = 2
-    pod_network: Literal["host-gw", "vxlan", "auto"] = "host-gw"
-    ip_family: str = "ipv4"
-    pod_cidr: str = "10.244.0.0/16"
-    service_cidr: str = "10.96.0.0/16"
+    pod_network: Literal["host-gw", "vxlan", "auto", "wireguard"] = "host-gw"
+    cni: Literal["library", "exec"] = "library"
+    """How the kubelets call the CNI plugin: in their own process, or as a program."""
+    ip_family: Literal["ipv4", "ipv6", "dual"] = "ipv4"
+    pod_cidr: str = ""
+    """Ranges with commas, one per family; "" is the default of the families."""
+    service_cidr: str = ""
+    node_cidr_mask_size: int = 0
+    """For both families, in place of the two below."""
+    node_cidr_mask_size_ipv4: int = MASKS[4]
+    node_cidr_mask_size_ipv6: int = MASKS[6]
+    mtu: int = 0
+    """Of pods; 0: what fits the way between nodes."""
+    non_masquerade_cidr: str = ""
+    """Ranges beside the pods' own to which pods go with their own address."""
     proxy_mode: str = "nftables"
+    lb_pool: tuple[str, ...] = ()
+    """Addresses, ranges ``A-B`` and networks for Services of type LoadBalancer."""
+    policy_backend: Literal["nftables", "iptables"] = "nftables"
+    policy_strict: bool = False
+    """A changed policy cuts established flows that it forbids."""
     publish: tuple[Publish, ...] = ()
     images: dict[str, list[str]] = field(default_factory=dict)
     """Image -> command of this machine; every other image is a stand-in."""
     foreground: bool = False
+    addresses: Addresses = field(init=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= 200:
             raise InputError(f"--nodes {self.nodes}: must be between 1 and 200")
-        if self.proxy_mode not in ("nftables", "none"):
-            raise InputError(
-                f"--proxy-mode {self.proxy_mode}: not built yet; nftables and none are"
-            )
-        if self.ip_family != "ipv4":
-            raise InputError(f"--ip-family {self.ip_family}: up has IPv4 only so far")
-        self._network("--pod-cidr", self.pod_cidr)
-        self._network("--service-cidr", self.service_cidr)
+        if self.proxy_mode != "none":
+            from kubewire.kubeproxy import backends
 
-    @staticmethod
-    def _network(flag: str, text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-        try:
-            return ipaddress.ip_network(text)
-        except ValueError as error:
-            raise InputError(f"{flag} {text}: {error}") from error
+            backends.require_machine(self.proxy_mode, f"--proxy-mode {self.proxy_mode}")
+        if self.lb_pool:
+            from kubewire.controllermanager.loadbalancer import Pool
+
+            Pool(self.lb_pool)
+        if self.policy_backend != "nftables":
+            from kubewire.networkpolicy import backends as policy_backends
+
+            policy_backends.require(self.policy_backend)
+        found = addresses(
+            self.ip_family, self.pod_cidr, self.service_cidr, self._masks(), self.nodes
+        )
+        object.__setattr__(self, "addresses", found)
+        networks("--non-masquerade-cidr", self.non_masquerade_cidr)
+        # IPv6 does not work over links with less than 1280 bytes (RFC 8200, section 5).
+        least = 1280 if 6 in found.versions else 576
+        if self.mtu and not least <= self.mtu <= 65535:
+            raise InputError(f"--mtu {self.mtu}: must be between {least} and 65535")
+
+    def _masks(self) -> dict[int, int]:
+        if size := self.node_cidr_mask_size:
+            if self.ip_family == "dual":
+                raise InputError(
+                    f"--node-cidr-mask-size {size}: of one family only; with --ip-family dual use "
+                    "--node-cidr-mask-size-ipv4 and --node-cidr-mask-size-ipv6"
+                )
+            return dict.fromkeys(MASKS, size)
+        return {4: self.node_cidr_mask_size_ipv4, 6: self.node_cidr_mask_size_ipv6}
 
     @property
     def node_names(self) -> tuple[str, ...]:
         """node-1, node-2, ..."""
         return tuple(f"node-{i + 1}" for i in range(self.nodes))
 
-    def node_ip(self, index: int) -> str:
-        """Underlay address of a node; ``index`` counts from 0."""
-        return str(UNDERLAY[10 + index])
+    def node_ips(self, index: int) -> tuple[str, ...]:
+        """Underlay addresses of a node; ``index`` counts from 0."""
+        return tuple(map(str, self.addresses.node(index)))
 
     @property
-    def gateway(self) -> str:
-        """Underlay address of the sandbox itself, where the API server listens."""
-        return str(UNDERLAY[1])
+    def gateways(self) -> tuple[str, ...]:
+        """Underlay addresses of the sandbox itself; the API server listens on all of them."""
+        return tuple(map(str, self.addresses.gateways))
 
     @property
-    def dns_ip(self) -> str:
-        """ClusterIP of the DNS Service: the tenth address, as kubeadm does."""
-        return str(ipaddress.ip_network(self.service_cidr)[10])
+    def dns_ips(self) -> tuple[str, ...]:
+        """ClusterIPs of the DNS Service."""
+        return tuple(map(str, self.addresses.dns))
 
     def to_json(self) -> dict[str, Any]:
         """What other commands may want to know of a running cluster."""
         return {
             "nodes": self.nodes,
             "podNetwork": self.pod_network,
-            "ipFamily": self.ip_family,
-            "podCIDR": self.pod_cidr,
-            "serviceCIDR": self.service_cidr,
+            "cni": self.cni,
+            "ipFamilies": list(self.addresses.families),
+            "podCIDRs": list(self.addresses.cluster_cidrs),
+            "serviceCIDRs": list(self.addresses.service_cidrs),
             "proxyMode": self.proxy_mode,
+            "lbPool": list(self.lb_pool),
+            "policyBackend": self.policy_backend,
             "publish": [[p.host_port, p.namespace, p.service, p.port] for p in self.publish],
         }
 

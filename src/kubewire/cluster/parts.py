@@ -17,14 +17,17 @@ from typing import Any
 from kubewire.api.core import Node
 from kubewire.api.resources import NODES
 from kubewire.client.informer import Informer
-from kubewire.client.loop import Loop
+from kubewire.client.loop import Loop, run_all
 from kubewire.client.rest import Client
 from kubewire.cluster import publish
 from kubewire.cluster.bootstrap import bootstrap
 from kubewire.cluster.node import run_node
 from kubewire.cluster.options import Start
+from kubewire.cluster.podnetwork import install_programs
 from kubewire.cluster.processes import KUBECONFIG
+from kubewire.cluster.sandbox import BRIDGE
 from kubewire.cluster.supervisor import Process
+from kubewire.cluster.vips import Vips
 from kubewire.cni.routing import NodeRoutes, RouteTable
 from kubewire.controllermanager import manager
 from kubewire.kernel import namespaces, netns
@@ -38,6 +41,8 @@ log = logging.getLogger(__name__)
 def processes(start: Start) -> list[Process]:
     """Controllers, nodes with their stand-ins, the publisher, and the bootstrap."""
     run_dir = start.directory / "run"
+    if start.options.cni == "exec":
+        install_programs(run_dir)
     found = [Process("controllers", partial(_asyncio, start, partial(_controllers, start)))]
     for index, node in enumerate(start.options.node_names):
         path = run_dir / "netns" / node
@@ -74,18 +79,22 @@ def _asyncio(start: Start, body: Callable[[Client], Coroutine[Any, Any, None]]) 
 async def _controllers(start: Start, client: Client) -> None:
     """Every controller, and the routes from the sandbox itself to the pods (for the API's proxy)."""
     options = manager.Options(
-        cluster_cidrs=(start.options.pod_cidr,),
+        cluster_cidrs=start.options.addresses.cluster_cidrs,
+        node_masks=dict(start.options.addresses.masks),
         root_ca=(start.directory / "pki" / "ca.crt").read_text(),
+        lb_pool=start.options.lb_pool,
     )
     agent = "pod-network/sandbox"
     nodes: Informer[Node] = Informer(client, NODES, Node, agent=agent)
     # The sandbox is no node: it shares an L2 network with all of them.
-    table = RouteTable("", "host-gw")
+    table = RouteTable("", "host-gw", cluster=start.options.addresses.pods)
     routes = Loop(agent, [nodes], NodeRoutes(table, nodes).reconcile)
     async with asyncio.TaskGroup() as group:
         group.create_task(manager.run(client, options), name="controllers")
         group.create_task(nodes.run(), name="nodes")
         group.create_task(routes.run(), name="routes")
+        if start.options.lb_pool:
+            group.create_task(run_all([Vips(client, BRIDGE).loop]), name="vips")
 
 
 def _stand_ins(start: Start, node: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import time
 from functools import partial
-from ipaddress import ip_network
 
 from kubewire.cluster.options import API_PORT, Start
 from kubewire.cluster.sandbox import make_underlay
@@ -26,7 +25,7 @@ def run_cluster(start: Start) -> None:
     lifeline = start.lifeline if start.lifeline >= 0 else None
     supervisor = Supervisor(start.directory, lifeline=lifeline)
     make_underlay(start.options, start.directory / "run")
-    inside = socket.create_server((start.options.gateway, API_PORT), backlog=1024)
+    inside = tuple(_listen(address) for address in start.options.gateways)
     supervisor.start([Process("apiserver", partial(_api_server, start, inside))])
     from kubewire.cluster import parts
 
@@ -37,13 +36,20 @@ def run_cluster(start: Start) -> None:
     supervisor.run()
 
 
-def _api_server(start: Start, inside: socket.socket) -> None:
+def _listen(address: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, API_PORT), family=family, backlog=1024)
+
+
+def _api_server(start: Start, inside: tuple[socket.socket, ...]) -> None:
     from kubewire.apiserver import pki, server
 
-    gateway, first = start.options.gateway, next(ip_network(start.options.service_cidr).hosts())
-    keys = pki.ensure(start.directory / "pki", ips=[gateway, "127.0.0.1", str(first)])
+    gateways, services = start.options.gateways, start.options.addresses.services
+    ips = [*gateways, "127.0.0.1", *(str(network[1]) for network in services)]
+    keys = pki.ensure(start.directory / "pki", ips=ips)
     host = f"https://127.0.0.1:{start.api.getsockname()[1]}"
-    for name, url in (("kubeconfig", host), (KUBECONFIG, f"https://{gateway}:{API_PORT}")):
+    here = f"[{gateways[0]}]" if ":" in gateways[0] else gateways[0]
+    for name, url in (("kubeconfig", host), (KUBECONFIG, f"https://{here}:{API_PORT}")):
         fresh = start.directory / f"{name}.new"
         fresh.touch(mode=0o600)
         fresh.write_text(keys.kubeconfig(url, start.options.name))
@@ -53,9 +59,9 @@ def _api_server(start: Start, inside: socket.socket) -> None:
             pki_dir=start.directory / "pki",
             data_dir=start.directory / "store",
             port=-1,
-            sockets=(inside, start.api),
-            advertise_address=gateway,
+            sockets=(*inside, start.api),
+            advertise_address=gateways[0],
             advertise_port=API_PORT,
-            service_cidrs=(start.options.service_cidr,),
+            service_cidrs=start.options.addresses.service_cidrs,
         )
     )

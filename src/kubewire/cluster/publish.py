@@ -63,20 +63,15 @@ async def _accept(
 async def _join(services: Mapping[Key, Service], publish: Publish, accepted: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     accepted.setblocking(False)
-    with (
-        accepted,
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as onward,
-    ):
-        address = target(services, publish)
-        if address is None:
-            log.warning(
-                "port %d: no Service %s/%s with port %s",
-                publish.host_port,
-                publish.namespace,
-                publish.service,
-                publish.port,
-            )
-            return
+    address = target(services, publish)
+    if address is None:
+        name = f"{publish.namespace}/{publish.service}"
+        log.warning("port %d: no Service %s with port %s", publish.host_port, name, publish.port)
+        accepted.close()
+        return
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    onward = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    with accepted, onward:
         for end in (accepted, onward):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:

@@ -9,23 +9,31 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
 from kubewire.api.errors import InputError
-from kubewire.cluster.options import UNDERLAY, Options
+from kubewire.cluster.addresses import UNDERLAY, Address, Addresses
+from kubewire.cluster.options import Options
 from kubewire.kernel import links, namespaces, netns, routes, sysctl
 from kubewire.kernel import sandbox as kernel_sandbox
+from kubewire.kernel.netlink import Message
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
 
 BRIDGE = "underlay"
 UPLINK = "eth0"
-ANYWHERE = IPv4Network("0.0.0.0/0")
+ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 STATIC = 4
 """Routing protocol number of the administrator: the pod network removes only routes of its own."""
-PREFIX = UNDERLAY.prefixlen
+
+_NODE_SETTINGS = {
+    "net.ipv4.conf.all.rp_filter": 0,
+    "net.ipv4.conf.default.rp_filter": 0,
+    # No address is checked for a duplicate, which would take a second.
+    "net.ipv6.conf.default.accept_dad": 0,
+}
 
 
 def enter(run_dir: Path) -> None:
@@ -68,41 +76,68 @@ def make_underlay(options: Options, run_dir: Path) -> None:
     """Join the nodes' network namespaces by one bridge in the current one."""
     (run_dir / "netns").mkdir()
     (run_dir / "nodes").mkdir()
+    gateways = options.addresses.gateways
     # A node's way out ends here, where it is refused at once instead of being lost in silence.
-    sysctl.write("net/ipv4/ip_forward", 1)
-    gateway = IPv4Interface(f"{options.gateway}/{PREFIX}")
+    _forward(options.addresses.versions)
     with RtNetlink() as netlink:
         netlink.transact(
             [
                 links.set_link("lo", up=True),
-                links.add_bridge(BRIDGE),
-                links.set_link(BRIDGE, up=True),
+                links.add_bridge(BRIDGE, mac=_mac(1)),
+                links.set_link(BRIDGE, up=True, no_autoconf=True),
             ]
         )
         bridge = netlink.index(BRIDGE)
-        netlink.transact([routes.add_address(bridge, gateway)])
+        netlink.transact(list(_addresses(bridge, gateways, _mac(1))))
         for index, name in enumerate(options.node_names):
             path = run_dir / "netns" / name
             netns.create(path)
             with netns.opened(path) as node:
+                port = f"n{index}"
                 netlink.transact(
                     [
-                        links.add_veth(f"n{index}", UPLINK, peer_netns=node),
-                        links.set_link(f"n{index}", master=bridge, up=True),
+                        links.add_veth(port, UPLINK, peer_netns=node, peer_mac=_mac(10 + index)),
+                        links.set_link(port, master=bridge, up=True, no_autoconf=True),
                     ]
                 )
-            _set_up_node(path, IPv4Interface(f"{options.node_ip(index)}/{PREFIX}"), gateway.ip)
+            _set_up_node(path, options.addresses, index)
 
 
-def _set_up_node(path: Path, address: IPv4Interface, gateway: IPv4Address) -> None:
+def _set_up_node(path: Path, addresses: Addresses, index: int) -> None:
     with netns.entered(path):
-        sysctl.write("net/ipv4/ip_forward", 1)
+        _forward(addresses.versions)
+        for name, value in _NODE_SETTINGS.items():
+            if sysctl.exists(name):
+                sysctl.write(name, value)
         with RtNetlink() as netlink:
             uplink = netlink.index(UPLINK)
             netlink.transact(
                 [
-                    links.set_link(UPLINK, up=True),
-                    routes.add_address(uplink, address),
-                    routes.add_route(Route(ANYWHERE, uplink, gateway, protocol=STATIC)),
+                    links.set_link(UPLINK, up=True, no_autoconf=True),
+                    *_addresses(uplink, addresses.node(index), _mac(10 + index)),
+                    *(
+                        routes.add_route(Route(ANYWHERE[via.version], uplink, via, protocol=STATIC))
+                        for via in addresses.gateways
+                    ),
                 ]
             )
+
+
+def _mac(number: int) -> str:
+    """Of the device that has the underlay's address of this number."""
+    return links.mac_text(b"\x0a\x56" + number.to_bytes(4, "big"))
+
+
+def _addresses(index: int, addresses: Iterable[Address], mac: str) -> Iterator[Message]:
+    """A device's addresses, the IPv6 ones usable at once (without detection of duplicates)."""
+    for address in addresses:
+        prefix = UNDERLAY[address.version].prefixlen
+        yield routes.add_address(index, ip_interface(f"{address}/{prefix}"))
+        if address.version == 6:
+            yield routes.add_address(index, routes.link_local(mac))
+
+
+def _forward(versions: Iterable[int]) -> None:
+    for version in versions:
+        name = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
+        sysctl.write(name, 1)

@@ -25,7 +25,10 @@ from kubewire.cluster.apply import LAST_APPLIED
 from kubewire.cluster.coverage import inert_fields, inert_kinds
 from kubewire.cluster.readiness import unready
 from kubewire.cluster.state import ClusterState
+from kubewire.kubeproxy import backends
 
+SHOWN = ("ipFamilies", "podCIDRs", "serviceCIDRs", "podNetwork", "cni", "proxyMode")
+"""Options of ``up`` that are repeated as they are."""
 WATCHED = (NODES, PODS, DEPLOYMENTS, REPLICA_SETS, STATEFUL_SETS, DAEMON_SETS, JOBS)
 
 
@@ -50,6 +53,8 @@ def status_of(found: ClusterState) -> dict[str, Any]:
         "healthy": not not_ready,
         "server": found.server,
         "kubeconfig": str(found.kubeconfig),
+        **{name: found.options.get(name) for name in SHOWN},
+        "proxyNotes": _proxy_notes(str(found.options.get("proxyMode", "none"))),
         "processes": processes,
         "nodes": [_node(n, objects.get("pods", ())) for n in objects.get("nodes", ())],
         "notReady": not_ready,
@@ -57,18 +62,22 @@ def status_of(found: ClusterState) -> dict[str, Any]:
     }
 
 
+def _proxy_notes(mode: str) -> list[str]:
+    return backends.notes(mode) if mode != "none" else []
+
+
 def _node(node: JSON, pods: Any) -> dict[str, Any]:
     name = node["metadata"]["name"]
     status = node.get("status", {})
+    addresses = [a["address"] for a in status.get("addresses") or () if a["type"] == "InternalIP"]
     return {
         "name": name,
         "ready": any(
             c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ()
         ),
         "pods": sum(1 for p in pods if p["spec"].get("nodeName") == name),
-        "address": next(
-            (a["address"] for a in status.get("addresses") or () if a["type"] == "InternalIP"), ""
-        ),
+        "address": next(iter(addresses), ""),
+        "addresses": addresses,
         "podCIDRs": node.get("spec", {}).get("podCIDRs") or [],
     }
 

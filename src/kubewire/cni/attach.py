@@ -1,9 +1,9 @@
 """What ``kubewire-cni`` does in the kernel for one attachment (a container and an interface)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_interface, ip_network
 
-from kubewire.cni import wiring
+from kubewire.cni import bandwidth, wiring
 from kubewire.cni.config import Config
 from kubewire.cni.ipam import Address
 from kubewire.cni.spec import (
@@ -20,29 +20,38 @@ from kubewire.cni.spec import (
 )
 from kubewire.cni.wiring import Cable
 from kubewire.kernel import netns, sysctl
-from kubewire.kernel.netlink import NetlinkError
 from kubewire.kernel.rtnetlink import RtNetlink
 
 _PREFIX = "kc"
-_FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
-def refuse_unusable(request: Request) -> None:
+def refuse_unusable(node: RtNetlink, request: Request) -> None:
     """Before anything is taken: the namespace must exist and not have the interface yet."""
     if not netns.is_namespace(request.netns):
         raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS {request.netns}: is not a network namespace")
+    if netns.inode(request.netns) == netns.inode("/proc/thread-self/ns/net"):
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {request.netns}: is the node's own namespace")  # fmt: skip
+    name = wiring.host_interface(request.owner, _PREFIX)
+    there = wiring.exists(node, name)
+    if there and not node.link(name).up:
+        # A leftover of this very attachment from before a kill; nobody else has this name.
+        wiring.unwire(node, name)
+        there = False
     with RtNetlink(request.netns) as pod:
-        if _has(pod, request.interface):
+        if wiring.exists(pod, request.interface):
             raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {request.interface}: already exists in {request.netns}")  # fmt: skip
+    if there:
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_CONTAINERID {request.container_id}: {request.interface} is attached elsewhere already, by {name}")  # fmt: skip
 
 
 def add(node: RtNetlink, request: Request, config: Config, assigned: Result) -> Result:
-    """Connect the container with the addresses that the IPAM gave."""
+    """Connect the container with the addresses that the IPAM gave; on a failure nothing stays."""
     addresses = tuple(ip.address.ip for ip in assigned.ips)
     if not addresses:
         raise CniError(INVALID_CONFIG, f"ipam.type {config.ipam.type}: gave no address")
     for version in {a.version for a in addresses}:
-        sysctl.write(_FORWARDING[version], 1)
+        sysctl.write(FORWARDING[version], 1)
     cable = Cable(
         host_interface=wiring.host_interface(request.owner, _PREFIX),
         interface=request.interface,
@@ -52,14 +61,21 @@ def add(node: RtNetlink, request: Request, config: Config, assigned: Result) -> 
         alias=f"{config.name}:{request.owner}",
         routes=tuple(route.destination for route in assigned.routes),
     )
-    # A leftover of this very attachment from before a kill; nobody else has this name.
-    wiring.unwire(node, cable.host_interface)
     wiring.wire(node, request.netns, cable)
-    result = _result(node, request, cable, assigned)
+    try:
+        if config.limits:
+            where = cable.host_interface, request.netns, cable.interface
+            bandwidth.apply(node, *where, config.limits)
+        result = _result(node, request, config, cable, assigned)
+    except BaseException:
+        wiring.unwire(node, cable.host_interface)
+        raise
     return result.after(config.previous) if config.previous else result
 
 
-def _result(node: RtNetlink, request: Request, cable: Cable, assigned: Result) -> Result:
+def _result(
+    node: RtNetlink, request: Request, config: Config, cable: Cable, assigned: Result
+) -> Result:
     mtu = node.link(cable.host_interface).mtu
     routes = tuple(
         ResultRoute(destination=destination, gateway=wiring.next_hop(destination.version))
@@ -76,13 +92,19 @@ def _result(node: RtNetlink, request: Request, cable: Cable, assigned: Result) -
             for address in cable.addresses
         ),
         routes=routes,
-        dns=assigned.dns,
+        dns=config.dns or assigned.dns,
     )
 
 
-def cut(node: RtNetlink, owner: str) -> bool:
-    """Take an attachment out of use; a sweep removes its devices."""
-    return wiring.detach(node, wiring.host_interface(owner, _PREFIX))
+def host_interface(owner: str) -> str:
+    """The node's end of an attachment."""
+    return wiring.host_interface(owner, _PREFIX)
+
+
+def is_limited(node: RtNetlink, versions: Iterable[int]) -> bool:
+    """Attachments are there, and the kernel does not forward for them."""
+    off = any(sysctl.read(FORWARDING[version]) != "1" for version in versions)
+    return off and any(link.name.startswith(_PREFIX) and link.up for link in node.links())
 
 
 def strays(node: RtNetlink, config: Config) -> Iterator[str]:
@@ -91,7 +113,7 @@ def strays(node: RtNetlink, config: Config) -> Iterator[str]:
     for link in node.links():
         if link.name.startswith(_PREFIX) and link.alias.startswith(start):
             owner = link.alias.removeprefix(start)
-            if owner not in config.valid_attachments:
+            if owner not in (config.valid_attachments or ()):
                 yield owner
 
 
@@ -108,10 +130,12 @@ def check(node: RtNetlink, request: Request, config: Config) -> None:
         for address in addresses:
             _require(address in present, f"{request.interface}: address {address} is missing")
     name = wiring.host_interface(request.owner, _PREFIX)
-    _require(_has(node, name) and node.link(name).up, f"interface {name} of the node is missing or down")  # fmt: skip
-    reachable = {route.destination for route in node.routes()}
+    _require(wiring.exists(node, name), f"interface {name} of the node is missing")
+    cable = node.link(name)
+    _require(cable.up, f"interface {name} of the node is down")
+    reachable = {route.destination for route in node.routes() if route.device == cable.index}
     for address in addresses:
-        _require(ip_network(address) in reachable, f"route {address} of the node is missing")
+        _require(ip_network(address) in reachable, f"route {address} of the node to {name} is missing")  # fmt: skip
 
 
 def _own_part(request: Request, previous: Result) -> tuple[Link, list[Address]]:
@@ -124,7 +148,9 @@ def _own_part(request: Request, previous: Result) -> tuple[Link, list[Address]]:
 
 
 def _check_pod(pod: RtNetlink, request: Request, previous: Result, wanted: Link) -> None:
-    _require(_has(pod, request.interface), f"{request.interface}: is missing in {request.netns}")
+    _require(
+        wiring.exists(pod, request.interface), f"{request.interface}: is missing in {request.netns}"
+    )
     link = pod.link(request.interface)
     _require(link.up, f"{request.interface}: is down")
     _require(wanted.mac in ("", link.mac), f"{request.interface}: mac is {link.mac}, not {wanted.mac}")  # fmt: skip
@@ -137,11 +163,3 @@ def _check_pod(pod: RtNetlink, request: Request, previous: Result, wanted: Link)
 def _require(true: bool, complaint: str) -> None:
     if not true:
         raise CniError(CHECK_FAILED, complaint)
-
-
-def _has(netlink: RtNetlink, name: str) -> bool:
-    try:
-        netlink.index(name)
-    except NetlinkError:
-        return False
-    return True

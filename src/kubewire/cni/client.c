@@ -48,7 +48,7 @@ static const char *version(void) {
     static char found[16];
     const char *at = input.data ? strstr(input.data, "\"cniVersion\"") : NULL;
     if (at != NULL && sscanf(at, "\"cniVersion\" : \"%15[0-9.]", found) == 1) return found;
-    return "1.0.0";
+    return "1.1.0";
 }
 
 static void later(const char *why) {

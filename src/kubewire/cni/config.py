@@ -3,14 +3,21 @@
 Keys of ``runtimeConfig`` are matched without regard to case: containerd 1.6 capitalises them.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
 
 from kubewire.api.meta import JSON
+from kubewire.api.selectors import LabelSelector
 from kubewire.cni import ipam
-from kubewire.cni.ipam import Address, IpamError, Range, RangeSet
+from kubewire.cni.bandwidth import Limits
+from kubewire.cni.ipam import Address, ExhaustedError, IpamError, Network, Range, RangeSet
+from kubewire.cni.pools import Pod, Pool, Supply
 from kubewire.cni.spec import (
     INVALID_CONFIG,
     CniError,
@@ -23,6 +30,110 @@ from kubewire.cni.spec import (
 
 BUILTIN_IPAM = "kubewire-ipam"
 DEFAULT_DATA_DIR = Path("/var/lib/cni/kubewire")
+ANNOTATION_IP = "kubewire.dev/ip"
+
+T = TypeVar("T")
+
+
+# -- as it is written ------------------------------------------------------------------------------
+
+
+class _Wire(msgspec.Struct, frozen=True, rename="camel"):
+    """Unknown keys are other plugins' or a runtime's business; null is an absent key."""
+
+
+class _Range(_Wire, frozen=True):
+    subnet: str = ""
+    range_start: str = ""
+    range_end: str = ""
+    gateway: str = ""
+    exclude: list[str] = []
+
+
+class _Pool(_Wire, frozen=True):
+    name: str
+    ranges: list[list[_Range]]
+    namespaces: list[str] = []
+    namespace_selector: LabelSelector | None = None
+
+
+class _Ipam(_Range, frozen=True):
+    ranges: list[list[_Range]] = []
+    pools: list[_Pool] = []
+    routes: list[JSON] = []
+    data_dir: str = ""
+
+
+class PortEntry(_Wire, frozen=True):
+    """runtimeConfig.portMappings[]."""
+
+    host_port: int
+    container_port: int
+    protocol: str = "tcp"
+    host_ip: str = msgspec.field(name="hostIP", default="")
+
+
+class _Bandwidth(_Wire, frozen=True):
+    ingress_rate: int = 0
+    ingress_burst: int = 0
+    egress_rate: int = 0
+    egress_burst: int = 0
+
+
+class _Dns(_Wire, frozen=True, omit_defaults=True):
+    """``servers`` and ``searches`` are how runtimes write it, the others how results do."""
+
+    nameservers: list[str] = []
+    servers: list[str] = []
+    domain: str = ""
+    search: list[str] = []
+    searches: list[str] = []
+    options: list[str] = []
+
+
+class _Runtime(_Wire, frozen=True):
+    ips: list[str] = []
+    mac: str = ""
+    dns: _Dns = _Dns()
+    port_mappings: list[PortEntry] = []
+    bandwidth: _Bandwidth = _Bandwidth()
+
+
+class _Attachment(_Wire, frozen=True):
+    container_id: str = msgspec.field(name="containerID")
+    ifname: str
+
+
+class _CniArgs(_Wire, frozen=True):
+    ips: list[str] = []
+
+
+class _Args(_Wire, frozen=True):
+    cni: _CniArgs = _CniArgs()
+
+
+class _Network(_Wire, frozen=True):
+    mtu: int = 0
+    ipam: JSON = {}
+    dns: _Dns = _Dns()
+    runtime_config: JSON = {}
+    args: _Args = _Args()
+    data_dir: str = ""
+    ip_masq: bool = False
+    non_masquerade: list[str] = msgspec.field(name="nonMasqueradeCIDRs", default=[])
+    disable_gc: bool = msgspec.field(name="disableGC", default=False)
+    prev_result: JSON | None = None
+    valid: list[_Attachment] | None = msgspec.field(name="cni.dev/valid-attachments", default=None)
+
+
+_CANONICAL = {
+    name.lower(): name
+    for kind in (PortEntry, _Bandwidth, _Dns, _Runtime)
+    for name in kind.__struct_encode_fields__
+}
+
+
+# -- as it is used ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +141,10 @@ class IpamConfig:
     """``ipam``: ours, or another plugin by name."""
 
     type: str
-    sets: tuple[RangeSet, ...] = ()
+    supply: Supply = field(default_factory=Supply)
     routes: tuple[ResultRoute, ...] = ()
-    data_dir: Path = DEFAULT_DATA_DIR
+    of_node: bool = False
+    """The default ranges are the node's podCIDRs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,89 +155,215 @@ class Config:
     mtu: int
     ipam: IpamConfig
     previous: Result | None
+    data_dir: Path = DEFAULT_DATA_DIR
+    pod: Pod = field(default_factory=Pod)
     dns: JSON = field(default_factory=dict)
     mac: str = ""
     wanted: tuple[Address, ...] = ()
-    valid_attachments: frozenset[str] = frozenset()
+    ports: tuple[PortEntry, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    masquerade: bool = False
+    not_masqueraded: tuple[Network, ...] = ()
+    valid_attachments: frozenset[str] | None = None
+    """Owners that the runtime knows; None if it did not say."""
     disable_gc: bool = False
 
+    @property
+    def sets(self) -> tuple[RangeSet, ...]:
+        """What this attachment's addresses are taken from."""
+        try:
+            return self.ipam.supply.sets_for(self.pod, self.wanted)
+        except ExhaustedError:
+            raise
+        except IpamError as error:
+            raise CniError(INVALID_CONFIG, str(error)) from None
 
-def parse(request: Request, pod_cidrs: Iterable[str] = ()) -> Config:
-    """Check a configuration; without ranges of its own, the IPAM gives from ``pod_cidrs``."""
-    wire = request.config
-    runtime = _lower(_object(wire, "runtimeConfig"))
-    previous = wire.get("prevResult")
-    mtu = wire.get("mtu", 0)
-    if not isinstance(mtu, int) or mtu < 0:
-        raise CniError(INVALID_CONFIG, f"mtu {mtu!r}: is not a positive number")
+
+def parse(
+    request: Request,
+    pod_cidrs: Iterable[str] = (),
+    pod: Pod | None = None,
+    pools: Sequence[Pool] = (),
+) -> Config:
+    """Check a configuration.
+
+    Without ranges of its own, the IPAM gives from ``pod_cidrs``, and from ``pools`` of the cluster.
+    """
+    wire = convert(request.config, _Network)
+    runtime = convert(_canonical(wire.runtime_config), _Runtime, "runtimeConfig")
+    pod = pod or pod_of(request)
+    if wire.mtu < 0 or 0 < wire.mtu < 68:
+        raise CniError(INVALID_CONFIG, f"mtu {wire.mtu}: must be 68 or more")
+    adding = request.command in ("ADD", "STATUS")
     return Config(
         name=request.name,
-        mtu=mtu,
-        ipam=parse_ipam(wire, pod_cidrs, strict=request.command in ("ADD", "STATUS")),
-        previous=parse_result(previous) if isinstance(previous, dict) else None,
-        dns=_object(runtime, "dns") or _object(wire, "dns"),
-        mac=_mac(runtime.get("mac") or request.args.get("MAC") or ""),
-        wanted=tuple(_wanted(request, runtime)),
-        valid_attachments=frozenset(_attachments(wire)),
-        disable_gc=bool(wire.get("disableGC")),
-    )
+        mtu=wire.mtu,
+        ipam=_ipam(wire.ipam, pod_cidrs, pools, strict=adding),
+        previous=None if wire.prev_result is None else parse_result(wire.prev_result),
+        data_dir=_data_dir(request.config),
+        pod=pod,
+        dns=_dns(runtime.dns) or _dns(wire.dns),
+        mac=_mac(runtime.mac or request.args.get("MAC") or ""),
+        wanted=tuple(dict.fromkeys(_wanted(request, runtime.ips, wire.args.cni.ips, pod))),
+        ports=tuple(runtime.port_mappings),
+        limits=_limits(runtime.bandwidth),
+        masquerade=wire.ip_masq,
+        not_masqueraded=tuple(_cidrs("nonMasqueradeCIDRs", wire.non_masquerade)),
+        valid_attachments=None if wire.valid is None else frozenset(
+            f"{one.container_id}/{one.ifname}" for one in wire.valid
+        ),
+        disable_gc=wire.disable_gc,
+    )  # fmt: skip
 
 
-def parse_ipam(wire: JSON, pod_cidrs: Iterable[str], *, strict: bool) -> IpamConfig:
-    """Check ``ipam``, which may be missing; ``strict``: there must be something to give from."""
-    found = _object(wire, "ipam")
-    kind = found.get("type") or BUILTIN_IPAM
-    if kind != BUILTIN_IPAM:
-        return IpamConfig(str(kind))
+def for_removal(request: Request) -> Config:
+    """What DEL needs: it must work with a configuration that ADD has refused."""
+    wire = request.config
+    found = wire.get("ipam")
+    kind = found.get("type") if isinstance(found, dict) else ""
+    ipam_config = IpamConfig(kind if isinstance(kind, str) and kind else BUILTIN_IPAM)
+    return Config(request.name, 0, ipam_config, None, data_dir=_data_dir(wire))
+
+
+def pod_of(request: Request) -> Pod:
+    """What the runtime itself says of the pod (CNI_ARGS of a kubelet's runtime)."""
+    return Pod(namespace=request.args.get("K8S_POD_NAMESPACE", ""))
+
+
+def convert(wire: JSON, kind: type[T], where: str = "") -> T:
+    """Read a struct; CniError names the field that is wrong."""
     try:
-        sets = _sets(found) or ipam.range_sets(pod_cidrs)
+        return msgspec.convert(_present(wire), kind)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$")
+        path = f"{where}{path.rstrip('`')}".lstrip(".")
+        missing = re.fullmatch(r"Object missing required field `(.+)`", text)
+        if missing:
+            raise CniError(INVALID_CONFIG, f"{path}.{missing[1]}: is missing") from None
+        raise CniError(INVALID_CONFIG, f"{path}: {text[:1].lower()}{text[1:]}") from None
+
+
+def _present(value: Any) -> Any:
+    """Without what is null."""
+    if isinstance(value, dict):
+        return {k: _present(v) for k, v in value.items() if v is not None or k in _NULLABLE}
+    return [_present(v) for v in value] if isinstance(value, list) else value
+
+
+_NULLABLE = frozenset({"cni.dev/valid-attachments"})
+
+
+def _canonical(value: Any) -> Any:
+    """``PortMappings`` -> ``portMappings``, and so on below."""
+    if isinstance(value, dict):
+        return {_CANONICAL.get(k.lower(), k): _canonical(v) for k, v in value.items()}
+    return [_canonical(v) for v in value] if isinstance(value, list) else value
+
+
+def _data_dir(wire: JSON) -> Path:
+    """Our IPAM's, else the network's: ``ipam.dataDir`` of another IPAM is its own."""
+    found = wire.get("dataDir")
+    match wire.get("ipam"):
+        case {"dataDir": folder, **rest} if rest.get("type") in (None, "", BUILTIN_IPAM):
+            found = folder or found
+    return Path(found) if isinstance(found, str) else DEFAULT_DATA_DIR
+
+
+def _ipam(
+    wire: JSON, pod_cidrs: Iterable[str], pools: Sequence[Pool], *, strict: bool
+) -> IpamConfig:
+    """Check ``ipam``, which may be missing; ``strict``: there must be something to give from."""
+    kind = wire.get("type") or BUILTIN_IPAM
+    if not isinstance(kind, str):
+        raise CniError(INVALID_CONFIG, "ipam.type: is not a string")
+    if kind != BUILTIN_IPAM:
+        return IpamConfig(kind)
+    found = convert(wire, _Ipam, "ipam")
+    try:
+        own = _sets(found)
+        named = [*map(_pool, found.pools), *(() if own else pools)]
+        supply = Supply.of(own or ipam.range_sets(pod_cidrs), named)
         if strict:
-            ipam.check(sets)
+            supply.check()
     except IpamError as error:
         raise CniError(INVALID_CONFIG, f"ipam.{error}") from None
-    try:
-        routes = tuple(parse_route(route) for route in found.get("routes") or ())
-    except (ValueError, KeyError, TypeError) as error:
-        raise CniError(INVALID_CONFIG, f"ipam.routes: {error}") from None
-    folder = Path(found.get("dataDir") or wire.get("dataDir") or DEFAULT_DATA_DIR)
-    return IpamConfig(BUILTIN_IPAM, sets, routes, folder)
+    return IpamConfig(BUILTIN_IPAM, supply, tuple(_routes(found.routes)), of_node=not own)
 
 
-def _sets(wire: JSON) -> tuple[RangeSet, ...]:
-    sets = [tuple(_range(one) for one in ranges) for ranges in wire.get("ranges") or ()]
-    if wire.get("subnet"):
-        sets.insert(0, (_range(wire),))
-    return tuple(sets)
+def _routes(wire: Iterable[JSON]) -> Iterator[ResultRoute]:
+    for number, route in enumerate(wire):
+        try:
+            yield parse_route(route)
+        except (ValueError, KeyError, TypeError) as error:
+            text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise CniError(INVALID_CONFIG, f"ipam.routes[{number}]: {text}") from None
 
 
-def _range(wire: JSON) -> Range:
-    if not isinstance(wire, dict) or not wire.get("subnet"):
-        raise IpamError("ranges: subnet is missing")
-    return Range.of(
-        wire["subnet"],
-        start=wire.get("rangeStart") or "",
-        end=wire.get("rangeEnd") or "",
-        gateway=wire.get("gateway") or "",
-        exclude=wire.get("exclude") or (),
+def _sets(wire: _Ipam) -> tuple[RangeSet, ...]:
+    sets = _range_sets(wire.ranges, "ranges")
+    return ((_range(wire, ""),), *sets) if wire.subnet else sets
+
+
+def _range_sets(wire: Iterable[Iterable[_Range]], where: str) -> tuple[RangeSet, ...]:
+    return tuple(
+        tuple(_range(one, f"{where}[{n}][{m}].") for m, one in enumerate(ranges))
+        for n, ranges in enumerate(wire)
     )
 
 
-def _wanted(request: Request, runtime: JSON) -> Iterable[Address]:
-    """Static addresses: the ``ips`` capability, args.cni.ips, or IP= in CNI_ARGS."""
-    by_args = _object(_object(request.config, "args"), "cni").get("ips") or []
-    texts = [*(runtime.get("ips") or []), *by_args]
-    texts += [text for text in request.args.get("IP", "").split(",") if text]
-    for text in dict.fromkeys(texts):
+def _range(wire: _Range, where: str) -> Range:
+    if not wire.subnet:
+        raise IpamError(f"{where}subnet: is missing")
+    try:
+        return Range.of(
+            wire.subnet,
+            start=wire.range_start,
+            end=wire.range_end,
+            gateway=wire.gateway,
+            exclude=wire.exclude,
+        )
+    except IpamError as error:
+        raise IpamError(f"{where}{error}") from None
+
+
+def _pool(wire: _Pool) -> Pool:
+    if not wire.ranges:
+        raise IpamError(f"pools[{wire.name}].ranges: is empty")
+    sets = _range_sets(wire.ranges, f"pools[{wire.name}].ranges")
+    return Pool(wire.name, sets, frozenset(wire.namespaces), wire.namespace_selector)
+
+
+def _wanted(
+    request: Request, runtime: Iterable[str], args: Iterable[str], pod: Pod
+) -> Iterator[Address]:
+    """Static addresses: capability, args.cni.ips, IP= in CNI_ARGS, the pod's annotation."""
+    for where, texts in (
+        ("runtimeConfig.ips", runtime),
+        ("args.cni.ips", args),
+        ("CNI_ARGS IP", request.args.get("IP", "").split(",")),
+        (f"metadata.annotations[{ANNOTATION_IP}]", pod.annotations.get(ANNOTATION_IP, "").split(",")),
+    ):  # fmt: skip
+        for text in filter(None, (text.strip() for text in texts)):
+            try:
+                yield ip_interface(text).ip
+            except ValueError as error:
+                raise CniError(INVALID_CONFIG, f"{where}: {error}") from None
+
+
+def _cidrs(where: str, texts: Iterable[str]) -> Iterator[Network]:
+    for text in texts:
         try:
-            yield ip_interface(text).ip
+            yield ip_network(text, strict=False)
         except ValueError as error:
-            raise CniError(INVALID_CONFIG, f"runtimeConfig.ips: {error}") from None
+            raise CniError(INVALID_CONFIG, f"{where}: {error}") from None
 
 
 def _mac(text: str) -> str:
     parts = text.split(":")
     if text and (len(parts) != 6 or any(len(p) != 2 or not _is_hex(p) for p in parts)):
         raise CniError(INVALID_CONFIG, f"runtimeConfig.mac {text!r}: is not a hardware address")
+    if text and (int(parts[0], 16) & 1 or not any(int(p, 16) for p in parts)):
+        raise CniError(INVALID_CONFIG, f"runtimeConfig.mac {text!r}: is not of one interface")
     return text.lower()
 
 
@@ -133,26 +371,21 @@ def _is_hex(text: str) -> bool:
     return all(c in "0123456789abcdefABCDEF" for c in text)
 
 
-def _attachments(wire: JSON) -> Iterable[str]:
-    for one in wire.get("cni.dev/valid-attachments") or wire.get("cni.dev/attachments") or ():
-        yield f"{one.get('containerID', '')}/{one.get('ifname', '')}"
+def _limits(wire: _Bandwidth) -> Limits:
+    """The wire has bits everywhere; a burst is counted in bytes from here on."""
+    for name, value in msgspec.structs.asdict(wire).items():
+        if value < 0:
+            where = f"runtimeConfig.bandwidth.{_CANONICAL[name.replace('_', '')]}"
+            raise CniError(INVALID_CONFIG, f"{where} {value}: must not be negative")
+    return Limits(wire.ingress_rate, wire.egress_rate, wire.ingress_burst // 8, wire.egress_burst // 8)  # fmt: skip
 
 
-def _object(wire: JSON, name: str) -> JSON:
-    found = wire.get(name)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise CniError(INVALID_CONFIG, f"{name}: is not an object")
+def _dns(wire: _Dns) -> JSON:
+    merged = _Dns(
+        nameservers=wire.nameservers or wire.servers,
+        domain=wire.domain,
+        search=wire.search or wire.searches,
+        options=wire.options,
+    )
+    found: JSON = msgspec.to_builtins(merged)
     return found
-
-
-def _lower(wire: JSON) -> JSON:
-    """``PortMappings`` -> ``portMappings``, and so on below."""
-    return {key[:1].lower() + key[1:]: _lower_value(value) for key, value in wire.items()}
-
-
-def _lower_value(value: object) -> object:
-    if isinstance(value, dict):
-        return _lower(value)
-    return [_lower_value(v) for v in value] if isinstance(value, list) else value

@@ -20,8 +20,9 @@ from kubewire.cni.spec import (
     parse_result,
 )
 
-TIMEOUT = 8.0
-"""Seconds for the plugin: the runtime's own patience ends at 10."""
+PATIENCE = {"ADD": 6.0}
+LITTLE_PATIENCE = 2.0
+"""Seconds for the plugin: ADD and the DEL after its failure fit into our client's 9."""
 
 
 def find(kind: str, path: tuple[str, ...]) -> Path:
@@ -69,6 +70,7 @@ def _environment(request: Request, command: str) -> dict[str, str]:
 
 
 async def _run(plugin: Path, env: Mapping[str, str], config: JSON) -> JSON:
+    patience = PATIENCE.get(env["CNI_COMMAND"], LITTLE_PATIENCE)
     process = await asyncio.create_subprocess_exec(
         plugin,
         env=env,
@@ -77,14 +79,14 @@ async def _run(plugin: Path, env: Mapping[str, str], config: JSON) -> JSON:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(patience):
             out, err = await process.communicate(msgspec.json.encode(config))
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
         raise CniError(
-            TRY_AGAIN_LATER, f"{plugin.name}: no answer within {TIMEOUT:.0f} s"
+            TRY_AGAIN_LATER, f"{plugin.name}: no answer within {patience:.0f} s"
         ) from None
     return _answer(plugin.name, process.returncode or 0, out, err)
 

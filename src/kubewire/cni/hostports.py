@@ -1,7 +1,8 @@
 """Ports of the node that lead to pods (``hostPort``), as one nftables table.
 
 A port of one address (``hostIP``) is looked up before a port of all. Connections that come from the
-node's own loopback or from the pod itself are masqueraded, or their answers would not find back. A
+node's own loopback or from the pod itself are masqueraded, or their answers would not find back;
+nobody else may send to the loopback, although it must be routed for that (route_localnet). A
 UDP "connection" keeps its old way in conntrack, so entries of a port that changes are deleted.
 
 What is mapped is kept in a file; the kernel's table follows from it, whoever restarts.
@@ -9,6 +10,7 @@ What is mapped is kept in a file; the kernel's table follows from it, whoever re
 
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.lang.nftables import model
 from kubewire.lang.nftables.expressions import (
     DPORT,
+    IIFNAME,
     IP6_DADDR,
     IP6_SADDR,
     IP_DADDR,
@@ -38,7 +41,16 @@ from kubewire.lang.nftables.expressions import (
     Verdict,
 )
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Rule, Set, Table
-from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO, ip_bytes, port_bytes, proto_bytes
+from kubewire.lang.nftables.types import (
+    IPV4,
+    IPV6,
+    PORT,
+    PROTO,
+    ifname_bytes,
+    ip_bytes,
+    port_bytes,
+    proto_bytes,
+)
 from kubewire.lang.packet import PROTOCOLS
 
 NAME = "kubewire-hostports"
@@ -50,6 +62,16 @@ _FAMILY = {4: Match(NFPROTO, b"\2"), 6: Match(NFPROTO, b"\12")}
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 # Before kube-proxy's: a hostPort is decided by the node, a NodePort by the cluster.
 _PRIORITY = PRIORITIES["dstnat"] - 5
+
+
+_GUARD = Rule(
+    (
+        Match(IIFNAME, ifname_bytes("lo"), equal=False),
+        Lookup((IP_DADDR,), "loopback"),
+        Verdict("drop"),
+    ),
+    "the loopback is nobody else's",
+)
 
 
 class HostPortError(Exception):
@@ -100,7 +122,12 @@ def mapping(
     return PortMapping(host_port, protocol, target, target_port, host_ip)
 
 
-def table(mappings: Mappings) -> Table:
+def table_name(folder: Path) -> str:
+    """Name of the table for the mappings that are kept in a folder, where there may be several."""
+    return f"{NAME}-{hashlib.sha256(bytes(folder)).hexdigest()[:8]}"
+
+
+def table(mappings: Mappings, name: str = NAME) -> Table:
     """The whole table."""
     sets: dict[str, Set] = {}
     for version in (4, 6):
@@ -113,13 +140,17 @@ def table(mappings: Mappings) -> Table:
         sets[one] = Set(one, (address, PROTO, PORT), data, elements=ones)
         sets[every] = Set(every, (PROTO, PORT), data, elements=everys)
         sets[back] = Set(back, (address, address), elements=backs)
+    loopback = {ip_bytes("127.0.0.0"): ip_bytes("127.255.255.255")}
+    sets["loopback"] = Set("loopback", (IPV4,), elements=loopback, interval=True)
     chains = (
         Chain("map", tuple(_mapping_rules())),
+        # route_localnet lets in what claims to come for the loopback from elsewhere.
+        Chain("guard", (_GUARD,), type="filter", hook="prerouting", priority=PRIORITIES["raw"]),
         _base("prerouting", _PRIORITY, (Rule((Verdict("jump", "map"),)),)),
         _base("output", _PRIORITY, (Rule((Verdict("jump", "map"),)),)),
         _base("postrouting", PRIORITIES["srcnat"] - 5, tuple(_masquerading())),
     )
-    return Table(NAME, sets=sets, chains={chain.name: chain for chain in chains})
+    return Table(name, sets=sets, chains={chain.name: chain for chain in chains})
 
 
 def _base(hook: str, priority: int, rules: tuple[Rule, ...]) -> Chain:
@@ -156,12 +187,18 @@ def _target(found: PortMapping) -> bytes:
 class HostPorts:
     """The mappings of a node, in a file and in the kernel."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = NAME) -> None:
+        self._name = name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = folder / "hostports.json"
         self._lock = folder / "hostports.lock"
         self._nftables = Nfnetlink()
         self._conntrack = Conntrack()
+
+    @staticmethod
+    def exist(folder: Path) -> bool:
+        """Tell whether anything was ever mapped there."""
+        return (folder / "hostports.json").exists()
 
     def close(self) -> None:
         """Close the sockets; the mappings stay."""
@@ -194,9 +231,11 @@ class HostPorts:
         if before == after:
             return
         self._save(after)
-        new = table(after)
+        new = table(after, self._name)
         try:
-            change = model.difference(table(before), new) if before else model.replace(new)
+            change = (
+                model.difference(table(before, self._name), new) if before else model.replace(new)
+            )
             self._nftables.commit(change)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.EEXIST):

@@ -25,6 +25,7 @@ CONFIG_NAME = "10-kubewire.conflist"
 DEFAULT_SOCKET = Path("/run/kubewire/cni.sock")
 _MARK = b"kubewire cni install"
 _PERL = "/usr/bin/perl"
+_CHAINABLE = {"portmap": "portMappings", "bandwidth": "bandwidth"}
 
 
 class InstallError(Exception):
@@ -68,6 +69,8 @@ def network_config(
     mtu: int = 0,
     data_dir: Path | None = None,
     chained: Sequence[str] = (),
+    masquerade: bool = False,
+    not_masqueraded: Sequence[str] = (),
 ) -> JSON:
     """A list that containerd 1.6 takes too: 1.0.0, with the other versions offered beside.
 
@@ -85,11 +88,17 @@ def network_config(
     }
     if mtu:
         main["mtu"] = mtu
+    if masquerade:
+        main["ipMasq"] = True
+    if not_masqueraded:
+        main["nonMasqueradeCIDRs"] = list(not_masqueraded)
     plugins = [main]
-    if "portmap" in chained:
-        plugins.append({"type": "portmap", "capabilities": {"portMappings": True}})
-    if "bandwidth" in chained:
-        plugins.append({"type": "bandwidth", "capabilities": {"bandwidth": True}})
+    # Who has a capability gets what the runtime asks for: ours, unless another plugin is to do it.
+    for kind, capability in _CHAINABLE.items():
+        if kind in chained:
+            plugins.append({"type": kind, "capabilities": {capability: True}})
+        else:
+            main["capabilities"][capability] = True
     offered = [v for v in VERSIONS if v >= "0.3.1"]
     return {"cniVersion": "1.0.0", "cniVersions": offered, "name": name, "plugins": plugins}
 

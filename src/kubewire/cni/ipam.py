@@ -7,7 +7,7 @@ talks to the old owner must not reach a new pod.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -16,6 +16,7 @@ from ipaddress import (
     collapse_addresses,
     ip_address,
     ip_network,
+    summarize_address_range,
 )
 
 Address = IPv4Address | IPv6Address
@@ -79,6 +80,16 @@ class Range:
         return self.subnet.version == other.subnet.version and (
             int(self.start) <= int(other.end) and int(other.start) <= int(self.end)
         )
+
+    def without(self, networks: Iterable[Network]) -> "Range":
+        """The same range without some more addresses."""
+        own = [n for n in networks if n.version == self.subnet.version and n.overlaps(self.subnet)]
+        return replace(self, exclude=_collapsed([*self.exclude, *own])) if own else self
+
+    @property
+    def networks(self) -> Iterator[Network]:
+        """All addresses from start to end, as networks."""
+        return summarize_address_range(self.start, self.end)
 
     def between(self, low: int, high: int) -> Iterator[Address]:
         """Every address that may be given, from ``low`` to ``high``; excluded nets are leapt over."""
@@ -148,25 +159,39 @@ def _collapsed(networks: Sequence[Network]) -> tuple[Network, ...]:
 RangeSet = tuple[Range, ...]
 
 
+def title(ranges: RangeSet) -> str:
+    """How a set is written, and what its turn is remembered by."""
+    return ", ".join(map(str, ranges))
+
+
+def holds(ranges: RangeSet, address: Address) -> bool:
+    """The set may give this address."""
+    return any(address in one for one in ranges)
+
+
 def range_sets(cidrs: Iterable[str]) -> tuple[RangeSet, ...]:
     """One set of one whole range for each podCIDR of a node."""
     return tuple((Range.of(cidr),) for cidr in cidrs)
 
 
-def check(sets: Sequence[RangeSet]) -> None:
-    """Refuse ranges that overlap, and sets that mix families or are empty."""
+def check(sets: Sequence[RangeSet], names: Sequence[str] = ()) -> None:
+    """Refuse ranges that overlap, and sets that mix families or are empty.
+
+    ``names`` are those of the fields that the sets come from.
+    """
     if not sets:
         raise IpamError("ranges: at least one range is required")
     seen: list[Range] = []
     for number, ranges in enumerate(sets):
+        name = names[number] if names else f"ranges[{number}]"
         if not ranges:
-            raise IpamError(f"ranges[{number}]: is empty")
+            raise IpamError(f"{name}: is empty")
         if len({r.subnet.version for r in ranges}) > 1:
-            raise IpamError(f"ranges[{number}]: mixes IPv4 and IPv6")
+            raise IpamError(f"{name}: mixes IPv4 and IPv6")
         for one in ranges:
             for other in seen:
                 if one.overlaps(other):
-                    raise IpamError(f"ranges[{number}]: {one} overlaps {other}")
+                    raise IpamError(f"{name}: {one} overlaps {other}")
             seen.append(one)
 
 
@@ -176,8 +201,8 @@ class Leases:
 
     owners: dict[Address, str] = field(default_factory=dict)
     addresses: dict[str, tuple[Address, ...]] = field(default_factory=dict)
-    last: dict[int, Address] = field(default_factory=dict)
-    """Number of a range set -> the address that it gave last in turn."""
+    last: dict[str, Address] = field(default_factory=dict)
+    """Range set, as `title` -> the address that it gave last in turn."""
 
     def take(self, owner: str, choice: "Choice") -> None:
         """Record a lease."""
@@ -199,25 +224,26 @@ class Choice:
     """Addresses for one owner, one per range set."""
 
     addresses: tuple[Address, ...]
-    last: Mapping[int, Address]
-    """Those that were given in turn, by the number of their set; requested ones do not count."""
+    last: Mapping[str, Address]
+    """Those that were given in turn, by the `title` of their set; requested ones do not count."""
 
 
 def choose(sets: Sequence[RangeSet], leases: Leases, wanted: Iterable[Address] = ()) -> Choice:
     """Pick one free address from each set; a ``wanted`` one where the set holds it."""
     requests = set(wanted)
     chosen: list[Address] = []
-    last: dict[int, Address] = {}
-    for number, ranges in enumerate(sets):
-        asked = next((a for a in requests if any(a in r for r in ranges)), None)
+    last: dict[str, Address] = {}
+    for ranges in sets:
+        asked = next((a for a in requests if holds(ranges, a)), None)
         if asked is not None:
             requests.discard(asked)
             chosen.append(_static(asked, leases.owners))
         else:
-            last[number] = _next_free(ranges, leases.owners, leases.last.get(number))
-            chosen.append(last[number])
+            given = _next_free(ranges, leases.owners, leases.last.get(title(ranges)))
+            last[title(ranges)] = given
+            chosen.append(given)
     if requests:
-        names = ", ".join(str(r) for ranges in sets for r in ranges)
+        names = ", ".join(map(title, sets))
         raise IpamError(
             f"requested address {min(requests, key=str)}: is not in any range ({names})"
         )
@@ -234,7 +260,7 @@ def _next_free(ranges: RangeSet, owners: Mapping[Address, str], last: Address | 
     for address in _in_turn(ranges, last):
         if address not in owners:
             return address
-    raise ExhaustedError(f"no address is free in {', '.join(map(str, ranges))}")
+    raise ExhaustedError(f"no address is free in {title(ranges)}")
 
 
 def _in_turn(ranges: RangeSet, last: Address | None) -> Iterator[Address]:
@@ -253,8 +279,14 @@ def _in_turn(ranges: RangeSet, last: Address | None) -> Iterator[Address]:
 
 def free(sets: Sequence[RangeSet], owners: Mapping[Address, str]) -> int:
     """How many more pods fit: the number of free addresses of the fullest set."""
-    left = []
-    for ranges in sets:
-        used = sum(1 for address in owners if any(address in one for one in ranges))
-        left.append(sum(one.size for one in ranges) - used)
-    return min(left, default=0)
+    return min((size(ranges) - used(ranges, owners) for ranges in sets), default=0)
+
+
+def size(ranges: RangeSet) -> int:
+    """How many addresses a set can give in all."""
+    return sum(one.size for one in ranges)
+
+
+def used(ranges: RangeSet, owners: Mapping[Address, str]) -> int:
+    """How many addresses of a set are given."""
+    return sum(1 for address in owners if holds(ranges, address))

@@ -1,7 +1,5 @@
 """``loopback``: the device ``lo`` of a container, as runtimes expect of a plugin of that name."""
 
-from ipaddress import ip_interface
-
 from kubewire.cni.spec import (
     CHECK_FAILED,
     UNKNOWN_CONTAINER,
@@ -16,24 +14,27 @@ from kubewire.kernel import netns
 from kubewire.kernel.links import set_link
 from kubewire.kernel.rtnetlink import RtNetlink
 
-_ADDRESSES = ("127.0.0.1/8", "::1/128")
-
 
 def run(request: Request) -> Result | None:
-    """Answer one call; DEL leaves the device to the end of the container."""
-    if request.command not in ("ADD", "CHECK"):
+    """Answer one call; DEL is content with a namespace that is gone."""
+    present = netns.is_namespace(request.netns)
+    if request.command not in ("ADD", "CHECK", "DEL") or (request.command == "DEL" and not present):
         return None
-    if not netns.is_namespace(request.netns):
+    if not present:
         raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS {request.netns}: is not a network namespace")
     with RtNetlink(request.netns) as netlink:
         if request.command == "CHECK":
             if not netlink.link("lo").up:
                 raise CniError(CHECK_FAILED, f"CNI_NETNS {request.netns}: lo is down")
             return None
-        netlink.transact([set_link("lo", up=True)])
-    result = Result(
-        interfaces=(Link("lo", "00:00:00:00:00:00", sandbox=request.netns),),
-        ips=tuple(Ip(ip_interface(text), interface=0) for text in _ADDRESSES),
-    )
+        netlink.transact([set_link("lo", up=request.command == "ADD")])
+        if request.command == "DEL":
+            return None
+        addresses = [a.address for a in netlink.addresses() if a.address.is_loopback]
     previous = request.config.get("prevResult")
-    return parse_result(previous) if isinstance(previous, dict) else result
+    if isinstance(previous, dict):
+        return parse_result(previous)
+    return Result(
+        interfaces=(Link("lo", "00:00:00:00:00:00", sandbox=request.netns),),
+        ips=tuple(Ip(address, interface=0) for address in addresses),
+    )

@@ -6,22 +6,40 @@ is to be printed. It runs in the node's agent, which keeps its sockets and files
 """
 
 import asyncio
+import contextlib
 import fcntl
+import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
 
 from kubewire.api.meta import JSON
-from kubewire.cni import attach, builtin_ipam, delegate, loopback, wiring
-from kubewire.cni.config import BUILTIN_IPAM, Config, parse
+from kubewire.cni import attach, builtin_ipam, delegate, ipam, journal, loopback, wiring
+from kubewire.cni.config import BUILTIN_IPAM, DEFAULT_DATA_DIR, Config, for_removal, parse, pod_of
+from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping, table_name
 from kubewire.cni.ipam import ExhaustedError, IpamError
+from kubewire.cni.journal import Journal
+from kubewire.cni.masquerade import Masquerades
+from kubewire.cni.pools import Pod, Pool, PoolSource, Supply
 from kubewire.cni.spec import (
     FAILED,
     INVALID_CONFIG,
     LATEST,
+    NOT_AVAILABLE_LIMITED,
     TRY_AGAIN_LATER,
     VERSIONS,
     CniError,
@@ -37,56 +55,174 @@ MAIN = "kubewire-cni"
 LOOPBACK = "loopback"
 PROGRAMS = (MAIN, BUILTIN_IPAM, LOOPBACK)
 
+log = logging.getLogger(__name__)
+
+
+async def _what_the_runtime_says(request: Request) -> Pod:
+    return pod_of(request)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How full a range set is."""
+
+    network: str
+    pool: str
+    ranges: str
+    size: int
+    used: int
+
+
+@dataclass(slots=True)
+class _Network:
+    """What stays open for a network between its calls."""
+
+    store: Store
+    journal: Journal
+    supply: Supply = field(default_factory=Supply)
+
 
 class Plugin:
-    """Answers calls; sockets and stores stay open between them."""
+    """Answers calls; sockets and stores stay open between them.
 
-    def __init__(self, pod_cidrs: Callable[[], Sequence[str]] = tuple) -> None:
+    ``pod_cidrs``, ``cluster_cidrs`` and ``mtu`` are the node's, for networks that do not say their
+    own; ``identify`` tells more about a pod than the runtime does, ``pools`` are the cluster's.
+    """
+
+    def __init__(
+        self,
+        pod_cidrs: Callable[[], Sequence[str]] = tuple,
+        *,
+        cluster_cidrs: Sequence[str] = (),
+        mtu: Callable[[], int] = int,
+        identify: Callable[[Request], Awaitable[Pod]] = _what_the_runtime_says,
+        pools: PoolSource | None = None,
+    ) -> None:
         self._pod_cidrs = pod_cidrs
+        self._cluster_cidrs = [ip_network(cidr) for cidr in cluster_cidrs]
+        self._mtu = mtu
+        self._identify = identify
+        self._pools = pools
         self._netlink = RtNetlink()
         self._sweeper = wiring.Sweeper()
-        self._stores: dict[Path, Store] = {}
+        self._networks: dict[Path, _Network] = {}
+        self._ports: dict[Path, HostPorts] = {}
+        self._masquerades = Masquerades()
+        self.exhausted: Counter[str] = Counter()
+        """Network -> ADDs that failed because no address was free."""
 
     async def close(self) -> None:
         """Finish what was begun and close everything."""
         await self._sweeper.close()
         self._netlink.close()
-        for store in self._stores.values():
-            store.close()
+        for network in self._networks.values():
+            network.store.close()
+        for ports in self._ports.values():
+            ports.close()
 
     async def run(self, program: str, env: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
         """Answer one call: exit status and stdout."""
-        version = _wanted_version(stdin)
         try:
-            request = parse_request(env, stdin)
-            answer = await self._answer(program, request)
-        except CniError as error:
-            return 1, msgspec.json.encode(error.to_wire(version))
-        except ExhaustedError as error:
-            failed = CniError(TRY_AGAIN_LATER, str(error))
-            return 1, msgspec.json.encode(failed.to_wire(version))
-        except IpamError as error:
-            failed = CniError(INVALID_CONFIG, str(error))
-            return 1, msgspec.json.encode(failed.to_wire(version))
-        except OSError as error:
-            failed = CniError(FAILED, str(error))
-            return 1, msgspec.json.encode(failed.to_wire(version))
+            answer = await self._answer(program, env, stdin)
+        except Exception as error:
+            failed = _as_cni_error(error)
+            return 1, msgspec.json.encode(failed.to_wire(_wanted_version(stdin)))
         return 0, b"" if answer is None else msgspec.json.encode(answer)
 
-    async def _answer(self, program: str, request: Request) -> JSON | None:
+    async def recover(self, data_dir: Path = DEFAULT_DATA_DIR) -> None:
+        """Undo the ADDs that a killed process has left in any network."""
+        for found in Journal.below(data_dir):
+            await self._undo_abandoned(found)
+
+    def usage(self) -> Iterator[Usage]:
+        """How full the networks are that were used since the start."""
+        for folder, network in self._networks.items():
+            owners = network.store.snapshot()
+            for pool, ranges in network.supply.named_sets():
+                size, used = ipam.size(ranges), ipam.used(ranges, owners)
+                yield Usage(folder.name, pool, ipam.title(ranges), size, used)
+
+    async def _answer(self, program: str, env: Mapping[str, str], stdin: bytes) -> JSON | None:
+        request = parse_request(env, stdin)
         if request.command == "VERSION":
             return versions(request.version)
         if program == LOOPBACK:
             result = loopback.run(request)
         elif program in PROGRAMS:
-            config = parse(request, self._pod_cidrs())
-            result = await (self._main if program == MAIN else self._ipam)(request, config)
+            config = await self._config(request)
+            network = await self._network(config)
+            # A mark for the time of the call: what a kill leaves of it is undone.
+            adding = request.command == "ADD"
+            with network.journal.mark(program, env, stdin) if adding else contextlib.nullcontext():
+                result = await self._supplied(self._main if program == MAIN else self._ipam, request, config)  # fmt: skip
         else:
             raise CniError(INVALID_CONFIG, f"type {program!r}: is not one of {', '.join(PROGRAMS)}")
         return None if result is None else result.to_wire(request.version)
 
+    async def _config(self, request: Request) -> Config:
+        if request.command == "DEL":
+            return for_removal(request)
+        pod = await self._identify(request) if request.command == "ADD" else pod_of(request)
+        pools: Sequence[Pool] = ()
+        if self._pools:
+            if request.command == "ADD":
+                pod = await self._pools.complete(pod)
+            pools = self._pools.pools()
+        cidrs = self._pod_cidrs()
+        config = parse(request, cidrs, pod, pools)
+        if config.ipam.of_node and request.command in ("ADD", "STATUS"):
+            self._refuse_foreign(cidrs)
+        return config if config.mtu else replace(config, mtu=self._mtu())
+
+    async def _supplied(
+        self,
+        work: Callable[[Request, Config], Awaitable[Result | None]],
+        request: Request,
+        config: Config,
+    ) -> Result | None:
+        """Do it; where the node has no address left of a cluster's pool, get more of it first."""
+        supply = config.ipam.supply
+        if self._pools is None or request.command != "ADD" or config.ipam.type != BUILTIN_IPAM:
+            return await work(request, config)
+        far = [address for address in config.wanted if not supply.holds(address)]
+        if far and all([await self._pools.reach(address) for address in far]):
+            config = await self._config(request)
+        try:
+            return await work(request, config)
+        except ExhaustedError:
+            pool = supply.pool_for(config.pod)
+            if pool is None or not await self._pools.grow(pool):
+                raise
+        return await work(request, await self._config(request))
+
+    def _refuse_foreign(self, pod_cidrs: Iterable[str]) -> None:
+        for cidr in map(ip_network, pod_cidrs):
+            same = [c for c in self._cluster_cidrs if c.version == cidr.version]
+            if same and not any(cidr.subnet_of(c) for c in same):  # type: ignore[arg-type]
+                names = ", ".join(map(str, same))
+                raise CniError(INVALID_CONFIG, f"podCIDR {cidr}: is outside the cluster CIDR {names}")  # fmt: skip
+
+    async def _network(self, config: Config) -> _Network:
+        folder = config.data_dir / config.name
+        found = self._networks.get(folder)
+        if found is None:
+            found = _Network(Store(folder), Journal(folder / journal.NAME))
+            self._networks[folder] = found
+            await self._undo_abandoned(found.journal)
+        if config.ipam.supply.sets:
+            found.supply = config.ipam.supply
+        return found
+
+    async def _undo_abandoned(self, marks: Journal) -> None:
+        for call in marks.abandoned():
+            status, answer = await self.run(
+                call.program, call.env | {"CNI_COMMAND": "DEL"}, call.stdin
+            )
+            if status:
+                log.warning("undoing an ADD that was killed: %s", answer.decode())
+
     async def _ipam(self, request: Request, config: Config) -> Result | None:
-        return builtin_ipam.run(self._store(config), request, config)
+        return self._builtin_ipam(request, config, request.command)
 
     async def _main(self, request: Request, config: Config) -> Result | None:
         async with self._gate(config, exclusive=request.command == "GC"):
@@ -100,53 +236,98 @@ class Plugin:
             elif request.command == "GC":
                 await self._collect(request, config)
             else:
-                await self._address(request, config)
+                await self._status(request, config)
         return None
 
     async def _add(self, request: Request, config: Config) -> Result:
-        attach.refuse_unusable(request)
-        assigned = await self._address(request, config)
-        assert assigned is not None
+        attach.refuse_unusable(self._netlink, request)
         try:
-            return attach.add(self._netlink, request, config, assigned)
+            assigned = await self._address(request, config)
+            assert assigned is not None
+            ports = list(_port_mappings(config, assigned))
+            result = attach.add(self._netlink, request, config, assigned)
+            if ports:
+                self._host_ports(config).put(_label(config, request.owner), ports)
+            if config.masquerade:
+                self._masquerades.ensure(config, assigned)
         except BaseException:
-            await self._address(request, config, "DEL")
+            with contextlib.suppress(Exception):
+                await self._delete(request, config)
             raise
+        return result
 
     async def _delete(self, request: Request, config: Config) -> None:
-        if attach.cut(self._netlink, request.owner):
-            self._sweeper.cut()
-        await self._address(request, config)
+        self._unmap(config, request.owner)
+        await self._sweeper.remove(self._netlink, attach.host_interface(request.owner))
+        await self._address(request, config, "DEL")
 
     async def _collect(self, request: Request, config: Config) -> None:
         """Remove every attachment that the runtime does not know, and go on after errors."""
+        if config.valid_attachments is None:
+            raise CniError(INVALID_CONFIG, "cni.dev/valid-attachments: is required by GC")
         if config.disable_gc:
             return
-        for owner in attach.strays(self._netlink, config):
-            attach.cut(self._netlink, owner)
-            self._sweeper.cut()
+        errors: list[Exception] = []
+        for owner in self._strays(config):
+            try:
+                self._unmap(config, owner)
+                await self._sweeper.remove(self._netlink, attach.host_interface(owner))
+            except OSError as error:
+                errors.append(error)
+        await self._address(request, config)
+        if errors:
+            raise CniError(FAILED, f"GC: {'; '.join(map(str, errors))}")
+
+    def _strays(self, config: Config) -> set[str]:
+        start = f"{config.name}:"
+        mapped = [
+            label.removeprefix(start)
+            for label in (self._host_ports(config).owners() if self._has_ports(config) else ())
+            if label.startswith(start)
+        ]
+        valid = config.valid_attachments or ()
+        return {*attach.strays(self._netlink, config), *(o for o in mapped if o not in valid)}
+
+    async def _status(self, request: Request, config: Config) -> None:
+        families = {ranges[0].subnet.version for ranges in config.ipam.supply.sets}
+        if attach.is_limited(self._netlink, families):
+            raise CniError(NOT_AVAILABLE_LIMITED, "net.ipv4.ip_forward: forwarding is off, so pods reach only this node")  # fmt: skip
         await self._address(request, config)
 
     async def _address(self, request: Request, config: Config, command: str = "") -> Result | None:
         """Pass the call on to the IPAM: ours, or another program."""
         command = command or request.command
         if config.ipam.type == BUILTIN_IPAM:
-            return builtin_ipam.run(self._store(config), request, config, command)
+            return self._builtin_ipam(request, config, command)
         if command in ("GC", "STATUS") and not await delegate.supports(request, LATEST):
             return None
         return await delegate.call(request, command)
 
-    def _store(self, config: Config) -> Store:
-        folder = config.ipam.data_dir / config.name
-        if folder not in self._stores:
-            self._stores[folder] = Store(folder)
-        return self._stores[folder]
+    def _builtin_ipam(self, request: Request, config: Config, command: str) -> Result | None:
+        store = self._networks[config.data_dir / config.name].store
+        try:
+            return builtin_ipam.run(store, request, config, command)
+        except ExhaustedError:
+            self.exhausted[config.name] += 1
+            raise
+
+    def _has_ports(self, config: Config) -> bool:
+        return config.data_dir in self._ports or HostPorts.exist(config.data_dir)
+
+    def _host_ports(self, config: Config) -> HostPorts:
+        folder = config.data_dir
+        if folder not in self._ports:
+            self._ports[folder] = HostPorts(folder, table_name(folder))
+        return self._ports[folder]
+
+    def _unmap(self, config: Config, owner: str) -> None:
+        if self._has_ports(config):
+            self._host_ports(config).drop(_label(config, owner))
 
     @asynccontextmanager
     async def _gate(self, config: Config, *, exclusive: bool) -> AsyncIterator[None]:
         """GC runs alone; everything else runs together. Held across processes by a file."""
-        config.ipam.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = config.ipam.data_dir / f"{config.name}.gate"
+        path = config.data_dir / f"{config.name}.gate"
         fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
@@ -157,6 +338,42 @@ class Plugin:
             yield
         finally:
             os.close(fd)
+
+
+def _label(config: Config, owner: str) -> str:
+    """An attachment among those of all networks."""
+    return f"{config.name}:{owner}"
+
+
+def _port_mappings(config: Config, assigned: Result) -> Iterator[PortMapping]:
+    for entry in config.ports:
+        # A runtime may list ports that are not to be mapped.
+        for ip in assigned.ips if entry.host_port else ():
+            found = mapping(
+                entry.host_port,
+                entry.protocol,
+                str(ip.address.ip),
+                entry.container_port,
+                entry.host_ip,
+            )
+            if found is not None:
+                yield found
+
+
+def _as_cni_error(error: Exception) -> CniError:
+    match error:
+        case CniError():
+            return error
+        case ExhaustedError():
+            return CniError(TRY_AGAIN_LATER, str(error))
+        case IpamError():
+            return CniError(INVALID_CONFIG, str(error))
+        case HostPortError():
+            return CniError(INVALID_CONFIG, f"runtimeConfig.portMappings: {error}")
+        case OSError():
+            return CniError(FAILED, str(error))
+    log.error("CNI call failed", exc_info=error)
+    return CniError(FAILED, f"{type(error).__name__}: {error}")
 
 
 def _wanted_version(stdin: bytes) -> str:

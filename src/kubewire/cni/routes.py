@@ -1,40 +1,59 @@
-"""How a node reaches the pods of the other nodes: host-gw, vxlan or auto.
+"""How a node reaches the pods of the other nodes: host-gw, vxlan, auto or wireguard.
 
-`plan` is pure: the Nodes in, the routes, neighbours and forwarding entries of one node out. In the
-VXLAN scheme (Flannel's) nothing is learned and nobody has to publish anything: the hardware address
-of a node's VXLAN device follows from the node's address. ``auto`` takes the direct way to nodes on
-the same link and VXLAN to those behind a router.
+`plan` is pure: the Nodes in, the routes, neighbours, forwarding entries and peers of one node out.
+In the VXLAN scheme (Flannel's) nothing is learned and nobody has to publish anything: the hardware
+address of a node's VXLAN device follows from the node's address. ``auto`` takes the direct way to
+nodes on the same link and VXLAN to those behind a router. With ``wireguard`` every node publishes
+its public key as an annotation of its Node.
+
+A Node is data that others write, so its podCIDRs are checked: one outside the cluster's ranges, or
+one that another node has already, would draw traffic that is not meant for it.
 """
 
+import base64
+import binascii
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Literal
 
 from kubewire.api.core import Node
+from kubewire.cni.blocks import ANNOTATION, claims
 from kubewire.cni.ipam import Address, Network
 from kubewire.kernel import links
 
-Mode = Literal["host-gw", "vxlan", "auto"]
+Mode = Literal["host-gw", "vxlan", "auto", "wireguard"]
 
 VXLAN_INTERFACE = "kw-vxlan"
 VXLAN_PORT = 8472
 VXLAN_VNI = 1
-OVERHEAD = {4: 50, 6: 70}
-"""Bytes that VXLAN puts around a packet, by the IP version of the outer address."""
+WIREGUARD_INTERFACE = "kw-wireguard"
+WIREGUARD_PORT = 51820
+WIREGUARD_KEY = "kubewire.dev/wireguard-public-key"
+"""Annotation of a Node: base64 of its public key."""
+OVERHEAD: dict[Mode, dict[int, int]] = {
+    "host-gw": {4: 0, 6: 0},
+    "vxlan": {4: 50, 6: 70},
+    "auto": {4: 50, 6: 70},
+    "wireguard": {4: 60, 6: 80},
+}
+"""Bytes that are put around a packet, by the IP version of the outer address."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Way:
-    """One podCIDR of another node: the next hop, and whether it lies behind the VXLAN device."""
+    """One podCIDR of another node: the next hop, and whether it lies behind our own device.
+
+    Behind WireGuard there is no next hop: the device finds the peer by the destination.
+    """
 
     destination: Network
-    via: Address
+    via: Address | None
     overlay: bool
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Hop:
     """A next hop behind the VXLAN device, and the hardware address of the device that answers."""
 
@@ -42,7 +61,7 @@ class Hop:
     mac: str
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Tunnel:
     """A hardware address of another node's VXLAN device, and that node's own address."""
 
@@ -51,8 +70,17 @@ class Tunnel:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Another node behind WireGuard: its key, its own address, and whose packets come from it."""
+
+    key: bytes
+    outer: Address
+    allowed: tuple[Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
-    """The VXLAN device of this node."""
+    """The VXLAN or WireGuard device of this node."""
 
     local: Address
     mac: str
@@ -66,7 +94,10 @@ class Plan:
     ways: frozenset[Way] = frozenset()
     hops: frozenset[Hop] = frozenset()
     tunnels: frozenset[Tunnel] = frozenset()
+    peers: frozenset[Peer] = frozenset()
     device: Device | None = None
+    refused: tuple[str, ...] = ()
+    """Why a podCIDR of a Node leads nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +109,43 @@ class Change:
 
 
 def plan(
-    nodes: Iterable[Node], name: str, mode: Mode, *, connected: Sequence[Network] = ()
+    nodes: Iterable[Node],
+    name: str,
+    mode: Mode,
+    *,
+    connected: Sequence[Network] = (),
+    cluster: Sequence[Network] = (),
 ) -> Plan:
-    """Work out the ways from node ``name``; ``connected`` are the networks on its own links."""
-    known = {node.metadata.name: node for node in nodes}
-    ways: set[Way] = set()
-    hops: set[Hop] = set()
-    tunnels: set[Tunnel] = set()
-    for other, node in known.items():
+    """Work out the ways from node ``name``.
+
+    ``connected`` are the networks on its own links, ``cluster`` the ranges that podCIDRs must be
+    in (none: anywhere).
+    """
+    known = list(nodes)
+    own = next((node for node in known if node.metadata.name == name), None)
+    accepted, refused = _accepted(known, own, cluster)
+    parts: list[Plan] = []
+    for node, cidrs in accepted:
         outer = _outer(node)
-        cidrs = [ip_network(cidr) for cidr in node.pod_cidrs]
-        if other == name or outer is None or not cidrs:
+        if node is own or outer is None or not cidrs:
             continue
-        if _direct(mode, outer, connected):
-            ways |= {way for cidr in cidrs if (way := _direct_way(node, cidr))}
-            continue
-        ways |= {Way(cidr, cidr.network_address, True) for cidr in cidrs}
-        hops |= {Hop(cidr.network_address, vtep_mac(outer)) for cidr in cidrs}
-        tunnels.add(Tunnel(vtep_mac(outer), outer))
-    device = _device(known.get(name)) if mode == "vxlan" or tunnels else None
-    return Plan(frozenset(ways), frozenset(hops), frozenset(tunnels), device)
+        if mode == "wireguard":
+            parts.append(_encrypted(node, outer, cidrs))
+        elif _direct(mode, outer, connected):
+            ways = frozenset(way for cidr in cidrs if (way := _direct_way(node, cidr)))
+            parts.append(Plan(ways))
+        else:
+            parts.append(_tunnelled(outer, cidrs))
+    tunnels = frozenset[Tunnel]().union(*(part.tunnels for part in parts))
+    needs_device = mode in ("vxlan", "wireguard") or tunnels
+    return Plan(
+        frozenset[Way]().union(*(part.ways for part in parts)),
+        frozenset[Hop]().union(*(part.hops for part in parts)),
+        tunnels,
+        frozenset[Peer]().union(*(part.peers for part in parts)),
+        _device(own) if needs_device else None,
+        tuple(refused),
+    )
 
 
 def diff(before: Plan, after: Plan) -> Change:
@@ -105,20 +153,111 @@ def diff(before: Plan, after: Plan) -> Change:
     destinations = {way.destination for way in after.ways}
     addresses = {hop.address for hop in after.hops}
     macs = {tunnel.mac for tunnel in after.tunnels}
-    put = Plan(after.ways - before.ways, after.hops - before.hops, after.tunnels - before.tunnels)
+    keys = {peer.key for peer in after.peers}
+    put = Plan(
+        after.ways - before.ways,
+        after.hops - before.hops,
+        after.tunnels - before.tunnels,
+        after.peers - before.peers,
+    )
     drop = Plan(
         frozenset(way for way in before.ways if way.destination not in destinations),
         frozenset(hop for hop in before.hops if hop.address not in addresses),
         frozenset(tunnel for tunnel in before.tunnels if tunnel.mac not in macs),
+        frozenset(peer for peer in before.peers if peer.key not in keys),
     )
     return Change(put, drop)
+
+
+def judged(node: Node, cluster: Sequence[Network]) -> Iterator[tuple[Network | None, str]]:
+    """Each podCIDR of a Node, and what is wrong with it by itself ("": nothing)."""
+    for index, text in enumerate(node.pod_cidrs):
+        field = f"Node {node.metadata.name} spec.podCIDRs[{index}] {text}"
+        try:
+            cidr = ip_network(text)
+        except ValueError as error:
+            yield None, f"{field}: {error}"
+            continue
+        if cluster and not any(_within(cidr, whole) for whole in cluster):
+            ranges = ",".join(map(str, cluster))
+            yield cidr, f"{field}: is outside the cluster CIDR {ranges}"
+        else:
+            yield cidr, ""
+
+
+def _within(cidr: Network, whole: Network) -> bool:
+    return cidr.version == whole.version and cidr.subnet_of(whole)  # type: ignore[arg-type]
+
+
+def _accepted(
+    nodes: Sequence[Node], own: Node | None, cluster: Sequence[Network]
+) -> tuple[list[tuple[Node, list[Network]]], list[str]]:
+    """The podCIDRs and blocks that count, node by node: this node's own first, then the oldest."""
+    taken: list[tuple[Network, str]] = []
+    accepted: list[tuple[Node, list[Network]]] = []
+    refused: list[str] = []
+    for node in sorted(nodes, key=lambda n: (n is not own, n.metadata.creation_timestamp or "", n.metadata.name)):  # fmt: skip
+        cidrs: list[Network] = []
+        for cidr, fault in judged(node, cluster):
+            fault = fault or _claimed(node, cidr, taken, "spec.podCIDRs")  # noqa: PLW2901
+            if fault:
+                refused.append(fault)
+            elif cidr:
+                cidrs.append(cidr)
+        for block in (block for found in claims(node).values() for block in found):
+            fault = _claimed(node, block, taken, f"metadata.annotations[{ANNOTATION}]")
+            if fault:
+                refused.append(fault)
+            else:
+                cidrs.append(block)
+        taken += [(cidr, node.metadata.name) for cidr in cidrs]
+        accepted.append((node, cidrs))
+    return accepted, refused
+
+
+def _claimed(
+    node: Node, cidr: Network | None, taken: Sequence[tuple[Network, str]], field: str
+) -> str:
+    for other, holder in taken:
+        if cidr and cidr.version == other.version and cidr.overlaps(other):
+            return f"Node {node.metadata.name} {field}: {cidr} is also that of Node {holder}"
+    return ""
+
+
+def _tunnelled(outer: Address, cidrs: Sequence[Network]) -> Plan:
+    mac = vtep_mac(outer)
+    return Plan(
+        frozenset(Way(cidr, cidr.network_address, True) for cidr in cidrs),
+        frozenset(Hop(cidr.network_address, mac) for cidr in cidrs),
+        frozenset({Tunnel(mac, outer)}),
+    )
+
+
+def _encrypted(node: Node, outer: Address, cidrs: Sequence[Network]) -> Plan:
+    """Through WireGuard, once the node has published its key."""
+    key = _public_key(node)
+    if key is None:
+        return Plan()
+    # The node's own addresses: what its processes send to our pods comes through the tunnel, too.
+    own = tuple(ip_network(text) for text in node.internal_ips)
+    peer = Peer(key, outer, (*cidrs, *own))
+    return Plan(frozenset(Way(cidr, None, True) for cidr in cidrs), peers=frozenset({peer}))
+
+
+def _public_key(node: Node) -> bytes | None:
+    text = node.annotations.get(WIREGUARD_KEY, "")
+    try:
+        key = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return None
+    return key if len(key) == 32 else None
 
 
 def _device(own: Node | None) -> Device | None:
     outer = _outer(own) if own else None
     if own is None or outer is None:
         return None
-    inner = tuple(ip_network(cidr).network_address for cidr in own.pod_cidrs)
+    inner = tuple(cidr.network_address for cidr, _ in judged(own, ()) if cidr)
     return Device(outer, vtep_mac(outer), inner)
 
 
@@ -130,7 +269,7 @@ def vtep_mac(outer: Address) -> str:
 
 def pod_mtu(mode: Mode, underlay_mtu: int, *, version: int = 4) -> int:
     """The largest packet of a pod that fits the way to every other node."""
-    return underlay_mtu if mode == "host-gw" else underlay_mtu - OVERHEAD[version]
+    return underlay_mtu - OVERHEAD[mode][version]
 
 
 def _outer(node: Node) -> Address | None:

@@ -1,34 +1,44 @@
 """Applies the ways to other nodes (`cni.routes`) in the node's network namespace, and follows Nodes.
 
 Only what kubewire made is ever removed: routes carry its protocol number (86), forwarding entries
-are on its own device.
+and peers are on its own device. A WireGuard device keeps the node's private key: it is read back
+from the kernel after a restart and written nowhere else.
 """
 
+import base64
 import errno
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
 from kubewire.api.core import Node
+from kubewire.api.meta import Key
 from kubewire.cni.ipam import Address, Network
 from kubewire.cni.routes import (
+    OVERHEAD,
     VXLAN_INTERFACE,
     VXLAN_PORT,
     VXLAN_VNI,
+    WIREGUARD_INTERFACE,
+    WIREGUARD_KEY,
+    WIREGUARD_PORT,
     Device,
     Hop,
     Mode,
+    Peer,
     Plan,
     Tunnel,
     Way,
     diff,
     plan,
 )
-from kubewire.kernel import links, routes
+from kubewire.kernel import links, routes, wireguard
+from kubewire.kernel.links import Link
 from kubewire.kernel.netlink import Message, NetlinkError
 from kubewire.kernel.routes import PROTOCOL_KUBEWIRE, Route
 from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.kernel.wireguard import WireGuard
 
 if TYPE_CHECKING:
     from kubewire.client.informer import Informer
@@ -38,34 +48,77 @@ log = logging.getLogger(__name__)
 
 
 class RouteTable:
-    """This node's routes, neighbours and forwarding entries to the others."""
+    """This node's routes, neighbours, forwarding entries and peers to the others."""
 
     def __init__(
-        self, node_name: str, mode: Mode, *, vni: int = VXLAN_VNI, port: int = VXLAN_PORT
+        self,
+        node_name: str,
+        mode: Mode,
+        *,
+        cluster: Sequence[Network] = (),
+        vni: int = VXLAN_VNI,
+        port: int = 0,
     ) -> None:
         self.node_name = node_name
         self.mode = mode
+        self.public_key = b""
+        """Of the WireGuard device, once there is one."""
+        self.refused: tuple[str, ...] = ()
+        """Why podCIDRs of Nodes lead nowhere."""
+        self._cluster = cluster
         self._vni = vni
-        self._port = port
+        self._port = port or (WIREGUARD_PORT if mode == "wireguard" else VXLAN_PORT)
         self._netlink = RtNetlink()
+        self._wireguard = WireGuard() if mode == "wireguard" else None
         self._applied: Plan | None = None
         self._index = 0
 
     def close(self) -> None:
-        """Close the socket; the routes stay."""
+        """Close the sockets; the routes stay."""
         self._netlink.close()
+        if self._wireguard:
+            self._wireguard.close()
 
     def apply(self, nodes: Iterable[Node]) -> None:
         """Make the kernel lead to all nodes; the first time, leftovers of an earlier run go."""
-        wanted = plan(nodes, self.node_name, self.mode, connected=self._connected())
+        wanted = plan(
+            nodes, self.node_name, self.mode, connected=self._connected(), cluster=self._cluster
+        )
+        self._tell(wanted.refused)
         before = self._applied
         self._applied = None
         self._ensure_device(wanted.device)
         if before is None:
             before = self._found()
+        if not self._index:
+            # Our own Node is not there yet, so nobody could answer through our device.
+            wanted = Plan(frozenset(way for way in wanted.ways if not way.overlay))
         change = diff(before, wanted)
-        self._netlink.transact([*self._puts(change.put), *self._drops(change.drop)])
+        if self._wireguard and change.put.peers:
+            self._wireguard.set(self._index, peers=[self._peer(p) for p in change.put.peers])
+        self._netlink.transact(
+            [*self._turned(before, change.put), *self._puts(change.put), *self._drops(change.drop)]
+        )
+        if self._wireguard and change.drop.peers:
+            self._wireguard.remove(self._index, (peer.key for peer in change.drop.peers))
         self._applied = wanted
+
+    def _tell(self, refused: tuple[str, ...]) -> None:
+        for why in refused:
+            if why not in self.refused:
+                log.warning("%s: no route is made", why)
+        self.refused = refused
+
+    def _turned(self, before: Plan, put: Plan) -> Iterator[Message]:
+        """Take away direct IPv6 routes that become overlay ones.
+
+        The kernel asks them for the next hop of the new route, and refuses a hop that it finds by
+        another device.
+        """
+        turned = {w.destination for w in put.ways if w.overlay and w.destination.version == 6}
+        for way in before.ways:
+            if way.destination in turned and not way.overlay:
+                yield routes.delete_route(self._route(way)).tolerate(errno.ESRCH)
 
     def _puts(self, part: Plan) -> Iterator[Message]:
         for tunnel in part.tunnels:
@@ -84,6 +137,9 @@ class RouteTable:
         for tunnel in part.tunnels:
             yield routes.delete_fdb(self._index, tunnel.mac, tunnel.outer).tolerate(*gone)
 
+    def _peer(self, peer: Peer) -> wireguard.Peer:
+        return wireguard.Peer(peer.key, peer.outer, self._port, peer.allowed)
+
     def _connected(self) -> list[Network]:
         return [
             address.address.network
@@ -95,75 +151,124 @@ class RouteTable:
 
     def _found(self) -> Plan:
         """What an earlier run of this agent left in the kernel."""
+        ours = self._index or -1
         ways = frozenset(
-            Way(route.destination, route.via, route.device == self._index)
+            Way(route.destination, route.via, route.device == ours)
             for route in self._netlink.routes()
-            if route.protocol == PROTOCOL_KUBEWIRE and route.via is not None
+            if route.protocol == PROTOCOL_KUBEWIRE and (route.via or route.device == ours)
         )
         hops = frozenset(
             Hop(entry.address, entry.mac)
             for entry in self._netlink.neighbours()
-            if entry.index == self._index and entry.permanent and entry.address
+            if entry.index == ours and entry.permanent and entry.address
         )
         tunnels = frozenset(
             Tunnel(entry.mac, entry.address)
             for entry in self._netlink.fdb()
-            if entry.index == self._index and entry.address
+            if entry.index == ours and entry.address
         )
-        return Plan(ways, hops, tunnels)
+        peers: frozenset[Peer] = frozenset()
+        if self._wireguard and self._index:
+            known = self._wireguard.get(self._index).peers
+            peers = frozenset(Peer(p.key, p.endpoint, p.allowed) for p in known)
+        return Plan(ways, hops, tunnels, peers)
 
     def _ensure_device(self, device: Device | None) -> None:
         if device is None:
             return
-        try:
-            found = self._netlink.link(VXLAN_INTERFACE)
-        except NetlinkError as error:
-            if error.errno != errno.ENODEV:
-                raise
-        else:
-            self._index = found.index
-            if (found.vni, found.local, found.port) == (self._vni, device.local, self._port):
-                self._address(device)
-                return
+        name = WIREGUARD_INTERFACE if self._wireguard else VXLAN_INTERFACE
+        found = self._link(name)
+        if found and not self._wireguard and not self._is_ours(found, device):
             self._netlink.transact([links.delete_link(found.index)])
-        self._create(device)
-
-    def _create(self, device: Device) -> None:
-        parent = next(a.index for a in self._netlink.addresses() if a.address.ip == device.local)
-        mtu = self._netlink.link(parent).mtu - (50 if device.local.version == 4 else 70)
-        self._netlink.transact(
-            [
-                links.add_vxlan(
-                    VXLAN_INTERFACE, self._vni, local=device.local, device=parent,
-                    port=self._port, mac=device.mac, mtu=mtu,
-                )
-            ]
-        )  # fmt: skip
-        self._index = self._netlink.index(VXLAN_INTERFACE)
-        self._netlink.transact([links.set_link(self._index, up=True, no_autoconf=True)])
+            found = None
+        if found is None:
+            self._netlink.transact([self._new(name, device)])
+        self._index = found.index if found else self._netlink.index(name)
+        if self._wireguard:
+            self._set_key(self._wireguard)
+        if not found or not found.up:
+            # Apart: the kernel looks at "up" first, and makes an address of its own then.
+            quiet = links.set_link(self._index, no_autoconf=True)
+            self._netlink.transact([quiet, links.set_link(self._index, up=True)])
         self._address(device)
 
     def _address(self, device: Device) -> None:
-        self._netlink.transact(
-            [routes.put_address(self._index, ip_interface(a)) for a in device.addresses]
-        )
+        """Give the device its addresses, and take away those of earlier podCIDRs."""
+        held = {
+            a.address.ip: a.address
+            for a in self._netlink.addresses()
+            if a.index == self._index and not a.address.is_link_local
+        }
+        wanted = [ip_interface(a) for a in device.addresses]
+        put = [routes.put_address(self._index, a) for a in wanted if a.ip not in held]
+        stale = [a for ip, a in held.items() if ip not in device.addresses]
+        self._netlink.transact([*put, *(routes.delete_address(self._index, a) for a in stale)])
+
+    def _link(self, name: str) -> Link | None:
+        try:
+            return self._netlink.link(name)
+        except NetlinkError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return None
+
+    def _is_ours(self, found: Link, device: Device) -> bool:
+        return (found.vni, found.local, found.port) == (self._vni, device.local, self._port)
+
+    def _new(self, name: str, device: Device) -> Message:
+        parent = next(a.index for a in self._netlink.addresses() if a.address.ip == device.local)
+        mtu = self._netlink.link(parent).mtu - OVERHEAD[self.mode][device.local.version]
+        if self._wireguard:
+            return links.add_wireguard(name, mtu=mtu)
+        return links.add_vxlan(
+            name, self._vni, local=device.local, device=parent,
+            port=self._port, mac=device.mac, mtu=mtu,
+        )  # fmt: skip
+
+    def _set_key(self, device: WireGuard) -> None:
+        """Give the device a key, unless an earlier run did."""
+        if self.public_key:
+            return
+        found = device.get(self._index)
+        if not found.private_key or found.port != self._port:
+            device.set(self._index, key=found.private_key or _new_key(), port=self._port)
+        self.public_key = device.get(self._index).public_key
 
     def _route(self, way: Way) -> Route:
         if way.overlay:
-            return Route(way.destination, self._index, way.via, onlink=True)
+            return Route(way.destination, self._index, way.via, onlink=way.via is not None)
         return Route(way.destination, via=way.via)
+
+
+def _new_key() -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    return X25519PrivateKey.generate().private_bytes_raw()
 
 
 class NodeRoutes:
     """The reconcile of a `client.loop.Loop` over one informer of Nodes."""
 
-    def __init__(self, table: RouteTable, nodes: "Informer[Node]") -> None:
+    def __init__(
+        self,
+        table: RouteTable,
+        nodes: "Informer[Node]",
+        annotate: Callable[[str, str], Awaitable[object]] | None = None,
+    ) -> None:
         self._table = table
         self._nodes = nodes
+        self._annotate = annotate
+        """Sets an annotation (name, value) of this node's Node."""
 
     async def reconcile(self, _: "Changes") -> None:
         """Follow the Nodes as they are now."""
-        self._table.apply(self._nodes.store.values())
+        table = self._table
+        table.apply(self._nodes.store.values())
+        own = self._nodes.store.get(Key("", table.node_name))
+        if table.public_key and own and self._annotate:
+            key = base64.b64encode(table.public_key).decode()
+            if own.annotations.get(WIREGUARD_KEY) != key:
+                await self._annotate(WIREGUARD_KEY, key)
 
 
 def underlay_mtu(netlink: RtNetlink, address: Address) -> int:

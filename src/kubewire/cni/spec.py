@@ -32,14 +32,13 @@ NOT_AVAILABLE_LIMITED = 51
 FAILED = 100
 """Codes from 100 on are ours: something on the machine refused."""
 CHECK_FAILED = 101
-EXHAUSTED = 102
 
 _NEEDED = {
     "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
-    "GC": (),
-    "STATUS": (),
+    "GC": ("CNI_PATH",),
+    "STATUS": ("CNI_PATH",),
     "VERSION": (),
 }
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
@@ -99,7 +98,7 @@ def parse_request(env: Mapping[str, str], stdin: bytes) -> Request:
     if command not in COMMANDS:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND: unknown command {command!r}")
     config = _config(stdin, command)
-    version = _version(config)
+    version = _version(config, command)
     missing = [name for name in _NEEDED[command] if not env.get(name)]
     if missing:
         raise CniError(INVALID_ENVIRONMENT, f"{', '.join(missing)}: required environment variable is missing")  # fmt: skip
@@ -107,7 +106,7 @@ def parse_request(env: Mapping[str, str], stdin: bytes) -> Request:
         raise CniError(INCOMPATIBLE_VERSION, f"cniVersion {version}: {command} needs {_SINCE[command]} or later")  # fmt: skip
     name = config.get("name", "")
     if command != "VERSION":
-        _check_network_name(name, version)
+        _check_network_name(name)
     _check_variables(env, command)
     return Request(
         command=command,
@@ -123,18 +122,21 @@ def parse_request(env: Mapping[str, str], stdin: bytes) -> Request:
 
 
 def _config(stdin: bytes, command: str) -> JSON:
-    if command == "VERSION" and not stdin.strip():
-        return {}
     try:
         config = msgspec.json.decode(stdin)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if command == "VERSION":
+            return {}
         raise CniError(DECODING_FAILURE, f"network configuration on stdin: {error}") from None
     if not isinstance(config, dict):
         raise CniError(DECODING_FAILURE, "network configuration on stdin: is not a JSON object")
     return config
 
 
-def _version(config: JSON) -> str:
+def _version(config: JSON, command: str) -> str:
+    if command == "VERSION":
+        # Whoever asks need not know any version of ours; the answer repeats what was asked.
+        return str(config.get("cniVersion") or LATEST)
     # An absent version means the first one.
     version = config.get("cniVersion") or "0.1.0"
     if version not in VERSIONS:
@@ -146,10 +148,8 @@ def _version(config: JSON) -> str:
     return str(version)
 
 
-def _check_network_name(name: object, version: str) -> None:
+def _check_network_name(name: object) -> None:
     if not isinstance(name, str) or not name:
-        if not at_least(version, "0.4.0"):
-            return
         raise CniError(INVALID_CONFIG, "name: is missing in the network configuration")
     if not _NAME.fullmatch(name):
         raise CniError(INVALID_CONFIG, f"name {name!r}: has illegal characters")
@@ -192,6 +192,9 @@ class Link:
     mac: str = ""
     mtu: int = 0
     sandbox: str = ""
+    socket_path: str = ""
+    pci_id: str = ""
+    """The last two, like the MTU, since 1.1.0; other plugins' devices have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +280,9 @@ def _link_to_wire(link: Link, version: str) -> JSON:
         wire["mtu"] = link.mtu
     if link.sandbox:
         wire["sandbox"] = link.sandbox
+    if at_least(version, "1.1.0"):
+        wire |= {"socketPath": link.socket_path} if link.socket_path else {}
+        wire |= {"pciID": link.pci_id} if link.pci_id else {}
     return wire
 
 
@@ -312,7 +318,14 @@ def parse_result(wire: JSON, what: str = "prevResult") -> Result:
             return _parse_old(wire)
         return Result(
             interfaces=tuple(
-                Link(i["name"], i.get("mac", ""), i.get("mtu", 0), i.get("sandbox", ""))
+                Link(
+                    name=i["name"],
+                    mac=i.get("mac", ""),
+                    mtu=i.get("mtu", 0),
+                    sandbox=i.get("sandbox", ""),
+                    socket_path=i.get("socketPath", ""),
+                    pci_id=i.get("pciID", ""),
+                )
                 for i in wire.get("interfaces") or ()
             ),
             ips=tuple(

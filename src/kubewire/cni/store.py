@@ -27,7 +27,7 @@ class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
 
     owner: str
     addresses: tuple[str, ...] = ()
-    last: dict[int, str] = {}
+    last: dict[str, str] = {}
 
 
 class Store:
@@ -83,6 +83,11 @@ class Store:
         with self._locked():
             return tuple(self.leases.addresses)
 
+    def snapshot(self) -> dict[Address, str]:
+        """Every address that is given, and to whom."""
+        with self._locked():
+            return dict(self.leases.owners)
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -127,11 +132,11 @@ class Store:
     def _apply(self, line: _Line) -> None:
         self._lines += 1
         if line.addresses:
-            last = {number: ip_address(text) for number, text in line.last.items()}
+            last = {title: ip_address(text) for title, text in line.last.items()}
             choice = Choice(tuple(ip_address(text) for text in line.addresses), last)
             self.leases.take(line.owner, choice)
         elif line.last:
-            self.leases.last |= {n: ip_address(text) for n, text in line.last.items()}
+            self.leases.last |= {title: ip_address(text) for title, text in line.last.items()}
         else:
             self.leases.drop(line.owner)
 
@@ -151,7 +156,7 @@ class Store:
             _line(owner, Choice(addresses, {}))
             for owner, addresses in self.leases.addresses.items()
         ]
-        lines.append(_Line("", last={n: str(a) for n, a in self.leases.last.items()}))
+        lines.append(_Line("", last={title: str(a) for title, a in self.leases.last.items()}))
         beside = self._path.with_suffix(".new")
         self._on_write("write beside")
         beside.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
@@ -164,5 +169,5 @@ def _line(owner: str, choice: Choice) -> _Line:
     return _Line(
         owner,
         tuple(map(str, choice.addresses)),
-        {number: str(address) for number, address in choice.last.items()},
+        {title: str(address) for title, address in choice.last.items()},
     )

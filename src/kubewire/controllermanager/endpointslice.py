@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from kubewire.api.meta import JSON, Key
 from kubewire.api.resources import ENDPOINT_SLICES, NODES, PODS, SERVICES
-from kubewire.api.service import SERVICE_NAME
+from kubewire.api.service import SERVICE_NAME, weight_of
 from kubewire.client.informer import Change
 from kubewire.controllermanager import objects, pods, slices
 from kubewire.controllermanager.actions import Action, Delete, Plan
@@ -37,6 +37,7 @@ def facts(pod: JSON) -> object:
         pods.phase(pod) in ("Succeeded", "Failed"),
         spec.get("nodeName"),
         objects.labels(pod),
+        weight_of(objects.annotations(pod)),
         pod["metadata"].get("uid"),
     )
 

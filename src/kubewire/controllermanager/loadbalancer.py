@@ -1,7 +1,8 @@
 """Addresses of LoadBalancer Services, from a pool of this cluster.
 
-An address is shared by Services whose ports do not clash, only when they ask for it by name
-(``spec.loadBalancerIP``); else each Service gets one of its own, and keeps it.
+An address is shared by Services whose ports do not clash, when they ask for it by name
+(``spec.loadBalancerIP``, an annotation) or for company by a common sharing key; else each Service
+gets one of its own, and keeps it.
 """
 
 from collections import defaultdict
@@ -27,6 +28,12 @@ from kubewire.controllermanager.context import Context, set_status
 Network = IPv4Network | IPv6Network
 CLASS = "kubewire.dev/pool"
 """spec.loadBalancerClass that means this pool, as an empty one does."""
+
+
+SHARING = "kubewire.dev/allow-shared-ip"
+"""Annotation: Services with the same value here may get one address, on different ports."""
+ADDRESSES = "kubewire.dev/load-balancer-ips"
+"""Annotation: addresses that a Service asks for (commas), also of both families."""
 
 
 class Pool:
@@ -76,15 +83,28 @@ def plan(services: Iterable[JSON], pool: Pool) -> Plan:
             mine = [a for a in held if a in pool]
             if mine and objects.spec(service).get("type") != "LoadBalancer":
                 actions += _set(service, [])
-        elif not held:
-            chosen, why = _choose(service, pool, users)
-            if why:
-                actions.append(Event(service, "Warning", "AllocationFailed", why))
-                continue
-            for address in chosen:
-                users[address].append(service)
+            continue
+        kept = _kept(service, held)
+        for address in set(held) - set(kept):
+            users[address].remove(service)
+        chosen, why = _choose(service, kept, pool, users)
+        if why:
+            actions.append(Event(service, "Warning", "AllocationFailed", why))
+        for address in set(chosen) - set(kept):
+            users[address].append(service)
+        if chosen != held:
             actions += _set(service, chosen)
+            if chosen:
+                text = f"Assigned IP {', '.join(chosen)}"
+                actions.append(Event(service, "Normal", "IPAllocated", text))
     return Plan(actions)
+
+
+def _kept(service: JSON, held: list[str]) -> list[str]:
+    """What a Service has and may keep: of its families, and what it asks for, if it asks."""
+    families = slices.families(service)
+    asked = requested(service)
+    return [a for a in held if _family(a) in families and (not asked or a in asked)]
 
 
 def wants(service: JSON) -> bool:
@@ -105,25 +125,83 @@ def _ports(service: JSON) -> set[tuple[str, int]]:
     return {(p.get("protocol") or "TCP", p["port"]) for p in ports}
 
 
-def _choose(service: JSON, pool: Pool, users: dict[str, list[JSON]]) -> tuple[list[str], str]:
-    if asked := objects.spec(service).get("loadBalancerIP"):
-        if asked not in pool:
-            return [], f"spec.loadBalancerIP: {asked} is not in the pool"
-        for other in users.get(asked) or ():
-            if clash := _ports(service) & _ports(other):
-                protocol, port = min(clash)
-                return (
-                    [],
-                    f"{asked}: port {port}/{protocol} is taken by Service {objects.key(other)}",
-                )
-        return [asked], ""
-    chosen = []
-    for family in slices.families(service):
-        free = next((a for a in pool.addresses(family) if not users.get(a)), None)
+def requested(service: JSON) -> list[str]:
+    """Addresses that a Service asks for by name, one per family at most."""
+    text = objects.annotations(service).get(ADDRESSES) or ""
+    asked = [a.strip() for a in text.split(",") if a.strip()]
+    one = objects.spec(service).get("loadBalancerIP")
+    return asked or ([one] if one else [])
+
+
+def _choose(
+    service: JSON, kept: list[str], pool: Pool, users: dict[str, list[JSON]]
+) -> tuple[list[str], str]:
+    """(every address of a Service, what it cannot have)."""
+    chosen, asked = list(kept), requested(service)
+    missing = [f for f in slices.families(service) if f not in map(_family, kept)]
+    for family in missing:
+        if asked:
+            named = [a for a in asked if _is_address(a) and _family(a) == family]
+            if not named:
+                if not any(map(_is_address, asked)):
+                    return chosen, f"{', '.join(asked)} is not an IP address"
+                continue
+            if why := _refusal(service, named[0], pool, users):
+                return chosen, why
+            chosen.append(named[0])
+            continue
+        free = _free(service, family, pool, users)
         if free is None:
-            return [], f"no free {family} address in the pool"
+            return chosen, f"no free {family} address in the pool"
         chosen.append(free)
     return chosen, ""
+
+
+def _refusal(service: JSON, asked: str, pool: Pool, users: dict[str, list[JSON]]) -> str:
+    if asked not in pool:
+        return f"{asked} is not in the pool"
+    for other in users.get(asked) or ():
+        if clash := _ports(service) & _ports(other):
+            protocol, port = min(clash)
+            return f"{asked}: port {port}/{protocol} is taken by Service {objects.key(other)}"
+    return ""
+
+
+def _free(service: JSON, family: str, pool: Pool, users: dict[str, list[JSON]]) -> str | None:
+    """An address that the Service may share with those of its sharing key, else one of its own."""
+    key = objects.annotations(service).get(SHARING)
+    if key:
+        for address, others in users.items():
+            if others and _family(address) == family and _shareable(service, key, others):
+                return address
+    return next((a for a in pool.addresses(family) if not users.get(a)), None)
+
+
+def _shareable(service: JSON, key: str, others: list[JSON]) -> bool:
+    """As MetalLB has it: the same key, other ports, and traffic that is the same for every node."""
+    for other in others:
+        if objects.annotations(other).get(SHARING) != key or _ports(service) & _ports(other):
+            return False
+        local = "Local" in (_policy(service), _policy(other))
+        if local and objects.spec(service).get("selector") != objects.spec(other).get("selector"):
+            return False
+    return True
+
+
+def _policy(service: JSON) -> str:
+    return objects.spec(service).get("externalTrafficPolicy") or "Cluster"
+
+
+def _family(address: str) -> str:
+    return "IPv6" if ":" in address else "IPv4"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _set(service: JSON, chosen: list[str]) -> list[Action]:

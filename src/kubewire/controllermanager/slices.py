@@ -1,6 +1,6 @@
 """EndpointSlices of one Service: what they should hold, and the fewest writes to get there. Pure.
 
-Endpoints with the same address family and the same resolved ports share slices of at most 100. An
+Endpoints with the same address family, resolved ports and weight share slices of at most 100. An
 endpoint stays in the slice that it is in, so that one pod's change is one write; new endpoints
 fill slices that are written anyway, then others with room, then new ones.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kubewire.api.meta import JSON
 from kubewire.api.resources import ENDPOINT_SLICES, SERVICES
-from kubewire.api.service import SERVICE_NAME
+from kubewire.api.service import SERVICE_NAME, WEIGHT, weight_of
 from kubewire.controllermanager import objects, pods
 from kubewire.controllermanager.actions import Action, Create, Delete, Replace
 
@@ -30,6 +30,8 @@ class Group(NamedTuple):
 
     address_type: str
     ports: tuple[Port, ...]
+    weight: int | None = None
+    """What the pods' annotation asks for; the slice carries it on."""
 
 
 Wanted = dict[Group, list[JSON]]
@@ -44,12 +46,12 @@ def wanted(service: JSON, found: Iterable[JSON], zones: Mapping[str, str]) -> Wa
     for pod in found:
         if pods.phase(pod) in ("Succeeded", "Failed"):
             continue
-        ports = resolve_ports(service, pod)
+        ports, weight = resolve_ports(service, pod), weight_of(objects.annotations(pod))
         for family in families(service):
             addresses = [ip for ip in pod_ips(pod) if (":" in ip) == (family == "IPv6")]
             if addresses:
                 endpoint = _endpoint(service, pod, addresses[0], zones)
-                groups.setdefault(Group(family, ports), []).append(endpoint)
+                groups.setdefault(Group(family, ports, weight), []).append(endpoint)
     for family in families(service):
         if not any(g.address_type == family for g in groups):
             groups[Group(family, ())] = []
@@ -188,7 +190,8 @@ def group_of(found: JSON) -> Group:
         )
         for p in found.get("ports") or ()
     )
-    return Group(found.get("addressType", "IPv4"), ports)
+    weight = weight_of(objects.annotations(found))
+    return Group(found.get("addressType", "IPv4"), ports, weight)
 
 
 def _pack(
@@ -248,6 +251,10 @@ def _filled(around: Frame, found: JSON | None, group: Group, content: list[JSON]
         meta |= {"generateName": f"{owner['name']}-", "namespace": owner["namespace"]}
     else:
         meta = found["metadata"] | meta
+    kept = {k: v for k, v in (meta.get("annotations") or {}).items() if k != WEIGHT}
+    notes = kept if group.weight is None else kept | {WEIGHT: str(group.weight)}
+    if notes or "annotations" in meta:
+        meta["annotations"] = notes
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",

@@ -6,17 +6,22 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Collection
 from typing import Self
 
-from kubewire.kernel.netlink import NetlinkSocket, attributes
+from kubewire.kernel.netlink import Message, NetlinkSocket, attributes
 from kubewire.kernel.netns import Netns, socket_in
-from kubewire.lang.nftables.model import Transaction
+from kubewire.lang.nftables import readback, wire
+from kubewire.lang.nftables.model import Data, Transaction
+from kubewire.lang.nftables.readback import Actual, KernelRule
 
 _NETLINK_NETFILTER = 12
 _NFTABLES = 10
 _BEGIN, _END = 0x10, 0x11
 _BATCH = 20
-_GET_TABLE = _NFTABLES << 8 | 1
+_GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS, _GET_GENERATION = (
+    _NFTABLES << 8 | kind for kind in (1, 4, 7, 10, 13, 16)
+)
 _INET = struct.pack("=BBH", 1, 0, 0)
 _ERROR = 2
 _SO_SNDBUFFORCE = 32
@@ -86,6 +91,65 @@ class Nfnetlink:
             answer = asking.dump(_GET_TABLE, _INET, "list tables")
         found = (dict(attributes(body, 4)).get(1, b"") for _, body in answer)
         return {name.rstrip(b"\0").decode() for name in found}
+
+    def hooked(self) -> set[str]:
+        """Names of the inet tables that packets meet: those with base chains."""
+        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
+            answer = asking.dump(_GET_CHAIN, _INET, "list chains")
+        found = (readback.chain(body) for _, body in answer)
+        return {table for table, _, kind in found if kind.hook}
+
+    def generation(self) -> int:
+        """A number that every change of any table of this namespace raises."""
+        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
+            _, body = asking.ask(Message(_GET_GENERATION, 0, _INET, "ask for the generation"))
+        return int.from_bytes(dict(attributes(body, 4))[1], "big")
+
+    def rules(self, table: str, chain: str = "") -> dict[str, list[KernelRule]]:
+        """The rules of a table, or of one of its chains, as the kernel keeps them."""
+        body = _INET + wire.string(1, table) + (wire.string(2, chain) if chain else b"")
+        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
+            answer = asking.dump(_GET_RULE, body, f"list rules of {table}")
+        found: dict[str, list[KernelRule]] = {}
+        for _, data in answer:
+            name, rule = readback.rule(data)
+            found.setdefault(name, []).append(rule)
+        return found
+
+    def elements(self, table: str, names: Collection[str]) -> dict[str, dict[bytes, Data]]:
+        """The elements of those of these plain sets that a table has."""
+        named = _INET + wire.string(1, table)
+        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
+            sets = asking.dump(_GET_SET, named, f"list sets of {table}")
+            found = {}
+            for name in (n for n, _ in (readback.set_(body) for _, body in sets) if n in names):
+                body = named + wire.string(2, name)
+                listed = asking.dump(_GET_ELEMENTS, body, f"list elements of {name}")
+                found[name] = readback.elements((data for _, data in listed), interval=False)
+        return found
+
+    def read(self, table: str) -> Actual:
+        """Everything that is in a table; nothing if there is no such table."""
+        actual = Actual()
+        if table not in self.tables():
+            return actual
+        named = _INET + wire.string(1, table)
+        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
+            for _, body in asking.dump(_GET_CHAIN, _INET, "list chains"):
+                owner, name, kind = readback.chain(body)
+                if owner == table:
+                    actual.chains[name] = kind
+            found = asking.dump(_GET_SET, named, f"list sets of {table}")
+            actual.sets = dict(readback.set_(body) for _, body in found)
+            for name, one in actual.sets.items():
+                if one.dynamic:
+                    continue
+                body = named + wire.string(2, name)
+                listed = asking.dump(_GET_ELEMENTS, body, f"list elements of {name}")
+                bodies = (data for _, data in listed)
+                actual.elements[name] = readback.elements(bodies, interval=one.interval)
+        actual.rules = self.rules(table)
+        return actual
 
     def _make_room(self, size: int) -> None:
         """A batch is one datagram: the send buffer must hold it."""

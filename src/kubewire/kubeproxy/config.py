@@ -1,39 +1,17 @@
-"""What kube-proxy is told: KubeProxyConfiguration v1alpha1, read unchanged, and the flags above it.
-
-Fields that nothing here acts on are accepted if upstream has them; an unknown one is an error that
-names it (strict decoding, as upstream).
-"""
+"""What kube-proxy is told: KubeProxyConfiguration v1alpha1, read unchanged, and the flags above it."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from kubewire.api.errors import InputError
+from kubewire.kubeproxy import configfile
+from kubewire.kubeproxy.ipvsoptions import IpvsOptions, read_ipvs
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-_TEXTS = (
-    "bindAddress",
-    "clusterCIDR",
-    "configSyncPeriod",
-    "healthzBindAddress",
-    "hostnameOverride",
-    "metricsBindAddress",
-    "mode",
-    "portRange",
-    "showHiddenMetricsForVersion",
-)
-_KNOWN = {
-    "apiVersion", "kind", "bindAddressHardFail", "clientConnection", "conntrack", "detectLocal", "detectLocalMode", "enableProfiling",
-    "featureGates", "iptables", "ipvs", "linux", "logging", "nftables", "nodePortAddresses", "oomScoreAdj", "syncPeriod", "minSyncPeriod",
-    "udpIdleTimeout", "windowsRunAsService", "winkernel", "metadata", *_TEXTS,
-}  # fmt: skip
-MODES = ("nftables", "iptables", "ipvs", "envoy")
-DETECT = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +22,28 @@ class Config:
     cluster_cidrs: tuple[str, ...] = ()
     """Where pods have their addresses; a family without one cannot tell pods from others."""
     detect_local: str = "ClusterCIDR"
+    bridge_interface: str = ""
+    """detectLocalMode BridgeInterface: pods' packets come in by it."""
+    interface_name_prefix: str = ""
+    """detectLocalMode InterfaceNamePrefix: pods' packets come in by such interfaces."""
     masquerade_all: bool = False
     masquerade_bit: int = 14
     node_port_addresses: tuple[str, ...] | None = None
     """CIDRs, "primary", "localhost", "all"; None: the mode's default."""
     localhost_node_ports: bool = True
     hostname_override: str = ""
+    bind_address: str = ""
+    """This node's primary address, if it is not what its Node says; nothing is bound to it."""
+    healthz_bind_address: str = "0.0.0.0:10256"
+    """"" turns the server off."""
+    metrics_bind_address: str = "127.0.0.1:10249"
+    bind_address_hard_fail: bool = False
     sync_period: float = 30.0
-    min_sync_period: float = 1.0
+    min_sync_period: float = 0.0
+    """Changes are applied at once: a change costs too little to be saved up."""
+    ipvs: IpvsOptions = field(default_factory=IpvsOptions)
+    run_dir: str = ""
+    """Where a back end keeps files and sockets of this run; "": it finds a place."""
 
     @property
     def mark(self) -> int:
@@ -63,7 +55,22 @@ class Config:
         """nodePortAddresses with the mode's default."""
         if self.node_port_addresses is not None:
             return self.node_port_addresses
-        return ("primary",) if self.mode == "nftables" else ("all",)
+        return ("primary",) if self.mode in ("nftables", "envoy") else ("all",)
+
+    @property
+    def node_ports_on_loopback(self) -> bool:
+        """Whether IPv4 nodePorts answer on 127.0.0.1.
+
+        As upstream: in iptables mode whatever covers it does; the others must be told by name.
+        """
+        wanted = self.node_ports_on
+        if self.mode == "iptables":
+            covered = "all" in wanted or contains((w for w in wanted if "/" in w), "127.0.0.1")
+            return self.localhost_node_ports and ("localhost" in wanted or covered)
+        networks = [n for n in map(parse_network, wanted) if n is not None]
+        return self.mode != "ipvs" and (
+            "localhost" in wanted or any(n.version == 4 and n.is_loopback for n in networks)
+        )
 
     def knows_pods(self, version: int) -> bool:
         """Tell whether pods of an IP family can be told from others."""
@@ -103,55 +110,50 @@ def sloppy(address: str) -> str:
     if len(parts) == 4 and all(p.isdecimal() for p in parts):
         address = ".".join(str(int(p)) for p in parts)
     try:
-        return str(ipaddress.ip_address(address))
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return address
+    # ::ffff:192.0.2.1 is but another way to write an IPv4 address.
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)
 
 
 def read(document: Mapping[str, Any], source: str) -> Config:
     """Read a KubeProxyConfiguration; InputError names the field."""
-    if document.get("kind") != "KubeProxyConfiguration":
-        raise InputError(
-            f"{source}: kind: expected KubeProxyConfiguration, not {document.get('kind')!r}"
-        )
-    for name in document:
-        if name not in _KNOWN:
-            raise InputError(f'{source}: strict decoding error: unknown field "{name}"')
+    found = configfile.decode(document, source)
     # Blank means "best available", which is nftables here.
-    mode = str(document.get("mode") or "nftables")
-    if mode not in MODES:
-        raise InputError(
-            f'{source}: mode: must be {",".join(MODES)} or blank (blank means the best-available proxy [currently iptables]), not "{mode}"'
-        )
-    detect = str(document.get("detectLocalMode") or "ClusterCIDR")
-    if detect not in DETECT:
-        raise InputError(f"{source}: detectLocalMode: must be {','.join(DETECT)}, not {detect!r}")
-    section = document.get(mode) or {}
-    addresses = document.get("nodePortAddresses")
+    mode = found.mode or "nftables"
+    # Upstream's ipvs mode masquerades as the iptables section says.
+    section = getattr(found, "iptables" if mode == "ipvs" else mode) or configfile.Nftables()
+    periods = getattr(found, mode) or configfile.Nftables()
+    detect = found.detect_local or configfile.DetectLocal()
+    given = found.node_port_addresses
+    local = found.iptables.localhost_node_ports if found.iptables else None
     return Config(
         mode=mode,
-        cluster_cidrs=_networks(str(document.get("clusterCIDR") or ""), source),
-        detect_local=detect,
-        masquerade_all=bool(section.get("masqueradeAll")),
-        masquerade_bit=int(section["masqueradeBit"])
-        if section.get("masqueradeBit") is not None
-        else 14,
-        node_port_addresses=tuple(map(str, addresses)) if addresses else None,
-        localhost_node_ports=section.get("localhostNodePorts") is not False,
-        hostname_override=str(document.get("hostnameOverride") or ""),
+        cluster_cidrs=tuple(c.strip() for c in (found.cluster_cidr or "").split(",") if c.strip()),
+        detect_local=found.detect_local_mode or "ClusterCIDR",
+        bridge_interface=detect.bridge_interface or "",
+        interface_name_prefix=detect.interface_name_prefix or "",
+        masquerade_all=bool(section.masquerade_all),
+        masquerade_bit=14 if section.masquerade_bit is None else section.masquerade_bit,
+        node_port_addresses=tuple(a.strip() for a in given) if given else None,
+        localhost_node_ports=local is not False,
+        hostname_override=(found.hostname_override or "").strip().lower(),
+        bind_address=found.bind_address or "",
+        healthz_bind_address=_bind(found.healthz_bind_address, found.bind_address, 10256),
+        metrics_bind_address=_bind(found.metrics_bind_address, None, 10249),
+        bind_address_hard_fail=bool(found.bind_address_hard_fail),
+        sync_period=configfile.seconds(periods.sync_period, 30.0),
+        min_sync_period=configfile.seconds(periods.min_sync_period, 0.0),
+        ipvs=read_ipvs(document.get("ipvs") or {}, source),
     )
 
 
-def _networks(text: str, source: str) -> tuple[str, ...]:
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
-    for part in found:
-        if parse_network(part) is None:
-            raise InputError(
-                f"{source}: clusterCIDR: must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48), not {part!r}"
-            )
-    return found
-
-
-def with_cluster_cidrs(config: Config, cidrs: Iterable[str]) -> Config:
-    """The same, told where the pods are."""
-    return replace(config, cluster_cidrs=tuple(cidrs))
+def _bind(given: str | None, address: str | None, port: int) -> str:
+    """Where a server listens; upstream's defaults follow the family of bindAddress."""
+    if given is not None:
+        return given
+    if port == 10249:
+        return f"127.0.0.1:{port}"
+    return f"[::]:{port}" if address and ":" in address else f"0.0.0.0:{port}"

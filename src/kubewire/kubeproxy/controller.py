@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import ipaddress
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 
 from kubewire.api.core import Node
-from kubewire.api.meta import Key
-from kubewire.api.resources import ENDPOINT_SLICES, NODES, SERVICES
+from kubewire.api.meta import JSON, Key
+from kubewire.api.resources import ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES
 from kubewire.api.service import EndpointSlice, Service
+from kubewire.client.events import Recorder
+from kubewire.client.informer import Change as Seen
 from kubewire.client.informer import Index, Informer
 from kubewire.client.loop import Changes, Loop, run_all
 from kubewire.client.rest import Client
-from kubewire.kernel.conntrack import Conntrack, Entry
-from kubewire.kubeproxy.backends.nftables.proxier import NftablesProxier
-from kubewire.kubeproxy.config import Config
-from kubewire.kubeproxy.plan import FOREIGN, plan_service
+from kubewire.kernel import rtnetlink
+from kubewire.kubeproxy import backends, servers, udp
+from kubewire.kubeproxy.config import Config, sloppy
+from kubewire.kubeproxy.health import ProxyHealth
+from kubewire.kubeproxy.metrics import Metrics
+from kubewire.kubeproxy.plan import FOREIGN, HealthCheck, node_port_addresses, plan_service
+from kubewire.kubeproxy.proxier import Proxier
 from kubewire.kubeproxy.table import Change, ServiceTable
 from kubewire.kubeproxy.topology import NodeView
 
 log = logging.getLogger(__name__)
 
 ZONE = "topology.kubernetes.io/zone"
-UDP = 17
+VIRTUAL = ("lo", "kube-ipvs0")
+"""Devices that hold addresses of Services."""
+TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
 class KubeProxy:
@@ -45,42 +58,122 @@ class KubeProxy:
         self.node = Informer(
             client, NODES, Node, field_selector=f"metadata.name={node_name}", agent=agent
         )
-        self.loop = Loop(agent, [self.services, self.slices, self.node], self._reconcile)
+        self.cidrs: Informer[JSON] = Informer(client, SERVICE_CIDRS, dict)
+        self.loop = Loop(
+            agent,
+            [self.services, self.slices, self.node],
+            self._reconcile,
+            min_interval=config.min_sync_period,
+        )
         self._by_service = Index(self.slices, lambda s: [_service_of(s)])
         self._stale: set[Key] = set()
-        self.slices.listen(
-            lambda changes: self._stale.update(
-                _service_of(x) for c in changes for x in (c.old, c.new) if x
-            )
-        )
-        self._config = config
+        self._triggered: list[float] = []
+        self.slices.listen(self._slices_changed)
+        self.services.listen(self._services_changed)
+        self.node.listen(self._node_changed)
+        self.cidrs.listen(lambda _: self.loop.trigger())
+        self._given = config
+        self._given_cidrs = tuple(service_cidrs)
         self._view = NodeView(node_name, tuple(node_ips))
+        self._addresses: tuple[str, ...] | None = None
         self._table = ServiceTable()
-        self._proxier = NftablesProxier(config, service_cidrs)
+        self._checks: dict[Key, HealthCheck] = {}
+        self._told: dict[Key, frozenset[str]] = {}
+        self._alone = False
+        """Rules that other modes may have left are gone."""
+        self._made = (config, self._given_cidrs)
+        self._proxier: Proxier = backends.proxier(*self._made)
+        self._recorder = Recorder(client, "kube-proxy", node_name)
+        self.health = ProxyHealth(2 * config.sync_period)
+        self.metrics = Metrics(config.mode, self._table.frontends.values)
+        self._health_checks = servers.HealthChecks(self.health)
 
     async def run(self) -> None:
         """Run until cancelled; the rules stay."""
+        config = self._given
+        watch = rtnetlink.monitor(rtnetlink.GROUP_IPV4_ADDRESS, rtnetlink.GROUP_IPV6_ADDRESS)
+        asyncio.get_running_loop().add_reader(watch.fileno(), self._addressed, watch)
         try:
-            await run_all([self.loop])
+            async with asyncio.TaskGroup() as group:
+                group.create_task(run_all([self.loop], extra=[self.cidrs]), name="kube-proxy loop")
+                group.create_task(self._recorder.run(), name="kube-proxy events")
+                for what, address, pages in (
+                    (
+                        "healthz",
+                        config.healthz_bind_address,
+                        servers.proxy_pages(self.health, self.metrics),
+                    ),
+                    (
+                        "metrics",
+                        config.metrics_bind_address,
+                        servers.metrics_pages(self.metrics, config.mode),
+                    ),
+                ):
+                    if address:
+                        hard = config.bind_address_hard_fail
+                        group.create_task(
+                            servers.serve(what, address, pages, hard_fail=hard), name=what
+                        )
         finally:
+            asyncio.get_running_loop().remove_reader(watch.fileno())
+            watch.close()
+            await self._health_checks.close()
             self._proxier.close()
 
-    async def _reconcile(self, changes: Changes) -> None:
-        view = self._seen()
-        if changes.full or view != self._view:
+    async def _reconcile(self, changes: Changes) -> float:
+        view, made = self._seen(), self._wanted()
+        if changes.full or view != self._view or made != self._made:
             self._view = view
-            self._full()
-            return
+            with self._timed(full=True):
+                self._remake(made)
+                self._full()
+            if not self._alone:
+                # Now that the new rules are in, nothing is open while the old ones go.
+                backends.clear_others(made[0].mode, made[0])
+                self._alone = True
+            await self._checked()
+        elif changes:
+            with self._timed(full=False):
+                self._partial(changes)
+            await self._checked()
+        elif self._proxier.heal():
+            log.warning("%s: mended what somebody else had changed", self.loop.name)
+        return self._given.sync_period
+
+    @contextlib.contextmanager
+    def _timed(self, *, full: bool) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        except Exception:
+            self.metrics.failures.inc()
+            raise
+        self.metrics.synced(time.perf_counter() - start, full=full)
+        now = time.time()
+        self.health.updated(now)
+        for since in self._triggered:
+            self.metrics.programming.observe(now - since)
+        self._triggered = []
+
+    def _remake(self, made: tuple[Config, tuple[str, ...]]) -> None:
+        """A back end that knows where pods and Services have their addresses now."""
+        if made != self._made:
+            self._proxier.close()
+            self._proxier = backends.proxier(*made)
+            self._made = made
+
+    def _partial(self, changes: Changes) -> None:
         dirty = self._stale | set(changes.of(self.services))
         self._stale = set()
         changed = [c for key in dirty for c in self._update(key)]
         addresses = {key: self._cluster_ips(key) for key in changes.of(self.services)}
         self._proxier.apply(changed, addresses)
-        _forget_udp(changed)
+        udp.forget(changed)
 
     def _full(self) -> None:
         self._stale = set()
         self._table = ServiceTable()
+        self._checks = {}
         for key in self.services.store:
             for _ in self._update(key):
                 pass
@@ -88,57 +181,140 @@ class KubeProxy:
             Change(key, None, frontend) for key, frontend in self._table.frontends.items()
         ]
         self._proxier.sync(everything, {key: self._cluster_ips(key) for key in self.services.store})
-        _forget_udp(everything)
+        udp.forget(everything)
+
+    async def _checked(self) -> None:
+        """Open and close healthCheckNodePorts where nodePorts answer."""
+        config = self._made[0]
+        hosts = [""]
+        if "all" not in config.node_ports_on:
+            hosts = [ip for v in (4, 6) for ip in node_port_addresses(self._view, config, v)]
+        for fault in await self._health_checks.update(self._checks, hosts):
+            log.error("%s", fault)
 
     def _seen(self) -> NodeView:
-        """This node as its object describes it."""
+        """This node as its object and its interfaces describe it."""
+        if self._addresses is None:
+            self._addresses = _own_addresses()
         for node in self.node.store.values():
-            ips = node.internal_ips or self._view.ips
-            return NodeView(self._view.name, ips, node.labels.get(ZONE, ""))
-        return self._view
+            ips = tuple(map(sloppy, node.internal_ips)) or self._view.ips
+            zone = node.labels.get(ZONE, "")
+            return NodeView(self._view.name, self._preferred(ips), zone, self._addresses)
+        return self._view._replace(addresses=self._addresses)
+
+    def _preferred(self, ips: tuple[str, ...]) -> tuple[str, ...]:
+        """With bindAddress, if it says anything, as the primary one of its family."""
+        own = sloppy(self._given.bind_address)
+        if not own or ipaddress.ip_address(own).is_unspecified:
+            return ips
+        return (own, *(ip for ip in ips if ip != own))
+
+    def _wanted(self) -> tuple[Config, tuple[str, ...]]:
+        """The configuration, and where ClusterIPs come from, as the objects say now."""
+        config = self._given
+        if config.detect_local == "NodeCIDR":
+            found = tuple(c for node in self.node.store.values() for c in node.pod_cidrs)
+            config = replace(config, cluster_cidrs=found)
+        live = [
+            str(cidr)
+            for obj in self.cidrs.store.values()
+            for cidr in (obj.get("spec") or {}).get("cidrs") or ()
+        ]
+        return config, tuple(dict.fromkeys((*self._given_cidrs, *sorted(live))))
+
+    def _addressed(self, watch: rtnetlink.RtNetlink) -> None:
+        """An interface got or lost an address."""
+        with contextlib.suppress(OSError):  # Some were lost: the list is read anew in any case.
+            watch.receive()
+        found = _own_addresses()
+        if found != self._addresses:
+            self._addresses = found
+            self.loop.trigger()
+
+    def _slices_changed(self, changes: Sequence[Seen[EndpointSlice]]) -> None:
+        self._stale.update(_service_of(x) for c in changes for x in (c.old, c.new) if x)
+        self._triggered += [t for c in changes if c.new and (t := _triggered(c.new)) is not None]
+        self._queued(endpoints=len(changes))
+
+    def _services_changed(self, changes: Sequence[Seen[Service]]) -> None:
+        self._queued(services=len(changes))
+
+    def _node_changed(self, changes: Sequence[Seen[Node]]) -> None:
+        for change in changes:
+            if change.new:
+                self.health.seen(change.new)
+
+    def _queued(self, *, services: int = 0, endpoints: int = 0) -> None:
+        if services or endpoints:
+            self.health.queued(time.time())
+            self.metrics.queued(services=services, endpoints=endpoints)
 
     def _update(self, key: Key) -> Iterable[Change]:
         service = self.services.store.get(key)
         if service is None:
+            self._checks.pop(key, None)
+            self._told.pop(key, None)
             return list(self._table.update(key, "", ()))
-        frontends, _ = plan_service(
-            service, self._by_service.get(key).values(), self._view, self._config
-        )
+        skipped: set[str] = set()
+        pieces = self._by_service.get(key).values()
+        frontends, check = plan_service(service, pieces, self._view, self._made[0], skipped)
+        if check:
+            self._checks[key] = check
+        else:
+            self._checks.pop(key, None)
         found = list(self._table.update(key, service.metadata.creation_timestamp or "", frontends))
-        for own, holder in self._table.conflicts(key):
-            log.warning(
-                "%s: %s:%d belongs to %s", own.reason, own.key.address, own.key.port, holder.reason
-            )
+        self._tell(service, self._faults(key, skipped))
         return found
+
+    def _faults(self, key: Key, skipped: set[str]) -> Mapping[str, str]:
+        """What people should know about a Service: text -> reason of the Event."""
+        told = {
+            f"EndpointSlice {text} cannot be used: it is of another family, or of a link or loopback": "FailedToUseEndpoint"
+            for text in sorted(skipped)
+        }
+        for own, holder in self._table.conflicts(key):
+            place = f"{own.key.address}:{own.key.port}/{own.key.protocol}"
+            told[f"{own.kind} {place} belongs to {holder.reason}"] = "FrontendConflict"
+        return told
+
+    def _tell(self, service: Service, faults: Mapping[str, str]) -> None:
+        """Log and record what is new."""
+        before = self._told.get(service.key, frozenset())
+        if faults:
+            self._told[service.key] = frozenset(faults)
+        else:
+            self._told.pop(service.key, None)
+        for text in faults.keys() - before:
+            log.warning("Service %s: %s", service.key, text)
+            meta = service.metadata
+            about = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
+            obj = {"apiVersion": "v1", "kind": "Service", "metadata": about}
+            self._recorder.event(obj, "Warning", faults[text], text)
 
     def _cluster_ips(self, key: Key) -> tuple[str, ...]:
         service = self.services.store.get(key)
-        return service.cluster_ips if service else ()
+        return tuple(map(sloppy, service.cluster_ips)) if service else ()
 
 
 def _service_of(piece: EndpointSlice) -> Key:
     return Key(piece.metadata.namespace, piece.service_name)
 
 
-def _forget_udp(changes: Sequence[Change]) -> None:
-    """Flows to a UDP frontend that go where no endpoint is (any more) are black holes: end them."""
-    valid: dict[tuple[str, int], set[tuple[str, int]]] = {}
-    for change in changes:
-        if change.key.protocol == "UDP":
-            decisions = change.new.decisions.values() if change.new else ()
-            ends = {(t.ip, t.port) for d in decisions for t in d.endpoints}
-            valid[change.key.address, change.key.port] = ends
-    if not valid:
-        return
+def _triggered(piece: EndpointSlice) -> float | None:
+    """When the change of a pod or Service happened that led to this slice."""
+    text = piece.annotations.get(TRIGGERED, "")
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None
 
-    def unwanted(entry: Entry) -> bool:
-        if entry.original.protocol != UDP:
-            return False
-        ends = valid.get((str(entry.original.destination), entry.original.destination_port))
-        if ends is None:
-            return False
-        address, port = entry.translated_to
-        return (str(address), port) not in ends
 
-    with Conntrack() as conntrack:
-        conntrack.delete_where(unwanted)
+def _own_addresses() -> tuple[str, ...]:
+    """Every address of this namespace that others can send to, without those of Services."""
+    with rtnetlink.RtNetlink() as netlink:
+        virtual = {x.index for x in netlink.links() if x.name in VIRTUAL}
+        found = [(a.index, ipaddress.ip_interface(a.address).ip) for a in netlink.addresses()]
+    usable = {
+        ip for i, ip in found if i not in virtual and not ip.is_loopback and not ip.is_link_local
+    }
+    return tuple(sorted(map(str, usable)))

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from kubewire.api.errors import InputError
 from kubewire.api.meta import JSON, Key
+from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.plan import SOURCES, Frontend, ServicePlan
 from kubewire.kubeproxy.topology import Target, targets
 from kubewire.kubeproxy.trace import Tracer, endpoint_text
 
 
-def explained(tracer: Tracer, key: Key, source: str | None = None) -> JSON:
-    """Everything that the plan says about a Service; InputError if there is none of that name."""
+def explained(
+    tracer: Tracer,
+    key: Key,
+    source: str | None = None,
+    connections: Iterable[Sequence[Any]] | None = None,
+) -> JSON:
+    """Everything that the plan says about a Service; InputError if there is none of that name.
+
+    ``connections`` are those that the node's kernel tracks: (address, protocol, port, end).
+    """
     service = next((s for s in tracer.objects.services if s.key == key), None)
     if service is None:
         raise InputError(f'services "{key.name}" not found in namespace "{key.namespace}"')
@@ -26,10 +37,30 @@ def explained(tracer: Tracer, key: Key, source: str | None = None) -> JSON:
         "service": str(key),
         "node": tracer.node.name,
         "note": note,
-        "frontends": [_frontend(f, classes) for f in frontends],
+        "frontends": [
+            _frontend(f, classes)
+            | {"kernel": _where(f, tracer), "connections": _counted(f, connections)}
+            for f in frontends
+        ],
         "endpoints": list(_endpoints(tracer, key)),
         "conflicts": _conflicts(tracer.plan, key),
     }
+
+
+def _where(frontend: Frontend, tracer: Tracer) -> list[str]:
+    if tracer.config.mode not in backends.built():
+        return []
+    return backends.where(frontend, tracer.config)
+
+
+def _counted(
+    frontend: Frontend, connections: Iterable[Sequence[Any]] | None
+) -> dict[str, int] | None:
+    """Tracked connections by endpoint; None where no kernel was looked at."""
+    if connections is None:
+        return None
+    key = tuple(frontend.key)
+    return dict(Counter(end for *to, end in connections if tuple(to) == key))
 
 
 def _frontend(frontend: Frontend, classes: tuple[str, ...]) -> JSON:

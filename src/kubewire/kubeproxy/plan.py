@@ -25,6 +25,16 @@ Action = Literal["balance", "reject", "drop"]
 Source = Literal["pod", "node", "other"]
 FOREIGN = {"service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"}
 """Labels of objects that kube-proxy must not look at."""
+SCHEDULER = "kubewire.dev/ipvs-scheduler"
+"""Annotation of a Service: the name of a scheduler of IPVS."""
+PROTOCOL_ANNOTATION = "kubewire.dev/protocol"
+"""On a Service: what all of its ports speak (http, h2c; anything else: bytes)."""
+_APPLICATIONS = {
+    "http": "http",
+    "kubernetes.io/ws": "http",
+    "h2c": "h2c",
+    "kubernetes.io/h2c": "h2c",
+}
 SOURCES: tuple[Source, ...] = ("pod", "node", "other")
 
 
@@ -45,6 +55,8 @@ class Decision:
     masquerade: bool = False
     """Always; a connection that comes back to its own source is masqueraded in any case."""
     why: str = ""
+    local: bool = False
+    """A Local policy narrowed the endpoints to this node's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,17 @@ class Frontend:
     """Seconds that a client stays with its endpoint."""
     source_ranges: tuple[str, ...] | None = None
     """loadBalancerSourceRanges of this family; None: anybody."""
+    serving: frozenset[tuple[str, int]] = frozenset()
+    """UDP only: where flows may stay, chosen for new ones or not; others are black holes."""
+    scheduler: str = ""
+    """What the Service asks of a back end that has schedulers; "": the configuration's."""
+    application: str = ""
+    """What it speaks, as far as it says so: ``http``, ``h2c``; only proxies of that layer care."""
+
+    @property
+    def on_node(self) -> str:
+        """The address, if it belongs to Services alone: nodePorts answer on the node's own."""
+        return "" if self.kind == "NodePort" else self.key.address
 
     @property
     def reason(self) -> str:
@@ -85,6 +108,8 @@ class ServicePlan:
     health_checks: dict[Key, HealthCheck] = field(default_factory=dict)
     cluster_ips: dict[str, Key] = field(default_factory=dict)
     """Every ClusterIP and its Service: its other ports are refused."""
+    addresses: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+    """Every Service and its ClusterIPs, as back ends are told."""
     conflicts: tuple[str, ...] = ()
     """Frontends that two Services claim; the older one has it."""
 
@@ -116,16 +141,24 @@ def plan(
                 )
         if check:
             result.health_checks[service.key] = check
-        for ip in service.cluster_ips:
-            result.cluster_ips.setdefault(sloppy(ip), service.key)
+        result.addresses[service.key] = tuple(map(sloppy, service.cluster_ips))
+        for ip in result.addresses[service.key]:
+            result.cluster_ips.setdefault(ip, service.key)
     result.conflicts = tuple(conflicts)
     return result
 
 
 def plan_service(
-    service: Service, slices: Iterable[EndpointSlice], node: NodeView, config: Config
+    service: Service,
+    slices: Iterable[EndpointSlice],
+    node: NodeView,
+    config: Config,
+    skipped: set[str] | None = None,
 ) -> tuple[list[Frontend], HealthCheck | None]:
-    """The frontends of one Service; headless and ExternalName have none."""
+    """The frontends of one Service; headless and ExternalName have none.
+
+    ``skipped`` is told of endpoints that cannot be used: of another family, of a link, a loopback.
+    """
     if service.spec.type == "ExternalName" or service.headless or not service.cluster_ips:
         return [], None
     pieces = list(slices)
@@ -135,10 +168,13 @@ def plan_service(
     for port in service.spec.ports or ():
         # A family without a ClusterIP is not the Service's: it has no nodePort there either.
         for version in versions:
-            found = targets(port, pieces, node, version)
+            found = targets(port, pieces, node, version, skipped)
             local_ready |= {t.ip for t in found if t.local and t.ready}
             choice = choose(found, node)
-            frontends.extend(_frontends(service, port, version, choice, node, config))
+            serving = frozenset(
+                (t.ip, t.port) for t in found if t.serving and port.protocol == "UDP"
+            )
+            frontends.extend(_frontends(service, port, version, choice, serving, node, config))
     check = None
     if service.spec.health_check_node_port and _external_local(service):
         check = HealthCheck(service.key, service.spec.health_check_node_port, len(local_ready))
@@ -154,12 +190,15 @@ def _frontends(
     port: ServicePort,
     version: int,
     choice: Choice,
+    serving: frozenset[tuple[str, int]],
     node: NodeView,
     config: Config,
 ) -> Iterator[Frontend]:
     internal = _internal(service, choice, node, config, version)
     external = _external(service, choice, node)
     affinity = _affinity(service)
+    scheduler = service.annotations.get(SCHEDULER, "").strip()
+    speaks = application(service, port)
 
     def frontend(
         address: str,
@@ -169,7 +208,18 @@ def _frontends(
         ranges: tuple[str, ...] | None = None,
     ) -> Frontend:
         key = FrontendKey(address, port.protocol, number)
-        return Frontend(key, kind, service.key, port.name, decisions, affinity, ranges)
+        return Frontend(
+            key,
+            kind,
+            service.key,
+            port.name,
+            decisions,
+            affinity,
+            ranges,
+            serving,
+            scheduler,
+            speaks,
+        )
 
     for ip in map(sloppy, service.cluster_ips):
         if _version(ip) == version:
@@ -177,16 +227,16 @@ def _frontends(
     for ip in map(sloppy, service.spec.external_ips or ()):
         if _version(ip) == version:
             yield frontend(ip, port.port, "ExternalIP", external)
-    if service.spec.type == "LoadBalancer":
-        addresses = [
-            sloppy(ingress.ip)
-            for ingress in service.status.load_balancer.ingress or ()
-            if ingress.ip_mode != "Proxy" and _version(sloppy(ingress.ip)) == version
-        ]
-        ranges = _ranges(service, version, addresses, node)
-        for ip in addresses:
-            yield frontend(ip, port.port, "LoadBalancer", external, ranges)
-    if service.spec.type in ("NodePort", "LoadBalancer") and port.node_port:
+    # What has an address or a nodePort has rules for it: the API server clears both with the type.
+    addresses = [
+        sloppy(ingress.ip)
+        for ingress in service.status.load_balancer.ingress or ()
+        if ingress.ip_mode != "Proxy" and _version(sloppy(ingress.ip)) == version
+    ]
+    ranges = _ranges(service, version, addresses, node)
+    for ip in addresses:
+        yield frontend(ip, port.port, "LoadBalancer", external, ranges)
+    if port.node_port:
         for ip in node_port_addresses(node, config, version):
             yield frontend(ip, port.node_port, "NodePort", external)
 
@@ -204,7 +254,8 @@ def _ranges(
     if not networks or any(n.prefixlen == 0 for n in networks):
         return None
     ranges = tuple(map(str, networks))
-    if any(contains(ranges, ip) for ip in node.ips):
+    primary = node.primary(version)
+    if primary and contains(ranges, primary):
         length = 32 if version == 4 else 128
         ranges += tuple(f"{ip}/{length}" for ip in addresses)
     return ranges
@@ -212,24 +263,16 @@ def _ranges(
 
 def node_port_addresses(node: NodeView, config: Config, version: int) -> Iterator[str]:
     """The addresses of this node on which nodePorts answer."""
-    own = [ip for ip in node.ips if _version(ip) == version]
     wanted = config.node_ports_on
-    primary = own[:1]
-    for ip in own:
-        if (
-            "all" in wanted
-            or ("primary" in wanted and ip in primary)
-            or contains((w for w in wanted if "/" in w), ip)
+    primary = node.primary(version)
+    networks = [w for w in wanted if "/" in w]
+    for ip in dict.fromkeys((*node.ips, *node.addresses)):
+        if _version(ip) == version and (
+            "all" in wanted or ("primary" in wanted and ip == primary) or contains(networks, ip)
         ):
             yield ip
-    loopback = "127.0.0.1" if version == 4 else "::1"
-    asked = (
-        "all" in wanted
-        or "localhost" in wanted
-        or contains((w for w in wanted if "/" in w), loopback)
-    )
-    if version == 4 and asked and config.localhost_node_ports:
-        yield loopback
+    if version == 4 and config.node_ports_on_loopback:
+        yield "127.0.0.1"
 
 
 def _internal(
@@ -245,9 +288,9 @@ def _internal(
     why = _policy("internalTrafficPolicy", local=local, node=node, hint=choice.hint)
     knows_pods = config.knows_pods(version)
     return {
-        "pod": Decision("balance", chosen, config.masquerade_all, why),
-        "node": Decision("balance", chosen, knows_pods or config.masquerade_all, why),
-        "other": Decision("balance", chosen, knows_pods or config.masquerade_all, why),
+        "pod": Decision("balance", chosen, config.masquerade_all, why, local),
+        "node": Decision("balance", chosen, knows_pods or config.masquerade_all, why, local),
+        "other": Decision("balance", chosen, knows_pods or config.masquerade_all, why, local),
     }
 
 
@@ -263,7 +306,7 @@ def _external(service: Service, choice: Choice, node: NodeView) -> dict[Source, 
     outside = _nothing(choice, "externalTrafficPolicy", local=True, node=node)
     if choice.local:
         why = _policy("externalTrafficPolicy", local=True, node=node, hint="")
-        outside = Decision("balance", choice.local, False, why)
+        outside = Decision("balance", choice.local, False, why, local=True)
     if not choice.cluster:
         return dict.fromkeys(
             SOURCES, _nothing(choice, "externalTrafficPolicy", local=False, node=node)
@@ -289,6 +332,16 @@ def _policy(name: str, *, local: bool, node: NodeView, hint: str) -> str:
     if local:
         return f"{name} Local: endpoints of node {node.name}"
     return f"all endpoints that {hint}" if hint else "all usable endpoints"
+
+
+def application(service: Service, port: ServicePort) -> str:
+    """What a port speaks: by annotation, else by appProtocol, else by the name (http, http-web)."""
+    if port.protocol != "TCP":
+        return ""
+    asked = service.annotations.get(PROTOCOL_ANNOTATION)
+    if asked is not None or port.app_protocol:
+        return _APPLICATIONS.get(asked or port.app_protocol, "")
+    return "http" if port.name.startswith("http") and not port.name.startswith("https") else ""
 
 
 def _affinity(service: Service) -> int | None:

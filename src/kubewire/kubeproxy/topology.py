@@ -32,6 +32,8 @@ class Target(NamedTuple):
     """hints.forNodes."""
     pod: str = ""
     """ns/name of the pod, if it is one."""
+    weight: int = 1
+    """Share of new connections, for back ends that can weigh; 0: none."""
 
     @property
     def usable(self) -> bool:
@@ -44,7 +46,14 @@ class NodeView(NamedTuple):
 
     name: str = ""
     ips: tuple[str, ...] = ()
+    """Of its Node object, the primary one of each family first."""
     zone: str = ""
+    addresses: tuple[str, ...] = ()
+    """Of its interfaces, where they can be seen; nodePorts may answer on them."""
+
+    def primary(self, version: int) -> str | None:
+        """The first address of a family."""
+        return next((ip for ip in self.ips if (":" in ip) == (version == 6)), None)
 
 
 class Choice(NamedTuple):
@@ -59,18 +68,26 @@ class Choice(NamedTuple):
 
 
 def targets(
-    port: ServicePort, slices: Iterable[EndpointSlice], node: NodeView, version: int
+    port: ServicePort,
+    slices: Iterable[EndpointSlice],
+    node: NodeView,
+    version: int,
+    skipped: set[str] | None = None,
 ) -> tuple[Target, ...]:
-    """Endpoints of one port and family: by port *name* and protocol, each address once."""
+    """Endpoints of one port and family: by port *name* and protocol, each address once.
+
+    ``skipped`` is told of addresses that cannot be used.
+    """
     wanted = "IPv4" if version == 4 else "IPv6"
     found: dict[tuple[str, int], Target] = {}
     for piece in slices:
         if piece.address_type != wanted:
             continue
         for number in _numbers(piece, port):
-            for target in _of(piece, number, node, version):
+            for target in _of(piece, number, node, version, skipped):
                 known = found.get((target.ip, target.port))
-                if known is None or (target.ready and not known.ready):
+                # One that is moving from slice to slice: what says more for it holds.
+                if known is None or (target.ready, target.local) > (known.ready, known.local):
                     found[target.ip, target.port] = target
     return tuple(sorted(found.values(), key=lambda t: (t.ip, t.port)))
 
@@ -110,12 +127,16 @@ def _plain_ipv4(text: str) -> bool:
     return parts[0] not in ("0", "127", "169") and int(parts[0]) < 224
 
 
-def _of(piece: EndpointSlice, number: int, node: NodeView, version: int) -> Iterable[Target]:
+def _of(
+    piece: EndpointSlice, number: int, node: NodeView, version: int, skipped: set[str] | None
+) -> Iterable[Target]:
     for endpoint in piece.endpoints or ():
         # Further addresses of one endpoint are interchangeable; upstream uses the first.
         for text in endpoint.addresses[:1]:
             ip = reachable(text, version)
             if ip is None:
+                if skipped is not None:
+                    skipped.add(f"{piece.metadata.name}: {text}")
                 continue
             hints = endpoint.hints
             reference = endpoint.target_ref
@@ -131,6 +152,7 @@ def _of(piece: EndpointSlice, number: int, node: NodeView, version: int) -> Iter
                 pod=f"{reference.namespace or piece.metadata.namespace}/{reference.name}"
                 if reference and reference.kind == "Pod"
                 else "",
+                weight=piece.weight,
             )
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from kubewire.api.core import Node
 from kubewire.api.errors import InputError
-from kubewire.api.meta import JSON
+from kubewire.api.meta import JSON, Key
 from kubewire.kubeproxy.config import Config, contains, sloppy
 from kubewire.kubeproxy.objects import PROTOCOLS, Objects, is_address
 from kubewire.kubeproxy.plan import Decision, Frontend, FrontendKey, ServicePlan, Source, plan
@@ -75,6 +75,35 @@ def flow(question: JSON) -> Flow:
     return asked
 
 
+class Asker(Protocol):
+    """Whatever can be asked about a flow: a plan, or the rules that are made from it."""
+
+    def ask(self, asked: Flow) -> Answer:
+        """Say what happens to one new connection."""
+        ...
+
+
+def addressed(objects: Objects, question: JSON) -> JSON:
+    """A question whose [namespace/]pod names have become addresses, of the other's family."""
+    named = {side: question[side] for side in ("from", "to") if side in question}
+    known = next((str(v) for v in named.values() if is_address(v)), "")
+    return question | {
+        side: _pod_address(objects, value, known)
+        for side, value in named.items()
+        if isinstance(value, str) and value and not is_address(value)
+    }
+
+
+def _pod_address(objects: Objects, name: str, like: str) -> str:
+    namespace, slash, pod = name.rpartition("/")
+    key = Key(namespace if slash else "default", pod)
+    for one in objects.pods:
+        if one.key == key:
+            same = [ip for ip in one.ips if not like or (":" in ip) == (":" in like)]
+            return same[0] if same else name
+    return name
+
+
 class Tracer:
     """A plan of one node, made from objects, that can be asked."""
 
@@ -85,11 +114,14 @@ class Tracer:
         node: str = "",
         node_ips: Iterable[str] = (),
         service_cidrs: Iterable[str] = (),
+        mode: str = "plan",
     ) -> None:
         self.objects = objects
         given = tuple(map(sloppy, node_ips))
         self.node = _view(objects, node or (config.hostname_override if config else ""), given)
-        self.config = _detecting(config, objects, self.node)
+        found = _detecting(config, objects, self.node)
+        # The plan is the configured mode's; the rules of a mode are made from that mode's plan.
+        self.config = found if mode == "plan" else replace(found, mode=mode)
         self.service_cidrs = (*objects.service_cidrs, *service_cidrs)
         self.plan: ServicePlan = plan(objects.services, objects.slices, self.node, self.config)
 
@@ -115,9 +147,17 @@ class Tracer:
         return _decided(frontend, frontend.decisions[source], asked.source)
 
     def _unknown(self, asked: Flow) -> Answer:
-        """Only the nftables back end looks after addresses without a frontend."""
+        """Only some back ends look after addresses and ports without a frontend."""
         what = f"{asked.target}:{asked.port}/{asked.protocol}"
-        if self.config.mode == "nftables":
+        if self.config.mode == "ipvs":
+            # The address is on the node: without a rule its own ports would answer.
+            owner = next(
+                (f for f in self.plan.frontends.values() if f.on_node == asked.target), None
+            )
+            if owner:
+                reason = f"Service {owner.service}: {asked.target} has no {asked.protocol} port {asked.port}"
+                return Answer("reject", reason=reason)
+        if self.config.mode in ("nftables", "envoy"):
             service = self.plan.cluster_ips.get(asked.target)
             if service:
                 reason = f"Service {service}: spec.ports has no {asked.protocol} port {asked.port}"
@@ -146,7 +186,12 @@ def _decided(frontend: Frontend, decision: Decision, source: str) -> Answer:
 
 def endpoint_text(target: Target) -> str:
     """``ip:port``, ``[v6]:port``."""
-    return f"[{target.ip}]:{target.port}" if ":" in target.ip else f"{target.ip}:{target.port}"
+    return endpoint_name(target.ip, target.port)
+
+
+def endpoint_name(ip: str, port: int) -> str:
+    """``ip:port``, ``[v6]:port``."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
 def _view(objects: Objects, name: str, ips: tuple[str, ...]) -> NodeView:

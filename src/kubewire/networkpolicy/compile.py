@@ -9,6 +9,9 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import Literal
+
+from msgspec.structs import replace
 
 from kubewire.api.meta import Key
 from kubewire.networkpolicy.judge import describe
@@ -23,7 +26,7 @@ from kubewire.networkpolicy.model import (
     Ports,
     Rule,
 )
-from kubewire.networkpolicy.plan import Changes, Plan, PodFacts, PolicyId, Profile
+from kubewire.networkpolicy.plan import DNS_PODS, Changes, Plan, PodFacts, PolicyId, Profile
 from kubewire.networkpolicy.program import (
     AddressSet,
     AnySet,
@@ -37,10 +40,11 @@ from kubewire.networkpolicy.program import (
     Range,
     RangeSet,
     Step,
+    dns_set,
     family_of,
 )
 
-FAMILIES: tuple[Family, Family] = (4, 6)
+FAMILIES: tuple[Literal[4], Literal[6]] = (4, 6)
 
 
 @lru_cache(maxsize=65536)
@@ -52,12 +56,12 @@ def digest(*parts: object) -> str:
 class Compiler:
     """Compiles a plan for one node, whole or by what changed."""
 
-    def __init__(self, plan: Plan, node: str, *, log_drops: bool = False) -> None:
+    def __init__(self, plan: Plan, node: str, *, strict: bool = False) -> None:
         self.plan = plan
         self.node = node
-        self.log_drops = log_drops
-        """Log what any policy denies, not only those that ask for it."""
+        self.strict = strict
         self._held: dict[Key, tuple[Packed, ...]] = {}
+        self._naming: tuple[int, set[str]] = (0, set())
 
     def addresses(self, key: Key) -> tuple[Packed, ...]:
         """Addresses of a pod of this node that policies select; () for others."""
@@ -68,9 +72,10 @@ class Compiler:
 
     def program(self) -> Program:
         """Compile the node whole."""
-        build = _Build(self.plan, {}, {}, self.log_drops)
+        build = _Build(self.plan, {}, {})
         egress: dict[Packed, str] = {}
         ingress: dict[Packed, str] = {}
+        self._naming = 0, set()
         self._held = {k: a for k in self.plan.pods if (a := self.addresses(k))}
         for key in self._held:
             self._dispatch(key, build, egress, ingress)
@@ -82,15 +87,19 @@ class Compiler:
             ingress,
             frozenset(a for held in self._held.values() for a in held),
             node.pod_cidrs if node else (),
+            self._asking(build, egress),
+            self.strict,
         )
 
     def update(self, old: Program, changes: Changes) -> Program:
         """Compile what changed; what did not is the same value as in ``old``."""
-        if changes.policies or changes.nodes or changes.domains:
+        if changes.policies or changes.nodes:
             return self.program()
-        build = _Build(self.plan, dict(old.sets), dict(old.chains), self.log_drops)
+        build = _Build(self.plan, dict(old.sets), dict(old.chains))
         self._elements(build.sets, changes)
         self._named_ports(build.sets, changes)
+        for peer in changes.domains:
+            build.refresh(peer)
         egress, ingress, known = dict(old.egress), dict(old.ingress), set(old.known)
         for key in changes.pods | changes.ports.keys():
             for address in self._held.pop(key, ()):
@@ -110,7 +119,20 @@ class Compiler:
             ingress,
             frozenset(known) if known != old.known else old.known,
             old.guarded,
+            self._asking(build, egress),
+            self.strict,
         )
+
+    def _asking(self, build: "_Build", egress: dict[Packed, str]) -> frozenset[Packed]:
+        """The pods that a policy allows to reach names."""
+        if not self.plan.domain_peers:
+            return frozenset()
+        for family in FAMILIES:
+            build.dns(family)
+        if self._naming[0] != len(build.chains):
+            self._naming = len(build.chains), build.naming()
+        calling = self._naming[1]
+        return frozenset(a for a, n in egress.items() if n in calling)
 
     def _dispatch(
         self, key: Key, build: "_Build", egress: dict[Packed, str], ingress: dict[Packed, str]
@@ -155,13 +177,30 @@ class Compiler:
 class _Build:
     """Chains and sets of one program."""
 
-    def __init__(
-        self, plan: Plan, sets: dict[str, AnySet], chains: dict[str, Chain], log_drops: bool
-    ) -> None:
+    def __init__(self, plan: Plan, sets: dict[str, AnySet], chains: dict[str, Chain]) -> None:
         self.plan = plan
-        self.log_drops = log_drops
         self.sets = sets
         self.chains = chains
+
+    def naming(self) -> set[str]:
+        """The chains of profiles that lead to an address that DNS gives."""
+        sets = {set_name(p, f) for p in self.plan.domain_peers for f in FAMILIES}
+        found = {n for n, c in self.chains.items() if any(s.peers in sets for s in c.steps)}
+        return {n for n, c in self.chains.items() if any(s.target in found for s in c.steps)}
+
+    def dns(self, family: Literal[4, 6]) -> None:
+        """The set of the pods whose answers are believed."""
+        name = dns_set(family)
+        elements = frozenset(a for a in self._members(DNS_PODS) if family_of(a) == family)
+        old = self.sets.get(name)
+        if not isinstance(old, AddressSet) or old.elements != elements:
+            self.sets[name] = AddressSet(name, family, elements, describe(DNS_PODS))
+
+    def refresh(self, peer: Domains) -> None:
+        """Bring the addresses of a peer by name up to date."""
+        for family in FAMILIES:
+            if self.sets.pop(set_name(peer, family), None):
+                self._address_set(peer, family)
 
     def profile(self, profile: Profile) -> str:
         """Chain of a profile; made once."""
@@ -172,16 +211,15 @@ class _Build:
 
     def _profile(self, name: str, profile: Profile) -> None:
         way = profile.direction
-        steps = [self._call(self._tier("admin", profile.admin, way))] if profile.admin else []
+        steps = [self._call(self._rehearsal(profile))] if profile.audit else []
+        if profile.admin:
+            steps.append(self._call(self._tier("admin", profile.admin, way)))
         steps += [self._call(self._network(i, way)) for i in profile.network]
         if profile.network:
             policy = self.plan.policies[profile.network[0]]
-            log = self.log_drops or any(self.plan.policies[i].log for i in profile.network)
-            steps.append(Step("drop", Label(policy.id, "", way), log=log))
-        else:
-            steps += [self._call(self._audit(i, way)) for i in profile.audit]
-            if profile.baseline:
-                steps.append(self._call(self._tier("baseline", profile.baseline, way)))
+            steps.append(Step("drop", Label(policy.id, "", way)))
+        elif profile.baseline:
+            steps.append(self._call(self._tier("baseline", profile.baseline, way)))
         self.chains[name] = Chain(name, way, tuple(steps))
 
     def _call(self, target: str) -> Step:
@@ -205,20 +243,47 @@ class _Build:
             self.chains[name] = Chain(name, way, tuple(self._rules(policy, way)))
         return name
 
-    def _audit(self, identity: PolicyId, way: Direction) -> str:
-        """A policy in audit mode: what it allows leaves the chain, what it denies is counted."""
-        policy = self.plan.policies[identity]
-        name = f"audit/{way}/{_short(policy)}"
-        if name in self.chains:
-            return name
-        steps = []
-        for step in self._rules(policy, way):
-            does = "count" if step.does == "drop" else "pass"
-            steps.append(_with(step, does, log=step.does == "drop"))
-        if policy.tier == "NetworkPolicy":
-            steps.append(Step("count", Label(policy.id, "", way), log=True))
-        self.chains[name] = Chain(name, way, tuple(steps))
-        return name
+    def _rehearsal(self, profile: Profile) -> str:
+        """What would be if audit policies were enforced: counts what they would deny, decides nothing.
+
+        One chain per tier, the next one is gone to; so whatever ends the rehearsal is a return.
+        """
+        following = ""
+        tiers = self.plan.rehearsed(profile)
+        for tier, identities in (
+            ("baseline", tiers.baseline),
+            ("network", tiers.network),
+            ("admin", tiers.admin),
+        ):
+            if identities:
+                steps = self._rehearsed(profile, identities, following, isolates=tier == "network")
+                following = f"audit-{tier}/{profile.direction}/{digest(profile)}"
+                self.chains[following] = Chain(following, profile.direction, tuple(steps))
+        return following
+
+    def _rehearsed(
+        self,
+        profile: Profile,
+        identities: tuple[PolicyId, ...],
+        following: str,
+        *,
+        isolates: bool,
+    ) -> Iterator[Step]:
+        way = profile.direction
+        for identity in identities:
+            audit = identity in profile.audit
+            for step in self._rules(self.plan.policies[identity], way):
+                label = step.label if audit else None
+                if step.does == "pass" and following:
+                    yield replace(step, does="goto", target=following, label=label)
+                else:
+                    does = "count" if step.does == "drop" and audit else "pass"
+                    yield replace(step, does=does, label=label)
+        if isolates:
+            if not profile.network:
+                yield Step("count", Label(self.plan.policies[identities[0]].id, "", way))
+        elif following:
+            yield Step("goto", target=following)
 
     def _rules(self, policy: Policy, way: Direction) -> Iterator[Step]:
         for rule in policy.rules(way) or ():
@@ -234,7 +299,6 @@ class _Build:
                         protocol,
                         ports,
                         named,
-                        log=does == "drop" and (policy.log or self.log_drops),
                     )
 
     def _peers(self, rule: Rule) -> Iterator[tuple[Family, str]]:
@@ -320,19 +384,6 @@ def port_elements(pod: PodFacts, port: NamedPort) -> Iterator[NamedPortElement]:
         if name == port.name and port.protocol in ("", protocol):
             for address in pod.addresses:
                 yield address.packed, protocol, number
-
-
-def _with(step: Step, does: str, *, log: bool) -> Step:
-    return Step(
-        does,  # type: ignore[arg-type]
-        step.label,
-        step.family,
-        step.peers,
-        step.protocol,
-        step.ports,
-        step.named,
-        log=log,
-    )
 
 
 def _short(policy: Policy) -> str:

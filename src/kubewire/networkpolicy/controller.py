@@ -11,8 +11,8 @@ next one replaces them in one transaction.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Callable, Iterable
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 import msgspec
@@ -23,10 +23,13 @@ from kubewire.api.core import Namespace, Node, Pod
 from kubewire.api.errors import StatusError
 from kubewire.api.meta import Key
 from kubewire.api.networkpolicy import NetworkPolicy
+from kubewire.client.events import Recorder
 from kubewire.client.informer import Informer
 from kubewire.client.loop import Changes, Loop, Reporter
 from kubewire.client.rest import Client
-from kubewire.networkpolicy.compile import Compiler
+from kubewire.networkpolicy import answers
+from kubewire.networkpolicy.answers import Names
+from kubewire.networkpolicy.compile import FAMILIES, Compiler, set_name
 from kubewire.networkpolicy.droplog import Drop
 from kubewire.networkpolicy.judge import Flow, judge, party
 from kubewire.networkpolicy.model import Address
@@ -42,6 +45,17 @@ from kubewire.networkpolicy.plan import (
 from kubewire.networkpolicy.program import Program
 from kubewire.networkpolicy.report import Reporter as DropReporter
 
+PATIENCE = 0.1
+"""Seconds for which a DNS answer waits until its addresses are in the kernel."""
+INHERITED = 60.0
+"""Seconds for which addresses stay that an agent before this one has learned."""
+_CRD_PERIOD = 10.0
+"""Seconds between two looks for the kind ClusterNetworkPolicy while the server does not have it."""
+
+
+class _InstalledError(Exception):
+    """The server knows ClusterNetworkPolicies now."""
+
 
 class Enforcer(Protocol):
     """Brings programs into the kernel; nftables or iptables."""
@@ -55,11 +69,29 @@ class Enforcer(Protocol):
         ...
 
     def drops(self) -> AsyncGenerator[Drop, None]:
-        """Every packet that a rule which logs has denied, from now on."""
+        """Packets that rules have denied, from now on."""
         ...
 
     async def cut(self, denied: "Denied") -> int:
         """Forget established flows that are denied; gives how many."""
+        ...
+
+    def answers(self) -> AsyncGenerator["Waiting", None]:
+        """DNS answers on their way to pods whose policies name domains."""
+        ...
+
+    def members(self, names: Iterable[str]) -> dict[str, frozenset[bytes]]:
+        """Addresses in sets that are in force, by their names in the program."""
+        ...
+
+
+class Waiting(Protocol):
+    """A packet that waits to be released."""
+
+    payload: bytes
+
+    def release(self) -> None:
+        """Let it go on."""
         ...
 
 
@@ -87,25 +119,42 @@ class PolicyAgent:
         """What is in the kernel; None before the first policy."""
         self._enforcer = enforcer
         self._strict = strict
-        self._compiler = Compiler(self.plan, node, log_drops=log_drops)
-        self._reporter = Reporter(client, self.name)
-        self._group: asyncio.TaskGroup | None = None
+        self._compiler = Compiler(self.plan, node, strict=strict)
+        self._recorder = Recorder(client, "kubewire-networkpolicy", node)
+        self._drops = DropReporter(self._recorder, self.plan, log_drops=log_drops)
         self._policies: dict[str, Informer[Any]] = {}
-        self._pods = Informer(client, resources.PODS, Pod, agent=self.name)
-        self._namespaces = Informer(client, resources.NAMESPACES, Namespace, agent=self.name)
-        self._nodes = Informer(client, resources.NODES, Node, agent=self.name)
-        self._first: Loop | None = None
-        self._world: Loop | None = None
+        self._names = Names()
+        self._inherited_until: float | None = None
         self._admitted: dict[str, tuple[Key, tuple[Address, ...]]] = {}
         self._asked = self._served = 0
         self._waiting: list[asyncio.Future[None]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        client = self.client
+        self._reporter = Reporter(client, self.name)
+        self._pods = Informer(client, resources.PODS, Pod, agent=self.name)
+        self._namespaces = Informer(client, resources.NAMESPACES, Namespace, agent=self.name)
+        self._nodes = Informer(client, resources.NODES, Node, agent=self.name)
+        self._group: asyncio.TaskGroup | None = None
+        self._first: Loop | None = None
+        self._world: Loop | None = None
 
     async def run(self) -> None:
         """Enforce for ever."""
+        while True:
+            try:
+                await self._run()
+            except* _InstalledError:
+                # The rules stay in the kernel until the first load of the new run replaces them.
+                self._begin()
+
+    async def _run(self) -> None:
         kinds: dict[str, tuple[resources.Resource, Any]] = {
             "NetworkPolicy": (resources.NETWORK_POLICIES, NetworkPolicy)
         }
-        if await self._has_cluster_policies():
+        installed = await self._has_cluster_policies()
+        if installed:
             kind = (resources.CLUSTER_NETWORK_POLICIES, ClusterNetworkPolicy)
             kinds["ClusterNetworkPolicy"] = kind
         self._policies = {
@@ -119,6 +168,8 @@ class PolicyAgent:
             for informer in watched:
                 group.create_task(informer.run(), name=f"{self.name} {informer.resource.plural}")
             group.create_task(self._first.run(), name=self.name)
+            if not installed:
+                group.create_task(self._await_cluster_policies(), name=f"{self.name} CRD")
 
     async def admit(self, pod: Key, uid: str, ips: tuple[str, ...]) -> None:
         """Return when the rules of this pod and these addresses are in the kernel."""
@@ -130,21 +181,77 @@ class PolicyAgent:
             self._show_pod(pod)
             self._world.trigger()
         while not self._enforced(pod, uid, addresses, ticket):
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            await waiter
+            await self._next_apply()
+
+    async def _next_apply(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
 
     async def forget(self, uid: str) -> None:
         """The pod is gone."""
         self._admitted.pop(uid, None)
 
     async def _report_drops(self) -> None:
-        reporter = DropReporter(self.client, self.plan, self.node)
         loop = asyncio.get_running_loop()
         async with contextlib.aclosing(self._enforcer.drops()) as drops:
             async for drop in drops:
-                stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-                await reporter.report(drop, loop.time(), stamp)
+                self._drops.report(drop, loop.time())
+
+    async def _read_answers(self) -> None:
+        async with (
+            asyncio.TaskGroup() as group,
+            contextlib.aclosing(self._enforcer.answers()) as packets,
+        ):
+            async for waiting in packets:
+                if self._learn(waiting.payload):
+                    group.create_task(self._hold(waiting), name=f"{self.name} answer")
+                else:
+                    waiting.release()
+
+    def _learn(self, packet: bytes) -> bool:
+        """Note what an answer says; tell whether the kernel has to be told."""
+        now = asyncio.get_running_loop().time()
+        changed = self._names.learn(answers.read(packet), now, self.plan.names)
+        for name, addresses in changed.items():
+            self.plan.set_domain(name, addresses)
+        return bool(changed)
+
+    async def _hold(self, waiting: Waiting) -> None:
+        """The pod connects as soon as it has the answer: its addresses come first."""
+        self._asked += 1
+        ticket = self._asked
+        assert self._world is not None
+        self._world.trigger()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    while self._served < ticket:
+                        await self._next_apply()
+        finally:
+            waiting.release()
+
+    def _forget_names(self) -> float | None:
+        """Drop addresses whose time is over; gives the seconds until the next ones' is."""
+        now = asyncio.get_running_loop().time()
+        for name, addresses in self._names.expire(now).items():
+            self.plan.set_domain(name, addresses)
+        if self._inherited_until is not None and now >= self._inherited_until:
+            for peer in list(self.plan.inherited):
+                self.plan.inherit(peer, frozenset())
+            self._inherited_until = None
+        ends = (self._names.next(now), self._inherited_until and self._inherited_until - now)
+        return min((e for e in ends if e is not None), default=None)
+
+    def _inherit_names(self) -> None:
+        """What was learned before a restart goes on until pods have asked again."""
+        peers = {set_name(p, f): p for p in self.plan.domain_peers for f in FAMILIES}
+        if not peers or self.program is not None or self._inherited_until is not None:
+            return
+        for name, found in self._enforcer.members(peers).items():
+            known = self.plan.inherited.get(peers[name], frozenset())
+            self.plan.inherit(peers[name], known | {ip_address(a) for a in found})
+        self._inherited_until = asyncio.get_running_loop().time() + INHERITED
 
     def _enforced(self, pod: Key, uid: str, addresses: tuple[Address, ...], ticket: int) -> bool:
         if self._world is None:
@@ -166,6 +273,13 @@ class PolicyAgent:
             return error.code != 404
         return True
 
+    async def _await_cluster_policies(self) -> None:
+        """A cluster may get the CRD later; nothing can be watched until then."""
+        while True:
+            await asyncio.sleep(_CRD_PERIOD)
+            if await self._has_cluster_policies():
+                raise _InstalledError
+
     async def _watch_policies(self, changes: Changes) -> None:
         if self._world is None and any(i.store for i in self._policies.values()):
             informers = (*self._policies.values(), self._pods, self._namespaces, self._nodes)
@@ -176,18 +290,22 @@ class PolicyAgent:
                 self._group.create_task(informer.run(), name=name)
             self._group.create_task(self._world.run(), name=f"{self.name} world")
             self._group.create_task(self._report_drops(), name=f"{self.name} drops")
+            self._group.create_task(self._read_answers(), name=f"{self.name} answers")
+            self._group.create_task(self._recorder.run(), name=f"{self.name} events")
         if self._world is not None:
             await self._world.wait_applied()
         elif changes.full:
             await self._enforcer.clear()
         self._announce()
 
-    async def _reconcile(self, changes: Changes) -> None:
+    async def _reconcile(self, changes: Changes) -> float | None:
         serving = self._asked
         if changes.full or self.program is None:
             self._show_everything()
+            self._inherit_names()
         else:
             self._show(changes)
+        again = self._forget_names()
         changed = self.plan.take_changes()
         if changes.full or self.program is None:
             old, new = None, self._compiler.program()
@@ -203,9 +321,11 @@ class PolicyAgent:
         self.program = new
         self._served = serving
         self._announce()
+        return again
 
     def _denied(self, source: Address, target: Address, protocol: str, port: int) -> bool:
-        flow = Flow(party(self.plan, source), party(self.plan, target), protocol, port)
+        ends_of = party(self.plan, source), party(self.plan, target)
+        flow = Flow(*ends_of, protocol, port, established=True)
         ends = ((flow.source, "egress"), (flow.target, "ingress"))
         return any(
             end.subject is not None

@@ -14,7 +14,7 @@ import msgspec
 from kubewire.kernel.netlink import Message, NetlinkSocket, attr, attributes
 from kubewire.kernel.netns import Netns
 from kubewire.networkpolicy.judge import party
-from kubewire.networkpolicy.nftables import LOG_GROUP, PROTOCOLS
+from kubewire.networkpolicy.labels import AUDIT, LOG_GROUP, PROTOCOLS
 from kubewire.networkpolicy.plan import Plan
 
 _NETFILTER = 12
@@ -23,6 +23,8 @@ _PACKET, _CONFIG = _SUBSYSTEM, _SUBSYSTEM | 1
 _COMMAND, _MODE, _TIMEOUT = 1, 2, 4
 _DELAY = struct.pack(">I", 10)
 """Hundredths of a second for which the kernel collects records."""
+_AT_ONCE, _PAUSE = 8, 0.05
+"""Datagrams of records that are read at once, and how long others then have the event loop."""
 _PAYLOAD, _PREFIX = 9, 10
 _HEADER_BYTES = 80
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
@@ -44,6 +46,10 @@ class Drop(msgspec.Struct, frozen=True):
         """The same with pods instead of their addresses."""
         source, target = (party(plan, ip_address(a)).text for a in (self.source, self.target))
         return msgspec.structs.replace(self, source=source, target=target)
+
+    def of(self, policy: str) -> "Drop":
+        """The same by another name of the policy."""
+        return msgspec.structs.replace(self, policy=policy)
 
     def __str__(self) -> str:
         verb = "would be denied" if self.audit else "denied"
@@ -69,21 +75,24 @@ class DropLog(NetlinkSocket):
         self.socket.setblocking(False)
 
     async def drops(self) -> AsyncGenerator[Drop, None]:
-        """Every denied packet from now on; what comes too fast is lost."""
+        """Every denied packet from now on; of a flood as many as the agent has time for."""
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         loop.add_reader(self.fileno(), ready.set)
         try:
             while True:
                 await ready.wait()
-                ready.clear()
+                loop.remove_reader(self.fileno())
                 for drop in self._read():
                     yield drop
+                await asyncio.sleep(_PAUSE)
+                ready.clear()
+                loop.add_reader(self.fileno(), ready.set)
         finally:
             loop.remove_reader(self.fileno())
 
     def _read(self) -> Iterator[Drop]:
-        while True:
+        for _ in range(_AT_ONCE):
             try:
                 messages = self.receive()
             except BlockingIOError:
@@ -100,8 +109,8 @@ def parse(body: bytes) -> Drop | None:
     """Read one record; None if it is not ours."""
     fields = dict(attributes(body, 4))
     prefix = fields.get(_PREFIX, b"").rstrip(b"\0").decode(errors="replace")
-    audit = prefix.startswith("audit ")
-    parts = prefix.removeprefix("audit ").split("|")
+    audit = prefix.startswith(AUDIT)
+    parts = prefix.removeprefix(AUDIT).split("|")
     packet = _packet(fields.get(_PAYLOAD, b""))
     if len(parts) != 3 or packet is None:
         return None

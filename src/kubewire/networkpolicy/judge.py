@@ -44,6 +44,8 @@ class Party(msgspec.Struct, frozen=True):
     node: str = ""
     on_node: bool = False
     fixed: bool = False
+    name: str = ""
+    """The domain name by which it was asked for."""
 
     @property
     def subject(self) -> PodFacts | None:
@@ -69,6 +71,7 @@ class Flow(msgspec.Struct, frozen=True):
     target: Party
     protocol: str
     port: int | None
+    established: bool = False
 
     def other(self, direction: Direction) -> Party:
         """The peer, seen from the pod that is judged."""
@@ -107,7 +110,7 @@ def judge(plan: Plan, flow: Flow, direction: Direction) -> Judgement:
     if not profile:
         return Judgement("allow", f"no policy selects {own.text} for {direction}")
     decided = _enforced(plan, profile, flow)
-    if profile.audit and decided.verdict == "allow":
+    if profile.audit:
         return msgspec.structs.replace(decided, audit=_audited(plan, profile, flow))
     return decided
 
@@ -151,24 +154,12 @@ def _isolated(policies: list[Policy], direction: Direction, own: str, flow: Flow
 
 
 def _audited(plan: Plan, profile: Profile, flow: Flow) -> str | None:
-    """Name the policy in audit mode that would deny what is allowed."""
-    everything = sorted(
-        (
-            plan.policies[i]
-            for i in (*profile.admin, *profile.network, *profile.baseline, *profile.audit)
-        ),
-        key=lambda p: p.order,
-    )
-    tiers = {
-        name: tuple((p.kind, p.key) for p in everything if p.tier == tier)
-        for name, tier in (
-            ("admin", "Admin"),
-            ("network", "NetworkPolicy"),
-            ("baseline", "Baseline"),
-        )
-    }
-    rehearsed = _enforced(plan, Profile(profile.direction, **tiers), flow)
-    return rehearsed.policy if rehearsed.verdict == "deny" else None
+    """Name the policy in audit mode that would deny the flow if it were enforced."""
+    rehearsed = _enforced(plan, plan.rehearsed(profile), flow)
+    if rehearsed.verdict == "allow" or (rehearsed.rule is None and profile.network):
+        return None
+    audited = {plan.policies[i].id for i in profile.audit}
+    return rehearsed.policy if rehearsed.policy in audited else None
 
 
 def _match(plan: Plan, rule: Rule, flow: Flow, direction: Direction) -> str | None:
@@ -180,7 +171,7 @@ def _match(plan: Plan, rule: Rule, flow: Flow, direction: Direction) -> str | No
         return None
     peer = "any peer"
     if rule.peers is not None:
-        found = next((p for p in rule.peers if _holds(plan, p, flow.other(direction))), None)
+        found = next((p for p in rule.peers if _holds(plan, p, flow, direction)), None)
         if found is None:
             return None
         peer = describe(found)
@@ -189,7 +180,8 @@ def _match(plan: Plan, rule: Rule, flow: Flow, direction: Direction) -> str | No
     return f"{rule.path}{name} {verb} {peer} on {ports}"
 
 
-def _holds(plan: Plan, selection: Selection, party: Party) -> bool:
+def _holds(plan: Plan, selection: Selection, flow: Flow, direction: Direction) -> bool:
+    party = flow.other(direction)
     pod = party.subject
     if isinstance(selection, Block) and party.address is None and pod is not None:
         return any(
@@ -198,7 +190,7 @@ def _holds(plan: Plan, selection: Selection, party: Party) -> bool:
             and not any(n.overlaps(e) for e in selection.excepts)
             for n in UNNUMBERED
         )
-    return plan.holds(selection, pod, party.address)
+    return plan.holds(selection, pod, party.address, name=party.name, established=flow.established)
 
 
 def _match_ports(ports: tuple[PortMatch, ...] | None, flow: Flow) -> str | None:

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from kubewire.networkpolicy.netfilter import Netfilter
+from kubewire.networkpolicy.backends.kernel import KernelEnforcer
 
 NAME = "kubewire_networkpolicy_rule_packets"
 
@@ -15,7 +15,7 @@ NAME = "kubewire_networkpolicy_rule_packets"
 class RuleCounters(Collector):
     """First packets of connections that each rule decided."""
 
-    def __init__(self, kernel: Netfilter) -> None:
+    def __init__(self, kernel: KernelEnforcer) -> None:
         self._kernel = kernel
 
     def collect(self) -> Iterator[CounterMetricFamily]:
@@ -32,7 +32,7 @@ class RuleCounters(Collector):
         yield family
 
 
-async def serve(kernel: Netfilter, port: int) -> None:
+async def serve(kernel: KernelEnforcer, port: int) -> None:
     """Serve ``/metrics`` until cancelled."""
     registry = CollectorRegistry()
     registry.register(RuleCounters(kernel))

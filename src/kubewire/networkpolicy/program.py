@@ -6,9 +6,10 @@ destination on egress, the source on ingress), a family and ports, and has a ver
 
     next    allowed in this direction: go on with ingress, or accept
     pass    leave this chain
-    drop    count under the step's label and drop
-    count   count and leave this chain (a policy in audit mode would have dropped it)
+    drop    count under the step's label, report, drop
+    count   count, report and leave this chain (a policy in audit mode would have dropped it)
     call    run another chain, come back if it did not decide
+    goto    run another chain instead of the rest of this one
 
 Back ends (nftables, iptables + ipset) only render it.
 """
@@ -20,7 +21,7 @@ import msgspec
 from kubewire.networkpolicy.model import Direction, NamedPort
 
 Family = Literal[0, 4, 6]
-Does = Literal["next", "pass", "drop", "count", "call"]
+Does = Literal["next", "pass", "drop", "count", "call", "goto"]
 
 Packed = bytes
 """An address as packets carry it: 4 or 16 bytes."""
@@ -39,7 +40,10 @@ class Label(NamedTuple):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One match and its verdict; ``ports`` () is any port of the protocol, protocol "" is any."""
+    """One match and its verdict; ``ports`` () is any port of the protocol, protocol "" is any.
+
+    Without a label nothing is counted.
+    """
 
     does: Does
     label: Label | None = None
@@ -49,7 +53,6 @@ class Step(msgspec.Struct, frozen=True):
     ports: tuple[tuple[int, int], ...] = ()
     named: str = ""
     target: str = ""
-    log: bool = False
 
 
 class Chain(msgspec.Struct, frozen=True):
@@ -100,11 +103,20 @@ class Program(msgspec.Struct, frozen=True):
     """Addresses of this node's pods whose policies are in force."""
     guarded: tuple[str, ...]
     """Blocks of this node's pods: an address in them that is not known is dropped."""
+    asking: frozenset[Packed] = frozenset()
+    """Addresses of pods whose policies name domains: the DNS answers that they get are read."""
+    strict: bool = False
+    """A TCP connection that is not tracked may not go on: it was cut."""
 
     @property
     def empty(self) -> bool:
         """Nothing is enforced: no table is needed."""
         return not (self.egress or self.ingress)
+
+
+def dns_set(family: int) -> str:
+    """Name of the set of the pods whose DNS answers are believed."""
+    return f"dns{family}"
 
 
 def family_of(address: Packed) -> Literal[4, 6]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from kubewire.api.core import Node, Pod
 from kubewire.api.meta import Key
 from kubewire.networkpolicy.judge import Flow, Party, judge
 from kubewire.networkpolicy.model import Address, Ports
@@ -43,14 +44,14 @@ Matrix = Mapping[Cell, Decided]
 
 
 def ports_of(objects: Iterable[Objects]) -> list[PortKey]:
-    """Every port that policies name; TCP 80 if there is none."""
-    found: set[PortKey] = set()
+    """Every port that policies name, and TCP 80 for all that they do not."""
+    found: set[PortKey] = {("TCP", 80)}
     for plan in (plan_of(o) for o in objects):
         for policy in plan.policies.values():
             for rule in (*(policy.ingress or ()), *(policy.egress or ())):
                 numbers = (p for p in rule.ports or () if isinstance(p, Ports) and not p.all)
                 found |= {(p.protocol, end) for p in numbers for end in (p.low, p.high)}
-    return sorted(found) or [("TCP", 80)]
+    return sorted(found)
 
 
 def plan_of(objects: Objects) -> Plan:
@@ -103,10 +104,25 @@ def difference(before: Matrix, after: Matrix) -> tuple[list[Cell], list[Cell]]:
 
 
 def overlay(objects: Objects, new: Objects) -> Objects:
-    """Apply objects over others: the same kind and name is replaced."""
+    """Apply objects over others: the same kind and name is replaced, but what runs stays running."""
 
     def merged(field: str) -> list[object]:
         old = {(type(o), o.key): o for o in getattr(objects, field)}
-        return list((old | {(type(o), o.key): o for o in getattr(new, field)}).values())
+        for one in getattr(new, field):
+            place = (type(one), one.key)
+            old[place] = _running(old[place], one) if place in old else one
+        return list(old.values())
 
     return Objects(**{f: merged(f) for f in msgspec.structs.asdict(objects)})  # type: ignore[arg-type]
+
+
+def _running(old: object, new: object) -> object:
+    """A manifest knows neither addresses nor the node of the pod that it is applied to."""
+    if isinstance(old, Node) and isinstance(new, Node) and not new.status.addresses:
+        blocks = new.spec if new.pod_cidrs else old.spec
+        return msgspec.structs.replace(new, spec=blocks, status=old.status)
+    if isinstance(old, Pod) and isinstance(new, Pod) and not new.ips:
+        node = new.spec.node_name or old.spec.node_name
+        spec = msgspec.structs.replace(new.spec, node_name=node)
+        return msgspec.structs.replace(new, spec=spec, status=old.status)
+    return new

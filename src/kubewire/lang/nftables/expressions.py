@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from kubewire.lang.nftables import wire
@@ -204,7 +204,7 @@ def _compare(data: bytes, *, equal: bool = True) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """``load == value`` or ``load != value``."""
+    """``load == value`` or ``load != value``; a short value is compared with the beginning."""
 
     load: Load
     data: bytes
@@ -217,7 +217,8 @@ class Match:
     def _text(self) -> str:
         if self.load is NFPROTO:
             return {2: "ipv4", 10: "ipv6"}[self.data[0]]
-        return text(self.load.type, self.data)
+        shown = text(self.load.type, self.data)
+        return f'{shown[:-1]}*"' if len(self.data) < self.load.type.size == IFNAME.size else shown
 
     def encode(self) -> bytes:
         """Load, compare."""
@@ -225,7 +226,7 @@ class Match:
 
     def run(self, state: State) -> Any:
         """Go on if it holds."""
-        return (self.load.value(state) == self.data) is self.equal
+        return self.load.value(state).startswith(self.data) is self.equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,6 +578,27 @@ class Masquerade:
         """Note it."""
         state.masquerade = True
         return ACCEPT
+
+
+@dataclass(frozen=True, slots=True)
+class Notrack:
+    """``notrack``: conntrack, and with it NAT, does not see the packet."""
+
+    def render(self) -> str:
+        """As nft writes it."""
+        return "notrack"
+
+    def encode(self) -> bytes:
+        """No attributes."""
+        return wire.expression("notrack")
+
+    def run(self, state: State) -> Any:
+        """Later hooks see an untracked packet."""
+        state.packet = replace(state.packet, ct_state="untracked")
+        return True
+
+
+NOTRACK = Notrack()
 
 
 @dataclass(frozen=True, slots=True)

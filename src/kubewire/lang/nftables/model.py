@@ -45,6 +45,8 @@ _SUBSYSTEM = 10 << 8
     DELELEMENTS,
 ) = 0, 2, 3, 5, 6, 8, 9, 11, 12, 14
 _REQUEST, _ACK, _CREATE, _APPEND = 1, 4, 0x400, 0x800
+COMMENT_BYTES = 250
+"""The kernel has room for 255; the nft program itself takes 128."""
 CHUNK = 60000
 """Bytes of elements in one message: a nested attribute ends at 64 KiB."""
 
@@ -278,7 +280,7 @@ class Transaction:
         for rule in chain.rules:
             body = head + wire.nest(4, b"".join(e.encode() for e in rule.expressions))
             if rule.reason:
-                comment = rule.reason.encode()[:127] + b"\0"
+                comment = rule.reason.encode()[:COMMENT_BYTES] + b"\0"
                 body += wire.attr(7, bytes([0, len(comment)]) + comment)
             self.add(
                 NEWRULE, _CREATE | _APPEND, body, f"rule {rule.render()} of chain {chain.name}"
@@ -423,15 +425,17 @@ def evaluate(tables: Iterable[Table], hook: str, packet: Packet) -> Outcome:
         (c.priority, i, t, c)
         for i, t in enumerate(tables)
         for c in t.chains.values()
-        if c.hook == hook and (c.type != "nat" or packet.ct_state == "new")
+        if c.hook == hook
     ]
     mark, masquerade = packet.mark, False
     targets: tuple[tuple[str, int], ...] = ()
     reasons: list[str] = []
     for _, _, table, chain in sorted(base, key=lambda b: b[:2]):
+        if chain.type == "nat" and packet.ct_state != "new":
+            continue
         state = State(packet, table.sets.__getitem__, mark=mark)
         verdict = _walk(table, chain, state, reasons)
-        mark = state.mark
+        mark, packet = state.mark, state.packet
         masquerade = masquerade or state.masquerade
         if state.targets and not targets:
             targets = _readable(state.targets)

@@ -6,9 +6,9 @@ import ipaddress
 from collections.abc import Iterator
 
 from kubewire.api.meta import Key
-from kubewire.dns.config import Block
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Fallthrough, Plugin, Replay, Request, Response, Setup
+from kubewire.dns.plugins.k8s_external.hostnames import Hostnames, hostname_dep
 from kubewire.dns.plugins.kubernetes import Kubernetes
 from kubewire.dns.plugins.kubernetes.cluster import ANY, namespace_dep, service_dep
 from kubewire.dns.plugins.kubernetes.objects import Service
@@ -22,18 +22,19 @@ class K8sExternal(Plugin):
 
     name = "k8s_external"
 
-    def __init__(self, zones: list[str], block: Block) -> None:
+    def __init__(self, zones: list[str], setup: Setup) -> None:
         self.zones = zones
+        self.hostnames: Hostnames | None = None
         self.apex = "dns"
         self.ttl = 5
         self.headless = False
         self.fall = Fallthrough()
-        self._block = block
+        self._block, self._env = setup.block, setup.env
 
     @classmethod
     def setup(cls, setup: Setup) -> K8sExternal:
         """Read the directive."""
-        plugin = cls(setup.zones(setup.once()), setup.block)
+        plugin = cls(setup.zones(setup.once()), setup)
         for word, args in setup.properties():
             match word, args:
                 case "ttl", [value]:
@@ -49,14 +50,38 @@ class K8sExternal(Plugin):
                     plugin.apex = value
                 case "headless", _:
                     plugin.headless = True
+                case "hostnames", []:
+                    plugin.hostnames = Hostnames(plugin._changed)
                 case "fallthrough", _:
                     plugin.fall = Fallthrough.from_args(args)
-                case (("ttl" | "apex"), _):
+                case (("ttl" | "apex" | "hostnames"), _):
                     raise setup.arg_err()
                 case _:
                     raise setup.err(f"unknown property '{word}'")
         setup.no_more()
+        if plugin.hostnames and setup.env.objects is not None:
+            plugin.hostnames.load(setup.env.objects)
         return plugin
+
+    async def start(self) -> None:
+        """Begin to watch what the names come from."""
+        kubernetes = self._kubernetes
+        if self.hostnames is None or kubernetes is None or self._env.offline:
+            return
+        from kubewire.dns.plugins.kubernetes.watch import connect
+
+        source = kubernetes.source
+        agent = f"{source.agent or 'dns'}/hostnames"
+        await self.hostnames.start(connect(source), agent, source.startup_timeout)
+
+    async def stop(self, *, final: bool) -> None:
+        """Stop to watch."""
+        if self.hostnames is not None:
+            await self.hostnames.stop()
+
+    def _changed(self, deps: set[object]) -> None:
+        if kubernetes := self._kubernetes:
+            kubernetes.changed(deps)
 
     @property
     def _kubernetes(self) -> Kubernetes | None:
@@ -70,12 +95,33 @@ class K8sExternal(Plugin):
         if not zone or kubernetes is None:
             return await self.next.serve(request)
         spelled = request.qname[len(request.qname) - len(zone) :]
+        if reply := self._hostname(request, spelled, kubernetes):
+            return reply
         labels = split(relative(request.name, zone))
         if not labels or labels[-1] == self.apex:
             return self._own(request, zone, spelled, labels, kubernetes)
         if not kubernetes.cluster.synced:
             return self._nothing(request, spelled, kubernetes, codes.SERVFAIL, "not synced yet", ())
         return await self._service(request, spelled, labels, kubernetes)
+
+    def _hostname(self, request: Request, spelled: str, kubernetes: Kubernetes) -> Response | None:
+        """A name that an annotation or a host of an Ingress asks for."""
+        owner = self.hostnames and self.hostnames.owner(request.name.rstrip("."))
+        if not owner or self.hostnames is None:
+            return None
+        kind = codes.type_name(request.qtype)
+        record = self.hostnames.find(owner, "CNAME") or self.hostnames.find(owner, kind)
+        deps = (hostname_dep(owner), hostname_dep(request.name.rstrip(".")))
+        if record is None or (record.type == "CNAME" and kind not in ("A", "AAAA", "CNAME")):
+            why = f"{owner} has no {kind}"
+            return self._nothing(request, spelled, kubernetes, codes.NOERROR, why, deps)
+        ttl = record.ttl or self.ttl
+        answer = (
+            [cname(request.qname, ttl, absolute(record.targets[0]))]
+            if record.type == "CNAME"
+            else [address(request.qname, ttl, target) for target in record.targets]
+        )
+        return self.reply(answer=answer, reason=record.resource, replay=Replay(deps))
 
     async def _service(
         self, request: Request, spelled: str, labels: list[str], kubernetes: Kubernetes

@@ -60,7 +60,7 @@ class Watch:
         """Begin; return when all is listed or ``startup_timeout`` is over."""
         from kubewire.client.loop import Loop, run_all
 
-        self._client = _connect(self._source)
+        self._client = connect(self._source)
         self._informers = self._make(self._client)
         self._known = {informer: {} for informer in self._informers}
         loop = Loop(self._source.agent or "dns", self._informers, self._reconcile)
@@ -126,7 +126,8 @@ class Watch:
             self._changed(touched)
 
 
-def _connect(source: Source) -> Client:
+def connect(source: Source) -> Client:
+    """A client of the API server that the plugin's options name."""
     from kubewire.client import kubeconfig
     from kubewire.client.rest import Client
 

@@ -26,9 +26,11 @@ from functools import lru_cache
 from kubewire.kubeproxy.config import Config, parse_network
 from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend, Source
 from kubewire.kubeproxy.topology import Target
+from kubewire.lang.nftables import readback
 from kubewire.lang.nftables.expressions import (
     DPORT,
     DROP,
+    IIFNAME,
     IP6_DADDR,
     IP6_SADDR,
     IP_DADDR,
@@ -60,6 +62,7 @@ from kubewire.lang.nftables.types import (
     IPV6,
     PORT,
     PROTO,
+    ifname_bytes,
     integer_bytes,
     ip_bytes,
     port_bytes,
@@ -72,6 +75,9 @@ LOCAL = 1 << 16
 """Indexes of the local endpoint set begin here."""
 VERSIONS = (4, 6)
 REFUSE = "refuse"
+GUARD = "guard-loopback"
+"""Keeps others off 127.0.0.0/8, which route_localnet opens for nodePorts."""
+LOOPBACK = "loopback"
 
 Elements = dict[str, dict[bytes, Data]]
 """Set name -> its elements."""
@@ -143,6 +149,23 @@ def compile_frontend(frontend: Frontend, config: Config) -> Compiled:
     return compiled
 
 
+def where(frontend: Frontend, config: Config) -> list[str]:
+    """Every element of the table that is there for a frontend, and the chain that it leads to."""
+    base = base_table(config)
+    compiled = compile_frontend(frontend, config)
+    sets = {**base.sets, **compiled.sets}
+    lines = [
+        f"element {name}: {readback.element_text(readback.kind_of(sets[name]), key, data)}"
+        for name, elements in compiled.elements.items()
+        for key, data in elements.items()
+    ]
+    return lines + [
+        f"rule {chain.name}: {rule.render()}"
+        for chain in compiled.chains.values()
+        for rule in chain.rules
+    ]
+
+
 def frontend_key(frontend: Frontend) -> bytes:
     """daddr . proto . dport."""
     key = frontend.key
@@ -180,7 +203,7 @@ def _balance(
             if frontend.affinity is not None:
                 add("local-valid" if second else "valid", key + data, None)
     shape = Shape(version, (parts[0],) if len(set(parts)) == 1 else tuple(parts), frontend.affinity)
-    compiled.chains[shape.chain] = shape_chain(shape, config.mark)
+    compiled.chains[shape.chain] = shape_chain(shape, config.mark, _pods(config, version))
     add("services", key, Verdict("goto", shape.chain))
 
 
@@ -190,13 +213,23 @@ def _part(decision: Decision, sets: Mapping[tuple[Target, ...], bool]) -> Part:
     return Part("balance", len(decision.endpoints), sets[decision.endpoints], decision.masquerade)
 
 
+@lru_cache(maxsize=64)
+def _pods(config: Config, version: int) -> Match | Lookup:
+    """How a packet of a pod is known: by its address, or by the interface that it comes in by."""
+    if config.detect_local == "BridgeInterface":
+        return Match(IIFNAME, ifname_bytes(config.bridge_interface))
+    if config.detect_local == "InterfaceNamePrefix":
+        return Match(IIFNAME, config.interface_name_prefix.encode())
+    return Lookup((_CLIENT[version],), f"pods{version}")
+
+
 @lru_cache(maxsize=4096)
-def shape_chain(shape: Shape, mark: int) -> Chain:
+def shape_chain(shape: Shape, mark: int, pods: Match | Lookup) -> Chain:
     """The rules of a shape."""
     rules: list[Rule] = []
     sources: tuple[Source | None, ...] = (None,) if len(shape.parts) == 1 else SOURCES
     for source, part in zip(sources, shape.parts, strict=True):
-        condition = _condition(source, shape.version)
+        condition = _condition(source, pods)
         if part.action != "balance":
             rules.append(Rule((*condition, DROP), "no endpoint on this node"))
             continue
@@ -206,9 +239,9 @@ def shape_chain(shape: Shape, mark: int) -> Chain:
     return Chain(shape.chain, tuple(rules))
 
 
-def _condition(source: Source | None, version: int) -> tuple[object, ...]:
+def _condition(source: Source | None, pods: Match | Lookup) -> tuple[object, ...]:
     if source == "pod":
-        return (Lookup((_CLIENT[version],), f"pods{version}"),)
+        return (pods,)
     return (FibLocal(source=True),) if source == "node" else ()
 
 
@@ -277,12 +310,20 @@ def base_table(config: Config, service_cidrs: Iterable[str] = ()) -> Table:
             interval_set(f"service-range{version}", version, cidrs),
         ):
             sets[one.name] = one
+    if config.node_ports_on_loopback:
+        sets[LOOPBACK] = interval_set(LOOPBACK, 4, ["127.0.0.0/8"])
     return Table(NAME, "inet", sets, {c.name: c for c in _base_chains(config)})
 
 
 def _base_chains(config: Config) -> Iterable[Chain]:
     new = CtState(("new",))
     yield Chain(REFUSE, (Rule((Reject(),)),))
+    if config.node_ports_on_loopback:
+        # Before anything is translated back: only what was sent so can still have this address.
+        outside = (Match(IIFNAME, ifname_bytes("lo"), equal=False), _IPV[4])
+        own = Lookup((IP_DADDR,), LOOPBACK)
+        rule = Rule((*outside, own, DROP), "127.0.0.0/8 from outside (CVE-2020-8558)")
+        yield Chain(GUARD, (rule,), "filter", "prerouting", PRIORITIES["raw"])
     firewall = tuple(Rule((_IPV[v], new, Vmap(_KEYS[v], f"firewall{v}"))) for v in VERSIONS)
     services = tuple(Rule((_IPV[v], Vmap(_KEYS[v], f"services{v}"))) for v in VERSIONS)
     for hook in ("prerouting", "output"):
@@ -328,15 +369,19 @@ def _masquerading(config: Config) -> Iterable[Rule]:
 def with_frontends(
     base: Table, frontends: Iterable[Frontend], cluster_ips: Iterable[str], config: Config
 ) -> Table:
-    """The whole table, for a full sync and for the tracer."""
+    """The whole table of these frontends."""
+    return assembled(base, (compile_frontend(f, config) for f in frontends), cluster_ips)
+
+
+def assembled(base: Table, compiled: Iterable[Compiled], cluster_ips: Iterable[str]) -> Table:
+    """The base and everything that was compiled, as one table."""
     elements: Elements = {}
     chains = dict(base.chains)
     sets = dict(base.sets)
-    for frontend in frontends:
-        compiled = compile_frontend(frontend, config)
-        chains |= compiled.chains
-        sets |= compiled.sets
-        for name, found in compiled.elements.items():
+    for one in compiled:
+        chains |= one.chains
+        sets |= one.sets
+        for name, found in one.elements.items():
             elements.setdefault(name, {}).update(found)
     for ip in cluster_ips:
         elements.setdefault(f"cluster-ips{6 if ':' in ip else 4}", {})[ip_bytes(ip)] = None

@@ -57,9 +57,17 @@ class NftablesTracer:
             asked.target,
             asked.protocol.lower(),
             dport=asked.port,
+            iifname=self._device(asked),
             saddr_local=own,
             daddr_local=asked.target in here or contains(LOOPBACK, asked.target),
         )
+
+    def _device(self, asked: Flow) -> str:
+        """The interface that it comes in by, where pods are known by that."""
+        config = self._tracer.config
+        if self._tracer.source_class(asked.source) != "pod":
+            return ""
+        return config.bridge_interface or config.interface_name_prefix
 
     def _filtered(self, packet: Packet) -> Outcome:
         if packet.saddr_local:

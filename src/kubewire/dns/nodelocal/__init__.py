@@ -1,0 +1,1 @@
+"""NodeLocal DNSCache: a caching server on every node, at a link-local address."""

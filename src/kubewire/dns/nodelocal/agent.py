@@ -1,0 +1,115 @@
+"""Puts a node's cache in place around the server: device, addresses, rules, Corefile.
+
+All of it is looked after while the server runs, since firewalls are flushed and devices deleted by
+others, and taken away when it ends; after a crash it stays, and the next start takes it over.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import tempfile
+import threading
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Self
+
+from kubewire.dns.nodelocal.plan import TABLE, NodeLocal
+from kubewire.kernel import links, routes
+from kubewire.kernel.netlink import NetlinkError
+from kubewire.kernel.nfnetlink import Nfnetlink
+from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.lang.nftables import model
+
+log = logging.getLogger("kubewire.dns.nodelocal")
+
+INTERVAL = 60.0
+"""Seconds between looks."""
+_ABSENT = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ENOENT)
+
+
+class Agent:
+    """A context: inside it the node leads DNS packets to the server of this process."""
+
+    def __init__(
+        self,
+        plan: NodeLocal,
+        *,
+        interface: str = "nodelocaldns",
+        template: Path | None = None,
+        interval: float = INTERVAL,
+    ) -> None:
+        self._plan = plan
+        self._interface = interface
+        self._template = template
+        self._interval = interval
+        self._folder = tempfile.TemporaryDirectory(prefix="kubewire-nodelocal-")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="nodelocal", daemon=True)
+        self.corefile = Path(self._folder.name) / "Corefile"
+
+    def __enter__(self) -> Self:
+        self.ensure()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.remove()
+        self._folder.cleanup()
+
+    def ensure(self) -> None:
+        """Put in place what is missing."""
+        self._write_corefile()
+        with RtNetlink() as netlink:
+            index = self._device(netlink)
+            wanted = [ip_interface(ip) for ip in self._plan.local_ips]
+            netlink.transact([routes.put_address(index, address) for address in wanted])
+        with Nfnetlink() as nft:
+            if TABLE not in nft.tables():
+                nft.commit(model.replace(self._plan.table()))
+
+    def remove(self) -> None:
+        """Take everything away that ``ensure`` puts there."""
+        change = model.Transaction("inet")
+        change.add_table(TABLE)
+        change.delete_table(TABLE)
+        with Nfnetlink() as nft:
+            nft.commit(change)
+        with RtNetlink() as netlink:
+            netlink.transact([links.delete_link(self._interface).tolerate(*_ABSENT)])
+            loopback = netlink.index("lo")
+            wanted = [ip_interface(ip) for ip in self._plan.local_ips]
+            netlink.transact(
+                [routes.delete_address(loopback, a).tolerate(*_ABSENT) for a in wanted]
+            )
+
+    def _device(self, netlink: RtNetlink) -> int:
+        """Index of the dummy device; of the loopback where the kernel has no dummy."""
+        try:
+            create = links.add_dummy(self._interface).tolerate(errno.EEXIST)
+            netlink.transact([create, links.set_link(self._interface, up=True)])
+            return netlink.index(self._interface)
+        except NetlinkError as error:
+            if not any(f.errno == errno.EOPNOTSUPP for f in error.failures):
+                raise
+            return netlink.index("lo")
+
+    def _write_corefile(self) -> None:
+        text = (
+            self._plan.corefile()
+            if self._template is None
+            else self._plan.filled(self._template.read_text())
+        )
+        if not self.corefile.exists() or self.corefile.read_text() != text:
+            fresh = self.corefile.with_suffix(".new")
+            fresh.write_text(text)
+            fresh.replace(self.corefile)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                self.ensure()
+            except OSError as error:
+                log.error("the way to the cache cannot be kept: %s", error)

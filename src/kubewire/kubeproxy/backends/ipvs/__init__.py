@@ -1,0 +1,1 @@
+"""Services as IPVS virtual servers, with ipset and iptables for what IPVS does not do."""

@@ -1,0 +1,165 @@
+"""Services as virtual servers; what IPVS cannot do is told by sets that a few rules ask.
+
+A frontend is one virtual server with the endpoints of ordinary clients. Its address is put on the
+node, so that packets to it reach the input hook, where IPVS sits. Beside that it is an element of
+sets (upstream's names) that say whether it is masqueraded, whose source ranges hold, and who is
+dropped. Where clients inside the cluster get other endpoints than those outside (traffic policy
+Local), rules give their first packet a mark, and IPVS finds a second virtual server by that mark.
+
+``rules`` has the rules that ask the sets, which are the same whatever Services there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kubewire.kubeproxy.backends.ipvs.rules import INSIDE, pod_matches, set_name
+from kubewire.kubeproxy.config import Config
+from kubewire.kubeproxy.ipvsoptions import SCHEDULERS
+from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend
+from kubewire.lang.iptables.matches import AddrType, Comment, Destination, Match, Ports, Proto
+from kubewire.lang.iptables.model import Rule
+from kubewire.lang.iptables.targets import SetMark
+from kubewire.lang.ipvs.model import PORT_IN_HASH, DestinationKey, ServerKey, VirtualServer
+
+Element = tuple[str, str]
+"""(set, element)."""
+_SETS = {
+    "ClusterIP": "CLUSTER-IP",
+    "ExternalIP": "EXTERNAL-IP",
+    "LoadBalancer": "LOAD-BALANCER",
+}
+_LOCAL_SETS = {"ExternalIP": "EXTERNAL-IP-LOCAL", "LoadBalancer": "LOAD-BALANCER-LOCAL"}
+_PROTOCOL_SETS = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP-HASH"}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What one frontend needs."""
+
+    servers: tuple[VirtualServer, ...]
+    elements: tuple[Element, ...]
+    rules: tuple[Rule, ...] = ()
+    """Rules of the chain that marks clients inside the cluster."""
+    address: str = ""
+    """To be put on the node; "" for nodePorts, which answer on addresses that are there."""
+
+
+def compile_frontend(frontend: Frontend, config: Config) -> Compiled:
+    """Spell one frontend."""
+    version = 6 if ":" in frontend.key.address else 4
+    other, pod = frontend.decisions["other"], frontend.decisions["pod"]
+    outside = other if other.action == "balance" else pod
+    key = ServerKey(version, *frontend.key)
+    servers = [_server(key, frontend, outside, config)]
+    rules: tuple[Rule, ...] = ()
+    if pod.action == other.action == "balance" and _ends(pod) != _ends(other):
+        marks = _marks(frontend, config)
+        for mark in dict.fromkeys(marks.values()):
+            servers.append(_server(ServerKey(version, mark=mark), frontend, pod, config))
+        rules = tuple(_marking(frontend, version, marks, config))
+    elements = tuple((set_name(n, version), text) for n, text in _elements(frontend))
+    return Compiled(tuple(servers), elements, rules, frontend.on_node)
+
+
+def _ends(decision: Decision) -> set[tuple[str, int]]:
+    return {(t.ip, t.port) for t in decision.endpoints}
+
+
+def _server(
+    key: ServerKey, frontend: Frontend, decision: Decision, config: Config
+) -> VirtualServer:
+    """A server without destinations refuses with an ICMP error: what "reject" means."""
+    scheduler = frontend.scheduler if frontend.scheduler in SCHEDULERS else config.ipvs.scheduler
+    return VirtualServer(
+        key,
+        scheduler,
+        frontend.affinity,
+        # As upstream: without the port all connections of a client would go to one endpoint.
+        PORT_IN_HASH if scheduler == "mh" else 0,
+        {DestinationKey(t.ip, t.port): t.weight for t in decision.endpoints},
+    )
+
+
+# -- sets -----------------------------------------------------------------------------------------
+
+
+def _elements(frontend: Frontend) -> Iterable[Element]:
+    """Names (short) and elements of the sets that a frontend is in."""
+    address, protocol, port = frontend.key
+    own = f"{address},{protocol.lower()}:{port}"
+    decisions = frontend.decisions
+    inside_unmarked = decisions["pod"].action == "balance" and not decisions["pod"].masquerade
+    if frontend.kind == "NodePort":
+        yield f"NODE-PORT-{_PROTOCOL_SETS[protocol]}", own
+        if inside_unmarked:
+            yield f"NODE-PORT-LOCAL-{_PROTOCOL_SETS[protocol]}", own
+    else:
+        local = _LOCAL_SETS.get(frontend.kind) if inside_unmarked else None
+        # Upstream lists a LoadBalancer in both sets, an externalIP in one of them.
+        if local is None or frontend.kind == "LoadBalancer":
+            yield _SETS[frontend.kind], own
+        if local:
+            yield local, own
+    actions = {source: decisions[source].action for source in SOURCES}
+    if set(actions.values()) == {"drop"}:
+        yield "DROP", own
+    elif actions["other"] == "drop":
+        yield "DROP-OUTSIDE", own
+    if frontend.source_ranges is not None:
+        yield "LOAD-BALANCER-FW", own
+        for network in frontend.source_ranges:
+            yield "LOAD-BALANCER-SOURCE-CIDR", f"{own},{_element_network(network)}"
+    for target in {t.ip: t for s in SOURCES for t in decisions[s].endpoints if t.local}.values():
+        yield "LOOP-BACK", f"{target.ip},{protocol.lower()}:{target.port},{target.ip}"
+
+
+def _element_network(network: str) -> str:
+    """As ipset writes it: a single address has no length."""
+    address, _, length = network.partition("/")
+    return address if length == ("128" if ":" in address else "32") else network
+
+
+# -- clients inside -------------------------------------------------------------------------------
+
+
+def _marks(frontend: Frontend, config: Config) -> dict[str, int]:
+    """The mark of each class inside: a number of the frontend, and the bit for masquerading."""
+    digest = hashlib.blake2b(repr(frontend.key).encode(), digest_size=4).digest()
+    number = int.from_bytes(digest, "big") & ~config.mark | (0x80000000 if config.mark != 1 << 31 else 0x40000000)  # fmt: skip
+    bit = {s: config.mark if frontend.decisions[s].masquerade else 0 for s in ("pod", "node")}
+    return {source: number | bit[source] for source in bit}
+
+
+def _marking(
+    frontend: Frontend, version: int, marks: Mapping[str, int], config: Config
+) -> Iterable[Rule]:
+    """Rules that mark the first packet of clients inside: pods', then the node's own."""
+    address, protocol, port = frontend.key
+    wanted: dict[str, list[tuple[Match, ...]]] = {
+        "pod": [(match,) for match in pod_matches(config, version)],
+        "node": [(AddrType("LOCAL", "src"),)],
+    }
+    name = protocol.lower()
+    comment = Comment(f"{frontend.service}:{frontend.port_name} from inside")
+    for source, alternatives in wanted.items():
+        for who in alternatives:
+            header = (
+                Destination(f"{address}/{32 if version == 4 else 128}"),
+                Proto(name),
+                Ports(name, str(port)),
+                comment,
+            )
+            matches = sorted((*who, *header), key=lambda m: m.rank)
+            yield Rule(tuple(matches), SetMark(marks[source]))
+
+
+def where(frontend: Frontend, config: Config) -> list[str]:
+    """Every virtual server, element of a set, address and rule that is there for a frontend."""
+    compiled = compile_frontend(frontend, config)
+    lines = [line for server in compiled.servers for line in server.lines()]
+    lines += [f"add {name} {element}" for name, element in compiled.elements]
+    lines += [f"-A {INSIDE} {rule.render()}" for rule in compiled.rules]
+    return lines + ([f"address {compiled.address}"] if compiled.address else [])

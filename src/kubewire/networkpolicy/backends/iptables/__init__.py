@@ -1,0 +1,1 @@
+"""Programs as chains of iptables' mangle table and sets of ipset."""

@@ -1,0 +1,1 @@
+"""Programs as one nftables table: the default back end."""

@@ -1,0 +1,297 @@
+"""The program as nftables values: one inet table of ours.
+
+    egress (forward hook, after destination NAT)
+      established, related -> accept; a pod to itself -> accept
+      an address of this node's pods that is not known -> drop (fails closed)
+      source in @egress4/6 -> jump to its chain
+    ingress (forward hook, after egress)
+      established, related -> accept; a pod to itself -> accept
+      destination in @ingress4/6 -> jump to its chain
+    egress-out, ingress-out (output hook)
+      the same, for packets whose source is not this machine: IPVS sends what it has balanced there
+
+``accept`` ends one base chain only, so a packet that egress accepts still meets ingress. (A jump from
+one to the other would make the kernel validate every path through both.) What the node itself sends
+never passes the forward hook and is accepted at once in the output hook: a pod is always reached
+from its own node.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from ipaddress import ip_network
+from typing import Any
+
+from kubewire.lang.nftables.expressions import (
+    ACCEPT,
+    DPORT,
+    DROP,
+    IP6_DADDR,
+    IP6_SADDR,
+    IP_DADDR,
+    IP_SADDR,
+    L4PROTO,
+    NFPROTO,
+    RETURN,
+    SPORT,
+    CtState,
+    FibLocal,
+    Lookup,
+    Match,
+    Payload,
+    Verdict,
+    Vmap,
+)
+from kubewire.lang.nftables.model import Chain, Data, Rule, Set, Table
+from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO
+from kubewire.networkpolicy.backends.nftables.expressions import (
+    Counter,
+    Inside,
+    Log,
+    Midstream,
+    PortRange,
+    Queue,
+)
+from kubewire.networkpolicy.labels import (
+    ANSWERS,
+    CUT,
+    LOG_GROUP,
+    PROTOCOLS,
+    QUEUE,
+    UNKNOWN,
+    label_text,
+    log_prefix,
+)
+from kubewire.networkpolicy.program import (
+    AddressSet,
+    AnySet,
+    PortSet,
+    Program,
+    Step,
+    dns_set,
+)
+from kubewire.networkpolicy.program import Chain as ProgramChain
+
+LOG_BYTES = 126
+"""What the kernel takes as a prefix of log records."""
+WAYS = ("egress", "ingress")
+BASE = ("egress", "ingress", "egress-out", "ingress-out")
+"""Names of the base chains."""
+
+SOURCE: dict[int, Payload] = {4: IP_SADDR, 6: IP6_SADDR}
+TARGET: dict[int, Payload] = {4: IP_DADDR, 6: IP6_DADDR}
+ADDRESS = {4: IPV4, 6: IPV6}
+_FROM_DNS = Match(SPORT, (53).to_bytes(2, "big"))
+
+
+class Compiler:
+    """Programs -> tables; what is the same value in the program before is the same in the table."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._program: Program | None = None
+        self._table = Table(name)
+
+    def table(self, program: Program) -> Table:
+        """Spell a program."""
+        old = self._program
+        sets = self._sets(program, old)
+        if old is None or program.known is not old.known:
+            sets |= _known(program.known)
+        else:
+            sets |= {n: self._table.sets[n] for n in ("known4", "known6", "self4", "self6")}
+        sets |= _asking(program.asking)
+        for way in WAYS:
+            sets |= self._dispatch(way, program, old)
+        self._table = Table(self.name, "inet", sets, self._chains(program, old))
+        self._program = program
+        return self._table
+
+    def _sets(self, program: Program, old: Program | None) -> dict[str, Set]:
+        before = old.sets if old else {}
+        known = self._table.sets
+        return {
+            name: known[name] if before.get(name) is found else _spell(found)
+            for name, found in program.sets.items()
+        }
+
+    def _chains(self, program: Program, old: Program | None) -> Mapping[str, Chain]:
+        if old and program.chains is old.chains and _head(program) == _head(old):
+            return self._table.chains
+        before = old.chains if old else {}
+        known = self._table.chains
+        chains = {
+            name: known[name] if before.get(name) is chain else _chain(chain)
+            for name, chain in program.chains.items()
+        }
+        for name in BASE:
+            way, _, out = name.partition("-")
+            head = (*_answers(program, way), *(_foreign() if out else _always()))
+            rules = (*head, *(_egress(program) if way == "egress" else _ingress()))
+            hook = "output" if out else "forward"
+            chains[name] = Chain(name, rules, "filter", hook, WAYS.index(way))
+        return chains
+
+    def _dispatch(self, way: str, program: Program, old: Program | None) -> dict[str, Set]:
+        entries: dict[bytes, str] = getattr(program, way)
+        before: dict[bytes, str] = getattr(old, way) if old else {}
+        found: dict[str, Set] = {}
+        for family, size in ((4, 4), (6, 16)):
+            name = f"{way}{family}"
+            known = self._table.sets.get(name)
+            changed = [k for k, _ in entries.items() ^ before.items() if len(k) == size]
+            if known is None or changed:
+                elements = dict(known.elements) if known else {}
+                for key in changed:
+                    elements.pop(key, None)
+                    if key in entries:
+                        elements[key] = _jump(entries[key])
+                known = Set(name, (ADDRESS[family],), verdicts=True, elements=elements)
+            found[name] = known
+        return found
+
+
+@lru_cache(maxsize=65536)
+def _jump(chain: str) -> Verdict:
+    return Verdict("jump", chain)
+
+
+def _chain(chain: ProgramChain) -> Chain:
+    egress = chain.direction == "egress"
+    return Chain(chain.name, tuple(r for s in chain.steps for r in _rules(s, egress)))
+
+
+def _spell(found: AnySet) -> Set:
+    kind = ADDRESS[found.family]
+    if isinstance(found, AddressSet):
+        return Set(found.name, (kind,), elements=dict.fromkeys(found.elements))
+    if isinstance(found, PortSet):
+        keys: Mapping[bytes, Data] = {
+            a + bytes((PROTOCOLS[p], 0, 0, 0)) + n.to_bytes(2, "big") + b"\0\0": None
+            for a, p, n in found.elements
+        }
+        return Set(found.name, (kind, PROTO, PORT), elements=keys)
+    return Set(found.name, (kind,), elements=dict(found.elements), interval=True)
+
+
+def _known(known: frozenset[bytes]) -> dict[str, Set]:
+    found: dict[str, Set] = {}
+    for family, size in ((4, 4), (6, 16)):
+        kind = ADDRESS[family]
+        mine = [a for a in known if len(a) == size]
+        one, two = f"known{family}", f"self{family}"
+        found[one] = Set(one, (kind,), elements=dict.fromkeys(mine))
+        found[two] = Set(two, (kind, kind), elements={a + a: None for a in mine})
+    return found
+
+
+def _asking(asking: frozenset[bytes]) -> dict[str, Set]:
+    found = {}
+    for family, size in ((4, 4), (6, 16)) if asking else ():
+        name = f"asking{family}"
+        mine = dict.fromkeys(a for a in asking if len(a) == size)
+        found[name] = Set(name, (ADDRESS[family],), elements=mine)
+    return found
+
+
+def _family(family: int) -> Match:
+    return Match(NFPROTO, bytes((2 if family == 4 else 10,)))
+
+
+def _rules(step: Step, egress: bool) -> Iterator[Rule]:
+    reason = label_text(step.label) if step.label else ""
+    for match in _matches(step, egress):
+        yield Rule((*match, *_action(step)), reason)
+
+
+def _matches(step: Step, egress: bool) -> Iterator[tuple[Any, ...]]:
+    """One alternative for each range of ports."""
+    head: tuple[Any, ...] = (_family(step.family),) if step.family else ()
+    if step.peers:
+        side = TARGET if egress else SOURCE
+        head += (Lookup((side[step.family],), step.peers),)
+    if step.named:
+        yield (*head, Lookup((TARGET[step.family], L4PROTO, DPORT), step.named))
+        return
+    if step.protocol:
+        head += (Match(L4PROTO, bytes((PROTOCOLS[step.protocol],))),)
+    if not step.ports:
+        yield head
+    for low, high in step.ports:
+        port = Match(DPORT, low.to_bytes(2, "big")) if low == high else PortRange(low, high)
+        yield (*head, port)
+
+
+def _action(step: Step) -> tuple[Any, ...]:
+    counter = (Counter(),) if step.label else ()
+    match step.does:
+        case "next":
+            return (*counter, ACCEPT)
+        case "drop":
+            return (*counter, *_log(step), DROP)
+        case "count":
+            return (*counter, *_log(step), RETURN)
+        case "pass":
+            return (*counter, RETURN)
+        case "call":
+            return (Verdict("jump", step.target),)
+        case "goto":
+            return (*counter, Verdict("goto", step.target))
+
+
+def _log(step: Step) -> tuple[Any, ...]:
+    if step.label is None:
+        return ()
+    prefix = log_prefix(step.label, audit=step.does == "count", most=LOG_BYTES)
+    return (Log(LOG_GROUP, prefix),)
+
+
+def _head(program: Program) -> tuple[object, ...]:
+    return program.guarded, program.strict, bool(program.asking)
+
+
+def _always() -> Iterator[Rule]:
+    yield Rule((CtState(("established", "related")), ACCEPT), "replies")
+    for family in (4, 6):
+        itself = Lookup((SOURCE[family], TARGET[family]), f"self{family}")
+        yield Rule((_family(family), itself, ACCEPT), "a pod to itself")
+
+
+def _answers(program: Program, way: str) -> Iterator[Rule]:
+    """Answers of the cluster's DNS, or of a cache on this node, to pods whose policies name domains."""
+    if not program.asking or way != "egress":
+        return
+    for family in (4, 6):
+        asks = Lookup((TARGET[family],), f"asking{family}")
+        for protocol in ("UDP", "TCP"):
+            head = (_family(family), Match(L4PROTO, bytes((PROTOCOLS[protocol],))), _FROM_DNS)
+            for server in (Lookup((SOURCE[family],), dns_set(family)), FibLocal(source=True)):
+                yield Rule((*head, asks, server, Queue(QUEUE)), ANSWERS)
+
+
+def _foreign() -> Iterator[Rule]:
+    """Packets that this machine only sends on, though they pass the output hook."""
+    yield Rule((FibLocal(source=True), ACCEPT), "of the node itself")
+    yield from _always()
+
+
+def _egress(program: Program) -> Iterator[Rule]:
+    for block in program.guarded:
+        network = ip_network(block, strict=False)
+        for side in (SOURCE, TARGET):
+            load = side[network.version]
+            unknown = Lookup((load,), f"known{network.version}", inverted=True)
+            inside = Inside(load, network)
+            yield Rule((_family(network.version), inside, unknown, Counter(), DROP), UNKNOWN)
+    for family in (4, 6):
+        if program.strict:
+            for side in (SOURCE, TARGET):
+                ours = Lookup((side[family],), f"known{family}")
+                cut = (_family(family), Midstream(), ours, Counter(), DROP)
+                yield Rule(cut, CUT)
+    for family in (4, 6):
+        yield Rule((_family(family), Vmap((SOURCE[family],), f"egress{family}")))
+
+
+def _ingress() -> Iterator[Rule]:
+    for family in (4, 6):
+        yield Rule((_family(family), Vmap((TARGET[family],), f"ingress{family}")))
