@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -116,7 +117,13 @@ async def _serve(
     loop.add_signal_handler(signal.SIGUSR1, told)
     loop.add_signal_handler(signal.SIGQUIT, os._exit, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    await server.load(configuration)
+    # What the first lists bring is here to stay: collecting in the middle of it finds nothing.
+    gc.disable()
+    try:
+        await server.load(configuration)
+    finally:
+        gc.freeze()
+        gc.enable()
     status = await ended
     await server.stop()
     return status
