@@ -73,10 +73,19 @@ def _server(
 ) -> VirtualServer:
     """A server without destinations refuses with an ICMP error: what "reject" means."""
     scheduler = frontend.scheduler if frontend.scheduler in SCHEDULERS else config.ipvs.scheduler
+    affinity = frontend.affinity
+    if (
+        key.mark
+        and affinity is not None
+        and {t.port for t in decision.endpoints} != {frontend.key.port}
+    ):
+        # The kernel keeps clients of a mark with a destination, but not with another port than
+        # they asked for; a hash of the client's address keeps them there as well.
+        scheduler, affinity = "sh", None
     return VirtualServer(
         key,
         scheduler,
-        frontend.affinity,
+        affinity,
         # As upstream: without the port all connections of a client would go to one endpoint.
         PORT_IN_HASH if scheduler == "mh" else 0,
         {DestinationKey(t.ip, t.port): t.weight for t in decision.endpoints},
