@@ -4,7 +4,7 @@ import importlib
 import json
 import sys
 
-BENCHES = ("startup", "scale", "wiring", "apiserver", "policies", "services")
+BENCHES = ("startup", "scale", "wiring", "apiserver", "policies", "services", "iptables", "cni")
 
 
 def main() -> None:

@@ -137,7 +137,9 @@ def _until(done: Callable[[], bool], what: str, seconds: float = 20) -> float:
 @contextlib.contextmanager
 def _process(command: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[int]:
     with log.open("ab") as out:
-        running = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **(env or {})})
+        running = subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, **(env or {})}
+        )
     try:
         yield running.pid
     finally:
@@ -271,7 +273,11 @@ def _measure(folder: Path) -> Iterator[dict[str, Any]]:
                         "MiB": _status(pid, "VmHWM"), "now_MiB": _status(pid, "VmRSS"),
                     }  # fmt: skip
                 except RuntimeError as error:
-                    yield {"figure": "failed", "server": server.name, "why": f"{error}: {log.read_text()[-300:]}"}
+                    yield {
+                        "figure": "failed",
+                        "server": server.name,
+                        "why": f"{error}: {log.read_text()[-300:]}",
+                    }
 
 
 def _cpu(pid: int) -> float:

@@ -30,7 +30,7 @@ def figures() -> Iterator[dict[str, Any]]:
 
 def _ours() -> float:
     async def wire(folder: Path) -> float:
-        network = PodNetwork("node", folder, ["10.244.0.0/16"])
+        network = PodNetwork(folder, lambda: ["10.244.0.0/16"])
         began = time.perf_counter()
         for number in range(PODS):
             path = Path(f"/run/netns/p{number}")

@@ -133,6 +133,35 @@ def test_flows_are_tried_all_at_once(cluster: ClusterState) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "ok", "error"),
+    [
+        (b'HTTP/1.1 200 OK\r\n\r\n{"namespace": "default", "pod": "web"}', True, None),
+        (b"HTTP/1.1 503 x\r\n\r\nupstream connect error", False, "the proxy reached no endpoint"),
+        (b"", False, "closed without an answer"),
+    ],
+)
+def test_behind_a_proxy_only_an_answer_counts(
+    cluster: ClusterState, said: bytes, ok: bool, error: str | None
+) -> None:
+    place = str(cluster.run_dir / "nodes" / "node-1" / "pods" / "u1" / "netns")
+    with netns.socket_in(place) as listener:
+        listener.bind(("127.0.0.1", 80))
+        listener.listen()
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            peer.recv(1000)
+            peer.sendall(said)
+            peer.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        found = dial_all([Dial(place, "127.0.0.1", 80, "TCP", proxied=True)], 5.0)[0]
+        thread.join()
+    assert (found.ok, found.error) == (ok, error)
+
+
 def test_attempt_dials_from_the_pod(cluster: ClusterState) -> None:
     flow = Flow(Key("default", "web"), Key("default", "web"), "Pod", "127.0.0.1", 9, "TCP")
     assert reach.attempt(cluster, [flow], 1.0) == [

@@ -4,12 +4,13 @@ import socket
 from contextlib import ExitStack
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
+from typing import Any
 
 from kubewire.api.core import Node, NodeAddress, NodeSpec, NodeStatus
 from kubewire.api.meta import ObjectMeta
-from kubewire.cni.network import PodNetwork, PodRequest
+from kubewire.cni.network import PodNetwork, PodRequest, PodResult
 from kubewire.cni.routing import RouteTable
-from kubewire.kernel import links, netns, routes
+from kubewire.kernel import links, netns, routes, sysctl
 from kubewire.kernel.rtnetlink import RtNetlink
 
 OTHER = ("0a:00:00:00:00:01", "0a:00:00:00:00:00")
@@ -28,6 +29,24 @@ def node(number: int, *, cidrs: list[str] | None = None) -> Node:
     )
 
 
+class NodePods(PodNetwork):
+    """A pod network whose calls are made in the node's namespace, as its agent would."""
+
+    def __init__(self, path: Path, *arguments: Any, **options: Any) -> None:
+        self._path = path
+        with netns.entered(path):
+            super().__init__(*arguments, **options)
+
+    async def add(self, pod: PodRequest) -> PodResult:
+        # Nothing else runs in a test's loop that minds where the thread is.
+        with netns.entered(self._path):
+            return await super().add(pod)
+
+    async def remove(self, uid: str) -> None:
+        with netns.entered(self._path):
+            await super().remove(uid)
+
+
 class Lab:
     """Two nodes on one switch, each in its own namespace."""
 
@@ -42,6 +61,9 @@ class Lab:
     def _add_node(self, switch: RtNetlink, number: int) -> None:
         path = self.node_path(number)
         netns.create(path)
+        with netns.entered(path):
+            sysctl.write("net.ipv4.ip_forward", 1)
+            sysctl.write("net.ipv6.conf.all.forwarding", 1)
         with netns.opened(path) as fd, RtNetlink(fd) as inside:
             mac = f"0a:00:00:00:00:0{number}"
             switch.transact([links.add_veth(f"u{number}", "eth0", peer_netns=fd, peer_mac=mac)])
@@ -65,9 +87,9 @@ class Lab:
     def node_path(self, number: int) -> Path:
         return Path(f"/run/netns/n{number}")
 
-    def network(self, number: int) -> PodNetwork:
-        with netns.entered(self.node_path(number)):
-            return PodNetwork(f"n{number}", Path(f"/run/n{number}"), node(number).pod_cidrs)
+    def network(self, number: int, **options: Any) -> PodNetwork:
+        folder = Path(f"/run/n{number}")
+        return NodePods(self.node_path(number), folder, lambda: node(number).pod_cidrs, **options)
 
     def table(self, number: int, mode: str) -> RouteTable:
         with netns.entered(self.node_path(number)):

@@ -35,8 +35,15 @@ def test_where_a_packet_goes(
 ) -> None:
     table = hostports.table({"a": (WEB, WEB6), "b": (DNS,)})
     saddr = "fd30::99" if ":" in daddr else "172.30.0.99"
-    packet = Packet(saddr, daddr, protocol, dport=port, daddr_local=local)
+    iifname = "lo" if daddr.startswith("127.") else "eth0"
+    packet = Packet(saddr, daddr, protocol, dport=port, daddr_local=local, iifname=iifname)
     assert evaluate([table], "prerouting", packet).targets == targets
+
+
+def test_the_loopback_is_closed_to_others() -> None:
+    table = hostports.table({"a": (WEB,)})
+    packet = Packet("172.30.0.99", "127.0.0.1", dport=8080, daddr_local=True, iifname="eth0")
+    assert evaluate([table], "prerouting", packet).verdict == "drop"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +113,7 @@ async def test_from_everywhere_and_back(lab: Lab) -> None:
     node, other = lab.node_path(0), lab.node_path(1)
     with listener(lab.pods["a"], (pod.ips[0], 80)) as server:
         assert reaches(node, ("172.30.0.10", 8080), server)
+        assert reaches(node, ("127.0.0.1", 8080), server)
         assert reaches(lab.pods["b"], ("172.30.0.10", 8080), server)
         assert reaches(lab.pods["a"], ("172.30.0.10", 8080), server)
         assert reaches(other, ("172.30.0.10", 8080), server)
@@ -127,12 +135,14 @@ async def test_a_port_is_held_by_one_pod_also_after_a_restart(lab: Lab) -> None:
     pod = await first.add(lab.request("a", ports=(port,)))
     await first.close()
     again = lab.network(0)
-    await again.restore({"a"})
-    with pytest.raises(PodNetworkError, match="pod default/b: hostPort 8080/TCP: is held by a"):
+    assert await again.add(lab.request("a", ports=(port,))) == pod
+    with pytest.raises(
+        PodNetworkError, match=r"pod default/b: .*hostPort 8080/TCP: is held by kubewire:a/eth0"
+    ):
         await again.add(lab.request("b", ports=(port,)))
     with listener(lab.pods["a"], (pod.ips[0], 80)) as server:
         assert reaches(lab.node_path(1), ("172.30.0.10", 8080), server)
-    await again.restore(set())
+    await again.remove("a")
     await again.add(lab.request("b", ports=(port,)))
     await again.close()
 

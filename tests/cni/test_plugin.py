@@ -16,7 +16,6 @@ import pytest
 
 from cni.runtime import BIN, REFERENCE, SOCKET, Runtime, agent, connects, listener, outside, serve
 from kubewire.cni import install
-from kubewire.cni.ipam import IpamError
 from kubewire.cni.plugin import Plugin
 from kubewire.cni.pools import Pod
 from kubewire.cni.spec import Request
@@ -108,6 +107,7 @@ def test_version_lists_all(runtime: Runtime) -> None:
     [
         ({}, {"CNI_NETNS": "/run/netns/none"}, 3, "CNI_NETNS /run/netns/none"),
         ({}, {"CNI_NETNS": ""}, 4, "CNI_NETNS: required"),
+        ({}, {"CNI_NETNS": "/proc/self/ns/net"}, 4, "CNI_NETNS /proc/self/ns/net: is the node's own"),
         ({}, {"CNI_IFNAME": "lo"}, 4, "CNI_IFNAME lo: already exists"),
         ({"cniVersion": "7"}, {}, 1, "cniVersion '7'"),
         ({"ipam": {"type": "no-such"}}, {}, 7, "ipam.type 'no-such': no such plugin"),
@@ -317,7 +317,7 @@ def test_an_attachment_that_is_there_is_not_made_again_elsewhere(served: Runtime
     config = served.config(MAIN, None)
     done = served.call("ADD", config, "c1", CNI_NETNS="/run/netns/other")
     assert (done.status, done.answer["code"]) == (1, 4)
-    assert done.answer["msg"].startswith("CNI_CONTAINERID c1: eth0 is attached already")
+    assert done.answer["msg"].startswith("CNI_CONTAINERID c1: eth0 is attached elsewhere already")
     served.check(result)
 
 
@@ -377,11 +377,8 @@ async def test_what_the_agent_knows_of_the_node_and_the_pod() -> None:
     await plugin.close()
 
 
-async def test_a_pod_cidr_that_is_refused() -> None:
-    def refuse() -> list[str]:
-        raise IpamError("podCIDR 10.9.0.0/24: is outside the cluster CIDR 10.244.0.0/16")
-
-    plugin = Plugin(refuse)
+async def test_a_pod_cidr_outside_of_the_cluster() -> None:
+    plugin = Plugin(lambda: ["10.9.0.0/24"], cluster_cidrs=["10.244.0.0/16"])
     env = {"CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0", "CNI_PATH": "/"}  # fmt: skip
     for command, expected in (("ADD", 1), ("STATUS", 1), ("DEL", 0)):
         stdin = b'{"cniVersion": "1.1.0", "name": "net"}'
@@ -389,7 +386,7 @@ async def test_a_pod_cidr_that_is_refused() -> None:
         assert status == expected
         if expected:
             assert json.loads(answer)["code"] == 7
-            assert json.loads(answer)["msg"].startswith("podCIDR 10.9.0.0/24: is outside")
+            assert json.loads(answer)["msg"] == "podCIDR 10.9.0.0/24: is outside the cluster CIDR 10.244.0.0/16"  # fmt: skip
     await plugin.close()
 
 
@@ -407,6 +404,35 @@ class TestReference:
         assert result["ips"][0]["gateway"] == "10.1.0.1"
         served.check(result)
         served.delete(result)
+
+    @pytest.mark.parametrize("kind", ["bridge", "ptp"])
+    def test_our_ipam_under_their_plugin_in_both_families(self, served: Runtime, kind: str) -> None:
+        ranges = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]
+        ipam = {"type": "kubewire-ipam", "dataDir": "/run/data", "ranges": ranges}
+        served.plugins = [{"type": kind, "bridge": "br9", "isGateway": True, "ipam": ipam}]
+        result = served.add()
+        assert [ip["address"] for ip in result["ips"]] == ["10.1.0.2/24", "fd00:1::2/64"]
+        served.delete(result)
+
+    @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+    def test_what_came_before_is_passed_on(self, served: Runtime, version: str) -> None:
+        served.version = version
+        four = {"version": "4"} if version < "1.0.0" else {}
+        before = {
+            "cniVersion": version,
+            "interfaces": [{"name": "other0", "mac": "0a:00:00:00:00:01"}],
+            "ips": [{**four, "interface": 0, "address": "10.7.0.2/24"}],
+            "routes": [{"dst": "10.8.0.0/16", "gw": "10.7.0.1"}],
+            "dns": {"domain": "example"},
+        }
+        netns.create(Path("/run/netns/c1"))
+        done = served.call("ADD", served.config(MAIN, before))
+        assert done.status == 0, done.answer
+        assert [link["name"] for link in done.answer["interfaces"]][::2] == ["other0", "eth0"]
+        assert done.answer["ips"][0] == before["ips"][0]
+        assert done.answer["ips"][1]["interface"] == 2
+        assert done.answer["routes"][0] == before["routes"][0]
+        assert done.answer["dns"] == before["dns"]
 
     @pytest.mark.parametrize("kind", ["host-local", "static"])
     def test_their_ipam_under_our_plugin(self, served: Runtime, kind: str) -> None:

@@ -24,6 +24,18 @@ async def test_pods_of_two_nodes_connect(lab: Lab, mode: str) -> None:
         await network.close()
 
 
+async def test_a_new_agent_may_go_another_way(lab: Lab) -> None:
+    networks = [lab.network(0), lab.network(1)]
+    results = [await n.add(lab.request(uid)) for n, uid in zip(networks, "ab", strict=True)]
+    for mode in ("host-gw", "vxlan", "host-gw"):
+        for number in (0, 1):
+            lab.table(number, mode).apply([node(0), node(1)])
+        for ip in results[1].ips:
+            assert lab.connects("a", "b", ip), (mode, ip)
+    for network in networks:
+        await network.close()
+
+
 @pytest.mark.parametrize("mode", ["host-gw", "vxlan"])
 def test_a_deleted_node_and_what_an_earlier_run_left_are_removed(lab: Lab, mode: str) -> None:
     netlink = lab.netlink(0)

@@ -24,7 +24,7 @@ CONFIG = {"cniVersion": "1.1.0", "name": "net", "type": "kubewire-cni"}
 RESULT = Result(
     interfaces=(
         Link("kc1", "ee:ee:ee:ee:ee:ee", 1450),
-        Link("eth0", "0a:58:0a:01:00:02", 1450, "/run/netns/c1"),
+        Link("eth0", "0a:58:0a:01:00:02", 1450, "/run/netns/c1", "/run/vhost", "0000:00:1f.6"),
     ),
     ips=(
         Ip(ip_interface("10.1.0.2/32"), ip_address("169.254.1.1"), 1),
@@ -60,6 +60,10 @@ def test_a_request_is_read() -> None:
         ({"CNI_COMMAND": "GC"}, {"cniVersion": "1.0.0"}, 1, "cniVersion 1.0.0: GC needs 1.1.0"),
         ({"CNI_COMMAND": "CHECK"}, {"cniVersion": "0.3.1"}, 1, "cniVersion 0.3.1: CHECK needs"),
         ({}, {"name": ""}, 7, "name: is missing"),
+        ({}, {"name": None, "cniVersion": "0.3.1"}, 7, "name: is missing"),
+        ({}, {"name": 5}, 7, "name: is missing"),
+        ({"CNI_COMMAND": "GC", "CNI_PATH": ""}, {}, 4, "CNI_PATH: required"),
+        ({"CNI_COMMAND": "STATUS", "CNI_PATH": ""}, {}, 4, "CNI_PATH: required"),
         ({}, {"name": "a/b"}, 7, "name 'a/b': has illegal characters"),
         ({}, b"{", 6, "network configuration on stdin:"),
         ({}, b"[]", 6, "network configuration on stdin: is not a JSON object"),

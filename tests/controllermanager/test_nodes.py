@@ -42,6 +42,18 @@ def test_node_ranges(
     assert [e.reason for e in full] == ["CIDRNotAvailable"] * without
 
 
+def test_a_range_outside_the_cluster_is_told_and_kept() -> None:
+    nodes = [named("a", "10.9.0.0/24", "fd00::/64"), named("b", "10.244.0.0/24", "fd00:1::/64")]
+    plan = nodeipam.plan(nodes, ["10.244.0.0/16", "fd00::/32"], {4: 24, 6: 64})
+    assert [
+        (e.about["metadata"]["name"], e.message) for e in plan.actions if isinstance(e, Event)
+    ] == [
+        ("a", "spec.podCIDRs[0]: 10.9.0.0/24 is outside the cluster CIDR 10.244.0.0/16,fd00::/32"),
+        ("b", "spec.podCIDRs[1]: fd00:1::/64 is outside the cluster CIDR 10.244.0.0/16,fd00::/32"),
+    ]
+    assert ranges(plan.actions) == {}
+
+
 def with_taints(found: JSON, *keys: str) -> JSON:
     taints = [
         {"key": k, "effect": e, "timeAdded": objects.stamp(NOW)}

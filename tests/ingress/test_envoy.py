@@ -18,8 +18,7 @@ from kubewire.api.service import EndpointSlice, Service
 from kubewire.ingress.certificates import self_signed
 from kubewire.ingress.compile import Certificate, bootstrap, compile_files
 from kubewire.ingress.plan import CONTROLLER, plan
-from kubewire.ingress.run import envoy_path
-from kubewire.kernel.process import DEVNULL, spawn
+from kubewire.kernel.envoy import ConfigFiles, start
 
 pytestmark = pytest.mark.kernel
 
@@ -103,7 +102,7 @@ class Front:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.written: dict[str, bytes] = {}
+        self.files = ConfigFiles(folder)
 
     def show(self, *slices: EndpointSlice) -> None:
         services = {s.key: s for s in (service("web"), service("api"))}
@@ -111,17 +110,13 @@ class Front:
         files = compile_files(
             plan([INGRESS], [CLASS]), services, slices, certificates, FALLBACK, str(self.folder)
         )
-        for name, content in files.items():
-            if self.written.get(name) != content:
-                (self.folder / f".{name}").write_bytes(content)
-                (self.folder / f".{name}").rename(self.folder / name)
-        self.written = files
+        self.files.replace(files)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         (self.folder / "boot.json").write_bytes(bootstrap(str(self.folder), "test"))
         log = (self.folder / "log").open("wb")
-        envoy = spawn([str(envoy_path()), "-c", str(self.folder / "boot.json"), "--concurrency", "1", "--disable-hot-restart"], stdin=DEVNULL, stdout=log.fileno(), stderr=log.fileno())  # fmt: skip
+        envoy = start(self.folder / "boot.json", log=log.fileno())
         try:
             yield
         finally:

@@ -9,7 +9,7 @@ import pytest
 from kubewire.kernel import links, netns, qdiscs, routes, rtnetlink
 from kubewire.kernel.netlink import NetlinkError
 from kubewire.kernel.routes import Route, Rule
-from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.kernel.rtnetlink import DeviceNames, RtNetlink
 
 pytestmark = pytest.mark.kernel
 
@@ -197,3 +197,14 @@ def test_a_monitor_is_told_of_a_new_device() -> None:
         netlink.transact([links.add_bridge("br7")])
         names = {links.parse_link(body).name for _, body in watcher.receive()}
         assert "br7" in names
+
+
+def test_device_names_without_a_lock() -> None:
+    names = DeviceNames()
+    with RtNetlink() as netlink:
+        assert "d0" not in names
+        netlink.transact([links.add_bridge("d0")])
+        assert "d0" in names
+        netlink.transact([links.delete_link("d0")])
+        assert "d0" not in names
+    names.close()

@@ -292,6 +292,20 @@ async def test_stand_ins_survive_a_restart_of_the_agent(tmp_path: Path) -> None:
         assert (after["containerID"], after["restartCount"]) == (before["containerID"], 0)
 
 
+async def test_a_pod_that_went_while_no_agent_was_there_leaves_nothing(tmp_path: Path) -> None:
+    async with node(tmp_path, pod()) as bench:
+        await bench.ready()
+    gone = tmp_path / "pods" / "uid-web"
+    assert gone.exists()
+    assert "uid-web" in bench.network.wired
+    async with node(tmp_path, pod("other")) as again:
+        again.network.wired["uid-web"] = bench.network.wired["uid-web"]
+        await again.api.until(lambda: again.condition("Ready", "other") == "True")
+        assert "uid-web" not in again.network.wired
+    assert not gone.exists()
+    assert not (tmp_path / "names" / "default_web").is_symlink()
+
+
 async def test_a_network_that_fails_is_tried_again(tmp_path: Path) -> None:
     async with node(tmp_path) as bench:
         bench.network.refuse = 1

@@ -19,7 +19,7 @@ from kubewire.kubeproxy.config import read as read_config
 from kubewire.kubeproxy.objects import Objects, read
 from kubewire.kubeproxy.proxier import Proxier
 from kubewire.kubeproxy.table import Change
-from kubewire.kubeproxy.trace import LOOPBACK, Answer, Flow, Tracer
+from kubewire.kubeproxy.trace import LOOPBACK, Answer, Flow, Tracer, endpoint_name
 from tests.kubeproxy import rows, table
 
 MANY, FEW = 40, 4
@@ -119,26 +119,32 @@ def shots(case: Case) -> list[Shot]:
 def wrong(case: Case, seen: Sequence[Seen]) -> str:
     """What does not fit; "" if all does."""
     expected = case.expected
-    got = {_shown(s) for s in seen}
+    got = {_shown(s, case) for s in seen}
     if not seen:
         return ""
+    own = [
+        e for e in expected.endpoints if e.rpartition(":")[0].strip("[]") in case.tracer.node.ips
+    ]
+    if own and "local" in got:  # Translated to the node itself.
+        got = got - {"local"} | {own[0]}
     if expected.verdict == "accept":
         masquerade = any(s.source in MASQUERADED.values() for s in seen)
         wanted = set(expected.endpoints)
         fits = len(got) == 1 and got <= wanted if expected.sticky else got == wanted
         return "" if fits and masquerade == expected.masquerade else f"{expected}, but {set(seen)}"
     flow = case.flow
-    itself = Answer("accept", (_shown(Seen("sent", flow.source, flow.target, flow.port)),))
     fine = {
         "reject": {"refused"},
         "drop": {"lost"},
-        "passthrough": {"local", *itself.endpoints},
+        "passthrough": {"local", endpoint_name(flow.target, flow.port)},
     }[expected.verdict]
     return "" if got <= fine else f"{expected}, but {set(seen)}"
 
 
-def _shown(seen: Seen) -> str:
-    if seen.verdict != "sent":
-        return seen.verdict
-    host = f"[{seen.target}]" if ":" in seen.target else seen.target
-    return f"{host}:{seen.port}"
+def _shown(seen: Seen, case: Case) -> str:
+    """Where it went, as an endpoint is written."""
+    if seen.verdict == "sent":
+        return endpoint_name(seen.target, seen.port)
+    own = {endpoint_name(ip, 0).rpartition(":")[0] for ip in case.tracer.node.ips}
+    here = [e for e in case.expected.endpoints if e.rpartition(":")[0] in own]
+    return here[0] if seen.verdict == "local" and len(here) == 1 else seen.verdict

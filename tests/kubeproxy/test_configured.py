@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kubewire.kernel.probe import Probe
 from kubewire.kubeproxy.backends.nftables.trace import NftablesTracer
 from kubewire.kubeproxy.config import read as read_config
+from kubewire.kubeproxy.kerneltrace import KernelTracer, pods_device
 from kubewire.kubeproxy.objects import read
-from kubewire.kubeproxy.probe import KernelTracer, Probe, pods_device
 from kubewire.kubeproxy.trace import Answer, Flow, Tracer
 from tests.kubeproxy.table import (
     BOTH_OUT,
@@ -144,17 +145,18 @@ def test_nftables_rules(row: Row) -> None:
 
 
 @pytest.mark.kernel
-def test_real_packets() -> None:
+@pytest.mark.parametrize("device", ["pods", "cbr0", "veth0"])
+def test_real_packets(device: str) -> None:
     wrong = []
-    for device in ("pods0", "cbr0", "veth0"):
-        rows = [(r, t) for r in ROWS if pods_device((t := tracer(r)).config) == device]
-        probe = Probe(rows[0][1].node.ips, device)
-        for row, plan in rows:
+    with Probe((), device) as probe:
+        for row in ROWS:
+            plan = tracer(row)
+            if pods_device(plan.config) != device:
+                continue
             kernel = KernelTracer(plan, probe)
             if (seen := told(kernel.ask(flow(row)))) != expected(row):
                 wrong.append((row, seen))
             kernel.close()
-        probe.close()
     assert not wrong, "\n".join(map(str, wrong))
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import socket
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -361,3 +363,38 @@ async def test_health(api: FakeApi, proxy: KubeProxy, network: Network) -> None:
     ):
         assert f"\n{name}" in str(text)
     assert api.get(NODES, "n")
+
+
+async def run_in_mode(api: FakeApi, mode: str) -> None:
+    """An agent of that mode starts, has everything in force, and ends."""
+    made = KubeProxy(api.client(), "n", (NODE_IP,), replace(CONFIG, mode=mode))
+    task = asyncio.create_task(made.run())
+    await asyncio.wait_for(made.loop.wait_applied(), 30)
+    await api.converge()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.tool("iptables-nft-save", "iptables-legacy-save")
+async def test_another_mode_takes_over_without_a_gap_and_leaves_nothing_behind(
+    api: FakeApi, network: Network
+) -> None:
+    listeners = {A: network.listener(A, 8080)}
+    api.put(service())
+    api.put(piece(A))
+    await run_in_mode(api, "nftables")
+    transfer = network.connection(CLIENT, (VIP, 80))
+    sender, _ = listeners[A].accept()
+    with sender, Nfnetlink() as netlink:
+        for mode in ("iptables", "nftables", "iptables"):
+            await run_in_mode(api, mode)
+            assert reached(network, listeners, 3) == {A: 3}
+            sender.sendall(b"more")
+            assert transfer.recv(4) == b"more"
+            ours = any(name.startswith("kubewire-proxy") for name in netlink.tables())
+            assert ours is (mode == "nftables")
+            saved = "".join(
+                subprocess.run([f"{p}-save"], capture_output=True, text=True, check=True).stdout
+                for p in ("iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy")
+            )
+            assert ("KUBE-" in saved) is (mode == "iptables")

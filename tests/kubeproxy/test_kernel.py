@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from kubewire.kernel.probe import Probe
 from kubewire.kubeproxy.config import read as read_config
+from kubewire.kubeproxy.kerneltrace import KernelTracer
 from kubewire.kubeproxy.objects import read
-from kubewire.kubeproxy.probe import KernelTracer, Probe
 from kubewire.kubeproxy.trace import Answer, Flow, Tracer
 from tests.kubeproxy import rows, table
 
@@ -45,19 +46,14 @@ def by_fixture(mode: str) -> Iterator[tuple[Tracer, list[tuple[str, Flow, tuple[
 @pytest.mark.parametrize("mode", MODES)
 def test_real_packets(mode: str) -> None:
     wrong = []
-    probes: dict[tuple[str, ...], Probe] = {}
-    for tracer, flows in by_fixture(mode):
-        ips = tracer.node.ips
-        if ips not in probes:
-            for other in probes.values():
-                other.close()
-            probes = {ips: Probe(ips)}
-        kernel = KernelTracer(tracer, probes[ips])
-        for name, flow, wanted in flows:
-            seen = told(kernel.ask(flow))
-            if seen != wanted:
-                wrong.append((name, seen, wanted))
-        kernel.close()
-    for probe in probes.values():
-        probe.close()
+    with Probe(()) as probe:
+        for tracer, flows in by_fixture(mode):
+            kernel = KernelTracer(tracer, probe)
+            for name, flow, wanted in flows:
+                seen = told(kernel.ask(flow))
+                # A client that stays somewhere sees but one endpoint.
+                fits = seen == wanted or (wanted[3] and seen[1][0] in wanted[1])  # type: ignore[index]
+                if not fits:
+                    wrong.append((name, seen, wanted))
+            kernel.close()
     assert not wrong, "\n".join(map(str, wrong))

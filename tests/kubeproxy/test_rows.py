@@ -2,6 +2,7 @@
 
 import pytest
 
+from kubewire.kubeproxy.backends.envoy.trace import EnvoyTracer
 from kubewire.kubeproxy.backends.nftables.trace import NftablesTracer
 from kubewire.kubeproxy.trace import Answer, Flow
 from tests.kubeproxy.rows import ROWS, Row
@@ -21,4 +22,10 @@ def test_plan(row: Row) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
 def test_nftables(row: Row) -> None:
     tracer = NftablesTracer(row.tracer())
+    check(row, tracer.ask(Flow(row.source, row.to, row.port, row.protocol)))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
+def test_envoy(row: Row) -> None:
+    tracer = EnvoyTracer(row.tracer())
     check(row, tracer.ask(Flow(row.source, row.to, row.port, row.protocol)))

@@ -6,6 +6,7 @@ import pytest
 
 from kubewire.api.errors import InputError
 from kubewire.api.meta import Key
+from kubewire.kubeproxy.backends.envoy.trace import EnvoyTracer
 from kubewire.kubeproxy.backends.nftables.trace import NftablesTracer
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.config import read as read_config
@@ -37,6 +38,12 @@ def test_plan(row: Row) -> None:
 def test_nftables_rules(row: Row) -> None:
     asked = Flow(row.source, row.target, row.port, row.protocol)
     check(row, NftablesTracer(tracer(row.fixture)).ask(asked))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: r.id)
+def test_envoy(row: Row) -> None:
+    asked = Flow(row.source, row.target, row.port, row.protocol)
+    check(row, EnvoyTracer(tracer(row.fixture)).ask(asked))
 
 
 def test_masquerade_all_reaches_pods() -> None:

@@ -1,20 +1,28 @@
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from ipaddress import ip_address
 from typing import Any
 
 import msgspec
+import pytest
 
 from kubewire.api.meta import Key
-from kubewire.api.resources import EVENTS, NETWORK_POLICIES, PODS
+from kubewire.api.resources import (
+    BUILTIN,
+    CLUSTER_NETWORK_POLICIES,
+    EVENTS,
+    NETWORK_POLICIES,
+    PODS,
+)
+from kubewire.networkpolicy import controller
 from kubewire.networkpolicy.controller import PolicyAgent
 from kubewire.networkpolicy.droplog import Drop
 from kubewire.networkpolicy.program import Program
 from kubewire.testing.fakeapi import FakeApi
 from networkpolicy.interpreter import passes
 from networkpolicy.table import P as Pod
-from networkpolicy.table import fixture, labels, netpol, pod
+from networkpolicy.table import cluster, fixture, labels, netpol, pod
 
 XA, YB = Pod("x", "a"), Pod("y", "b")
 DENY = netpol("deny", "x", {"podSelector": {}})
@@ -53,6 +61,13 @@ class Memory:
     async def drops(self) -> AsyncGenerator[Drop, None]:
         while True:
             yield await self.dropped.get()
+
+    async def answers(self) -> AsyncGenerator[Any, None]:
+        await asyncio.Event().wait()
+        yield
+
+    def members(self, names: Iterable[str]) -> dict[str, frozenset[bytes]]:
+        return {}
 
     async def cut(self, denied: Any) -> int:
         flows = [(YB.ip, XA.ip), (XA.ip, YB.ip)]
@@ -167,6 +182,21 @@ async def test_strict_cuts_what_is_no_longer_allowed() -> None:
         api.put(DENY)
         await api.converge()
         assert memory.cuts == [(YB.ip, XA.ip)]
+
+
+async def test_the_crd_may_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "_CRD_PERIOD", 0.01)
+    without = tuple(r for r in BUILTIN if r is not CLUSTER_NETWORK_POLICIES)
+    api, memory = FakeApi(*fixture(), DENY, resources=without), Memory()
+    async with running(api, memory):
+        assert not memory.lets(YB.ip, XA.ip)
+        api.serve(CLUSTER_NETWORK_POLICIES)
+        accept = [{"action": "Accept", "from": [{"namespaces": {}}]}]
+        api.put(cluster("open", "Admin", 1, subject={"namespaces": {}}, ingress=accept))
+        async with asyncio.timeout(10):
+            while not memory.lets(YB.ip, XA.ip):
+                api.sync()
+                await asyncio.sleep(0)
 
 
 async def test_a_drop_becomes_one_event_on_the_pod() -> None:

@@ -1,3 +1,4 @@
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -393,3 +394,40 @@ def test_a_host_port_leads_to_its_pod() -> None:
         for p in (8080, 8081)
     ]
     assert [a["ingress"]["policy"] for a in answers] == ["NetworkPolicy y/p80", None]
+
+
+NAMED = cluster(
+    "names",
+    "Admin",
+    1,
+    subject={"namespaces": labels(ns="x")},
+    egress=[
+        {"action": "Accept", "to": [{"domainNames": ["*.example.com", "Only.Example.org."]}]},
+        {"action": "Deny", "to": [{"networks": ["0.0.0.0/0", "::/0"]}]},
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "rule"),
+    [
+        ("192.0.2.1", "spec.egress[0]"),
+        ("192.0.2.2", "spec.egress[1]"),
+        ("www.example.com", "spec.egress[0]"),
+        ("WWW.Example.com.", "spec.egress[0]"),
+        ("a.b.example.com", "spec.egress[0]"),
+        ("only.example.org", "spec.egress[0]"),
+        ("other.net", "spec.egress[1]"),
+    ],
+)
+def test_names_are_what_dns_says(target: str, rule: str) -> None:
+    names = {"www.example.com": [ip_address("192.0.2.1")], "other.net": [ip_address("192.0.2.2")]}
+    asker = Asker(worlds.objects([*fixture(), NAMED]), "x", names)
+    answer = asker.ask(from_json({"from": "x/a", "to": target, "port": 443}))
+    assert answer["egress"]["rule"] == rule
+
+
+def test_a_name_that_nobody_knows_is_no_pod() -> None:
+    asker = Asker(worlds.objects([*fixture(), NAMED]), "x")
+    with pytest.raises(InputError, match=r'pod "x/example\.com" not found'):
+        asker.ask(from_json({"from": "x/a", "to": "example.com", "port": 443}))

@@ -119,7 +119,8 @@ def install(
     multiple=True,
     help="Addresses for networks that name no range; one for each family.",
 )
-def serve(socket: Path, pod_cidrs: tuple[str, ...]) -> None:
+@click.option("--metrics-port", type=int, default=0, help="Serve /metrics on this port.")
+def serve(socket: Path, pod_cidrs: tuple[str, ...], metrics_port: int) -> None:
     """Answer the installed plugins until a signal comes."""
     import asyncio
 
@@ -131,4 +132,4 @@ def serve(socket: Path, pod_cidrs: tuple[str, ...]) -> None:
         range_sets(pod_cidrs)
     except IpamError as error:
         raise InputError(f"--pod-cidr: {error}") from None
-    asyncio.run(serve_forever(socket.absolute(), pod_cidrs))
+    asyncio.run(serve_forever(socket.absolute(), pod_cidrs, metrics_port=metrics_port))

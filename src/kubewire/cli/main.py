@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "node": ("kubewire.cli.node:node", "Run the agent of one node."),
     "proxy": ("kubewire.cli.proxy:proxy", "Run the Service proxy of one node (kube-proxy)."),
+    "xds": ("kubewire.cli.xds:xds", "Tell Services to Envoys that somebody else runs."),
     "netpol": ("kubewire.cli.netpol:netpol", "Enforce NetworkPolicy on one node."),
     "dns": ("kubewire.cli.dns:dns", "Serve DNS from a Corefile, or explain an answer."),
     "external-dns": (

@@ -52,6 +52,9 @@ import click
 )
 @click.option("--network-policy/--no-network-policy", default=True, show_default=True)
 @click.option(
+    "--metrics-port", type=int, default=0, help="Serve /metrics (addresses) on this port."
+)
+@click.option(
     "--policy-backend",
     type=click.Choice(["nftables", "iptables"]),
     default="nftables",

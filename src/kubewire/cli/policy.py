@@ -45,6 +45,12 @@ def policy() -> None:
 @click.argument("target", metavar="TO[:PORT[/PROTO]]]", required=False)
 @FILES
 @click.option("--flows", metavar="FILE|-", help='Many questions: JSON lines {"from","to","port"}.')
+@click.option(
+    "--dns",
+    multiple=True,
+    metavar="NAME=ADDRESS",
+    help="What DNS answers for a name, for peers by domain name.",
+)
 @server_options
 @namespace_option
 @output_option
@@ -53,6 +59,7 @@ def why(
     target: str | None,
     files: tuple[str, ...],
     flows: str | None,
+    dns: tuple[str, ...],
     name: str,
     kubeconfig: str | None,
     context: str | None,
@@ -62,8 +69,8 @@ def why(
     """Say whether FROM may reach TO, and the one policy and rule that decided each direction.
 
     FROM and TO are [NS/]POD, a workload of manifests, or an address (of a pod, a node, a Service or
-    anything else); TO may name a Service. Exit status 1: denied. With --flows: one JSON line of
-    answer per line, exit status 0.
+    anything else); TO may name a Service, or a domain name that a policy or --dns names. Exit status
+    1: denied. With --flows: one JSON line of answer per line, exit status 0.
     """
     from kubewire.networkpolicy import why as questions
 
@@ -71,7 +78,8 @@ def why(
         raise click.UsageError("give FROM and TO, or --flows")
     if flows == "-" and "-" in files:
         raise click.UsageError("standard input cannot be both -f and --flows")
-    asker = questions.Asker(_objects(files, name, kubeconfig, context, namespace), namespace)
+    objects = _objects(files, name, kubeconfig, context, namespace)
+    asker = questions.Asker(objects, namespace, _names(dns))
     if flows:
         asked = list(_questions(flows))
         answers = [_answer(asker, place, question) for place, question in asked]
@@ -85,6 +93,20 @@ def why(
         echo_record(answer, output)
     if answer["verdict"] == "deny":
         raise click.exceptions.Exit(1)
+
+
+def _names(dns: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Read NAME=ADDRESS options; a name may have several addresses."""
+    from kubewire.networkpolicy.plan import parse_address
+
+    found: dict[str, list[Any]] = {}
+    for text in dns:
+        name, _, address = text.partition("=")
+        parsed = parse_address(address)
+        if not name or parsed is None:
+            raise click.UsageError(f"--dns {text}: expected NAME=ADDRESS")
+        found.setdefault(name, []).append(parsed)
+    return found
 
 
 def _questions(path: str) -> Iterator[tuple[str, Any]]:

@@ -275,8 +275,9 @@ def _listed(tracer: Tracer, name: str, *, here: bool, both: bool) -> tuple[list[
     cluster = state.load(name)
 
     def look() -> list[list[str]]:
+        own = cluster.run_dir / "nodes" / tracer.node.name / "kube-proxy"
         with netns.entered(inside.node_netns(cluster, tracer.node.name)):
-            there = actual(tracer.config)
+            there = actual(replace(tracer.config, run_dir=str(own)))
         return [desired(tracer) if both else [], there]
 
     wanted, there = inside.call(cluster, look)

@@ -43,6 +43,9 @@ def _table(report: dict[str, Any]) -> None:
     click.echo(f'cluster "{report["name"]}"  {report["server"]}')
     for title, key in (("pods", "podCIDRs"), ("Services", "serviceCIDRs")):
         click.echo(f"  {title:<9} {', '.join(report[key] or ())}")
+    click.echo(f"  {'proxy':<9} {report['proxyMode']}")
+    for note in report["proxyNotes"]:
+        click.echo(f"  {'':<9} {note}")
     click.echo("\nPROCESS                  PID   RESTARTS  LAST EXIT")
     for row in report["processes"]:
         pid = row["pid"] or "down"

@@ -33,6 +33,7 @@ ACTED: dict[str, frozenset[str] | None] = {
     "IngressClass": None,
     "Service": None,
     "NetworkPolicy": None,
+    "ClusterNetworkPolicy": None,
     "Ingress": None,
     "Pod": _POD,
     "Deployment": frozenset(("replicas", "selector", "template", "strategy", "minReadySeconds", "revisionHistoryLimit", "paused", "progressDeadlineSeconds")),

@@ -5,6 +5,7 @@ pod once can dial from all of them together; a thousand denied flows take one ti
 thousand.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -14,6 +15,7 @@ import socket
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 
 from kubewire.kernel import netns
@@ -23,6 +25,9 @@ DNS_QUERY = bytes.fromhex("0001010000010000000000000000020001")
 """Question "." NS: what a DNS server answers, and a stand-in echoes."""
 MAX_ANSWER = 65536
 SPARE_DESCRIPTORS = 64
+TLS_PORTS = (443, 6443, 8443)
+NOT_REACHED = (b"upstream connect error", b"no healthy upstream")
+"""What Envoy answers in HTTP when it gets to no endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class Dial:
     ip: str
     port: int
     protocol: str
+    proxied: bool = False
+    """A proxy stands in between that accepts by itself: only an answer counts."""
 
 
 @dataclass(slots=True)
@@ -138,17 +145,16 @@ class _Round:
         if code:
             raise OSError(code, "")
         flow.is_connected = True
-        self._succeed(flow)
-        host = f"[{flow.dial.ip}]" if ":" in flow.dial.ip else flow.dial.ip
-        flow.made.send(
-            f"GET / HTTP/1.1\r\nHost: {host}:{flow.dial.port}\r\n"
-            "User-Agent: kubewire-reach\r\nConnection: close\r\n\r\n".encode()
-        )
+        if not flow.dial.proxied:
+            self._succeed(flow)
+        flow.made.send(_greeting(flow.dial))
         self._poll.modify(flow.made, select.EPOLLIN)
 
     def _read(self, flow: _Flow) -> None:
         data = flow.made.recv(MAX_ANSWER)
         flow.answer += data
+        if data and not flow.result.ok:
+            self._succeed(flow)
         if not data or len(flow.answer) >= MAX_ANSWER:
             self._close(flow)
 
@@ -161,6 +167,8 @@ class _Round:
         self._poll.unregister(flow.made)
         flow.made.close()
         flow.result.answered_by = answered_by(bytes(flow.answer))
+        if flow.dial.proxied:
+            _judge(flow)
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -168,6 +176,41 @@ class _Round:
             if not flow.result.ok:
                 flow.result.error = "timed out"
             self._close(flow)
+
+
+def _greeting(dial: Dial) -> bytes:
+    """What makes most servers say something; behind a proxy that is the only proof."""
+    if dial.proxied and dial.port == 53:
+        return len(DNS_QUERY).to_bytes(2, "big") + DNS_QUERY
+    if dial.proxied and dial.port in TLS_PORTS:
+        return _hello()
+    host = f"[{dial.ip}]" if ":" in dial.ip else dial.ip
+    return (
+        f"GET / HTTP/1.1\r\nHost: {host}:{dial.port}\r\n"
+        "User-Agent: kubewire-reach\r\nConnection: close\r\n\r\n"
+    ).encode()
+
+
+@lru_cache(maxsize=1)
+def _hello() -> bytes:
+    """The first words of TLS."""
+    import ssl
+
+    outgoing = ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
+    return outgoing.read()
+
+
+def _judge(flow: _Flow) -> None:
+    """A proxy's own words are no answer of an endpoint."""
+    result = flow.result
+    if any(text in flow.answer for text in NOT_REACHED):
+        result.ok, result.error = False, "the proxy reached no endpoint"
+    elif not result.ok and result.error is None:
+        result.error = "closed without an answer"
 
 
 def answered_by(answer: bytes) -> str | None:

@@ -23,6 +23,7 @@ from kubewire.cluster import publish
 from kubewire.cluster.bootstrap import bootstrap
 from kubewire.cluster.node import run_node
 from kubewire.cluster.options import Start
+from kubewire.cluster.podnetwork import install_programs
 from kubewire.cluster.processes import KUBECONFIG
 from kubewire.cluster.sandbox import BRIDGE
 from kubewire.cluster.supervisor import Process
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 def processes(start: Start) -> list[Process]:
     """Controllers, nodes with their stand-ins, the publisher, and the bootstrap."""
     run_dir = start.directory / "run"
+    if start.options.cni == "exec":
+        install_programs(run_dir)
     found = [Process("controllers", partial(_asyncio, start, partial(_controllers, start)))]
     for index, node in enumerate(start.options.node_names):
         path = run_dir / "netns" / node
@@ -84,7 +87,7 @@ async def _controllers(start: Start, client: Client) -> None:
     agent = "pod-network/sandbox"
     nodes: Informer[Node] = Informer(client, NODES, Node, agent=agent)
     # The sandbox is no node: it shares an L2 network with all of them.
-    table = RouteTable("", "host-gw")
+    table = RouteTable("", "host-gw", cluster=start.options.addresses.pods)
     routes = Loop(agent, [nodes], NodeRoutes(table, nodes).reconcile)
     async with asyncio.TaskGroup() as group:
         group.create_task(manager.run(client, options), name="controllers")

@@ -160,7 +160,14 @@ def _dial(state: ClusterState, wanted: Sequence[Flow], limit: float) -> list[JSO
         if flow.source not in places:
             folder = inside.pod_folder(state, flow.source.namespace, flow.source.name)
             places[flow.source] = str(describe(folder)["netns"])
-    dials = [Dial(places[f.source], f.ip, f.port, f.protocol) for f in wanted]
+    behind = state.options.get("proxyMode") == "envoy"
+    dials = [
+        Dial(
+            places[f.source], f.ip, f.port, f.protocol,
+            proxied=behind and f.kind == "Service" and f.protocol == "TCP",
+        )
+        for f in wanted
+    ]  # fmt: skip
     return [record(f, r) for f, r in zip(wanted, dial_all(dials, limit), strict=True)]
 
 

@@ -28,6 +28,13 @@ ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 STATIC = 4
 """Routing protocol number of the administrator: the pod network removes only routes of its own."""
 
+_NODE_SETTINGS = {
+    "net.ipv4.conf.all.rp_filter": 0,
+    "net.ipv4.conf.default.rp_filter": 0,
+    # No address is checked for a duplicate, which would take a second.
+    "net.ipv6.conf.default.accept_dad": 0,
+}
+
 
 def enter(run_dir: Path) -> None:
     """Move this process into new namespaces; its next child is PID 1 of them. Raises InputError."""
@@ -99,6 +106,9 @@ def make_underlay(options: Options, run_dir: Path) -> None:
 def _set_up_node(path: Path, addresses: Addresses, index: int) -> None:
     with netns.entered(path):
         _forward(addresses.versions)
+        for name, value in _NODE_SETTINGS.items():
+            if sysctl.exists(name):
+                sysctl.write(name, value)
         with RtNetlink() as netlink:
             uplink = netlink.index(UPLINK)
             netlink.transact(

@@ -25,6 +25,7 @@ from kubewire.cluster.apply import LAST_APPLIED
 from kubewire.cluster.coverage import inert_fields, inert_kinds
 from kubewire.cluster.readiness import unready
 from kubewire.cluster.state import ClusterState
+from kubewire.kubeproxy import backends
 
 SHOWN = ("ipFamilies", "podCIDRs", "serviceCIDRs", "podNetwork", "cni", "proxyMode")
 """Options of ``up`` that are repeated as they are."""
@@ -53,11 +54,16 @@ def status_of(found: ClusterState) -> dict[str, Any]:
         "server": found.server,
         "kubeconfig": str(found.kubeconfig),
         **{name: found.options.get(name) for name in SHOWN},
+        "proxyNotes": _proxy_notes(str(found.options.get("proxyMode", "none"))),
         "processes": processes,
         "nodes": [_node(n, objects.get("pods", ())) for n in objects.get("nodes", ())],
         "notReady": not_ready,
         "inert": _inert([o for group in objects.values() for o in group]),
     }
+
+
+def _proxy_notes(mode: str) -> list[str]:
+    return backends.notes(mode) if mode != "none" else []
 
 
 def _node(node: JSON, pods: Any) -> dict[str, Any]:

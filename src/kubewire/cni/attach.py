@@ -30,15 +30,19 @@ def refuse_unusable(node: RtNetlink, request: Request) -> None:
     """Before anything is taken: the namespace must exist and not have the interface yet."""
     if not netns.is_namespace(request.netns):
         raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS {request.netns}: is not a network namespace")
+    if netns.inode(request.netns) == netns.inode("/proc/thread-self/ns/net"):
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {request.netns}: is the node's own namespace")  # fmt: skip
     name = wiring.host_interface(request.owner, _PREFIX)
-    if wiring.exists(node, name):
-        if node.link(name).up:
-            raise CniError(INVALID_ENVIRONMENT, f"CNI_CONTAINERID {request.container_id}: {request.interface} is attached already, by {name}")  # fmt: skip
+    there = wiring.exists(node, name)
+    if there and not node.link(name).up:
         # A leftover of this very attachment from before a kill; nobody else has this name.
         wiring.unwire(node, name)
+        there = False
     with RtNetlink(request.netns) as pod:
         if wiring.exists(pod, request.interface):
             raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {request.interface}: already exists in {request.netns}")  # fmt: skip
+    if there:
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_CONTAINERID {request.container_id}: {request.interface} is attached elsewhere already, by {name}")  # fmt: skip
 
 
 def add(node: RtNetlink, request: Request, config: Config, assigned: Result) -> Result:

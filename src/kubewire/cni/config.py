@@ -4,7 +4,7 @@ Keys of ``runtimeConfig`` are matched without regard to case: containerd 1.6 cap
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
@@ -16,7 +16,7 @@ from kubewire.api.meta import JSON
 from kubewire.api.selectors import LabelSelector
 from kubewire.cni import ipam
 from kubewire.cni.bandwidth import Limits
-from kubewire.cni.ipam import Address, IpamError, Network, Range, RangeSet
+from kubewire.cni.ipam import Address, ExhaustedError, IpamError, Network, Range, RangeSet
 from kubewire.cni.pools import Pod, Pool, Supply
 from kubewire.cni.spec import (
     INVALID_CONFIG,
@@ -143,6 +143,8 @@ class IpamConfig:
     type: str
     supply: Supply = field(default_factory=Supply)
     routes: tuple[ResultRoute, ...] = ()
+    of_node: bool = False
+    """The default ranges are the node's podCIDRs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +173,22 @@ class Config:
         """What this attachment's addresses are taken from."""
         try:
             return self.ipam.supply.sets_for(self.pod, self.wanted)
+        except ExhaustedError:
+            raise
         except IpamError as error:
             raise CniError(INVALID_CONFIG, str(error)) from None
 
 
-def parse(request: Request, pod_cidrs: Iterable[str] = (), pod: Pod | None = None) -> Config:
-    """Check a configuration; without ranges of its own, the IPAM gives from ``pod_cidrs``."""
+def parse(
+    request: Request,
+    pod_cidrs: Iterable[str] = (),
+    pod: Pod | None = None,
+    pools: Sequence[Pool] = (),
+) -> Config:
+    """Check a configuration.
+
+    Without ranges of its own, the IPAM gives from ``pod_cidrs``, and from ``pools`` of the cluster.
+    """
     wire = convert(request.config, _Network)
     runtime = convert(_canonical(wire.runtime_config), _Runtime, "runtimeConfig")
     pod = pod or pod_of(request)
@@ -186,7 +198,7 @@ def parse(request: Request, pod_cidrs: Iterable[str] = (), pod: Pod | None = Non
     return Config(
         name=request.name,
         mtu=wire.mtu,
-        ipam=_ipam(wire.ipam, pod_cidrs, strict=adding),
+        ipam=_ipam(wire.ipam, pod_cidrs, pools, strict=adding),
         previous=None if wire.prev_result is None else parse_result(wire.prev_result),
         data_dir=_data_dir(request.config),
         pod=pod,
@@ -257,7 +269,9 @@ def _data_dir(wire: JSON) -> Path:
     return Path(found) if isinstance(found, str) else DEFAULT_DATA_DIR
 
 
-def _ipam(wire: JSON, pod_cidrs: Iterable[str], *, strict: bool) -> IpamConfig:
+def _ipam(
+    wire: JSON, pod_cidrs: Iterable[str], pools: Sequence[Pool], *, strict: bool
+) -> IpamConfig:
     """Check ``ipam``, which may be missing; ``strict``: there must be something to give from."""
     kind = wire.get("type") or BUILTIN_IPAM
     if not isinstance(kind, str):
@@ -266,12 +280,14 @@ def _ipam(wire: JSON, pod_cidrs: Iterable[str], *, strict: bool) -> IpamConfig:
         return IpamConfig(kind)
     found = convert(wire, _Ipam, "ipam")
     try:
-        supply = Supply.of(_sets(found) or ipam.range_sets(pod_cidrs), map(_pool, found.pools))
+        own = _sets(found)
+        named = [*map(_pool, found.pools), *(() if own else pools)]
+        supply = Supply.of(own or ipam.range_sets(pod_cidrs), named)
         if strict:
             supply.check()
     except IpamError as error:
         raise CniError(INVALID_CONFIG, f"ipam.{error}") from None
-    return IpamConfig(BUILTIN_IPAM, supply, tuple(_routes(found.routes)))
+    return IpamConfig(BUILTIN_IPAM, supply, tuple(_routes(found.routes)), of_node=not own)
 
 
 def _routes(wire: Iterable[JSON]) -> Iterator[ResultRoute]:
@@ -311,6 +327,8 @@ def _range(wire: _Range, where: str) -> Range:
 
 
 def _pool(wire: _Pool) -> Pool:
+    if not wire.ranges:
+        raise IpamError(f"pools[{wire.name}].ranges: is empty")
     sets = _range_sets(wire.ranges, f"pools[{wire.name}].ranges")
     return Pool(wire.name, sets, frozenset(wire.namespaces), wire.namespace_selector)
 

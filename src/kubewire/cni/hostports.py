@@ -1,7 +1,8 @@
 """Ports of the node that lead to pods (``hostPort``), as one nftables table.
 
 A port of one address (``hostIP``) is looked up before a port of all. Connections that come from the
-node's own loopback or from the pod itself are masqueraded, or their answers would not find back. A
+node's own loopback or from the pod itself are masqueraded, or their answers would not find back;
+nobody else may send to the loopback, although it must be routed for that (route_localnet). A
 UDP "connection" keeps its old way in conntrack, so entries of a port that changes are deleted.
 
 What is mapped is kept in a file; the kernel's table follows from it, whoever restarts.
@@ -24,6 +25,7 @@ from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.lang.nftables import model
 from kubewire.lang.nftables.expressions import (
     DPORT,
+    IIFNAME,
     IP6_DADDR,
     IP6_SADDR,
     IP_DADDR,
@@ -39,7 +41,16 @@ from kubewire.lang.nftables.expressions import (
     Verdict,
 )
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Rule, Set, Table
-from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO, ip_bytes, port_bytes, proto_bytes
+from kubewire.lang.nftables.types import (
+    IPV4,
+    IPV6,
+    PORT,
+    PROTO,
+    ifname_bytes,
+    ip_bytes,
+    port_bytes,
+    proto_bytes,
+)
 from kubewire.lang.packet import PROTOCOLS
 
 NAME = "kubewire-hostports"
@@ -51,6 +62,16 @@ _FAMILY = {4: Match(NFPROTO, b"\2"), 6: Match(NFPROTO, b"\12")}
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 # Before kube-proxy's: a hostPort is decided by the node, a NodePort by the cluster.
 _PRIORITY = PRIORITIES["dstnat"] - 5
+
+
+_GUARD = Rule(
+    (
+        Match(IIFNAME, ifname_bytes("lo"), equal=False),
+        Lookup((IP_DADDR,), "loopback"),
+        Verdict("drop"),
+    ),
+    "the loopback is nobody else's",
+)
 
 
 class HostPortError(Exception):
@@ -119,8 +140,12 @@ def table(mappings: Mappings, name: str = NAME) -> Table:
         sets[one] = Set(one, (address, PROTO, PORT), data, elements=ones)
         sets[every] = Set(every, (PROTO, PORT), data, elements=everys)
         sets[back] = Set(back, (address, address), elements=backs)
+    loopback = {ip_bytes("127.0.0.0"): ip_bytes("127.255.255.255")}
+    sets["loopback"] = Set("loopback", (IPV4,), elements=loopback, interval=True)
     chains = (
         Chain("map", tuple(_mapping_rules())),
+        # route_localnet lets in what claims to come for the loopback from elsewhere.
+        Chain("guard", (_GUARD,), type="filter", hook="prerouting", priority=PRIORITIES["raw"]),
         _base("prerouting", _PRIORITY, (Rule((Verdict("jump", "map"),)),)),
         _base("output", _PRIORITY, (Rule((Verdict("jump", "map"),)),)),
         _base("postrouting", PRIORITIES["srcnat"] - 5, tuple(_masquerading())),

@@ -1,36 +1,33 @@
-"""The pod network of one node, as the kubelet of the same process uses it.
+"""The pod network of one node, as its kubelet uses it: a container runtime's side of CNI.
 
-It runs inside the node's network namespace. What it must remember is in the lease store; the
-cable of a pod has a name that follows from the pod, so after a restart the leases and the devices
-that are there say all.
+Each pod is one attachment of the network ``kubewire``. The plugin is called by the CNI protocol
+either way: in this process as a library, or by executing the installed program, which passes the
+call on to this process's socket, as it does for any other runtime. It runs inside the node's
+network namespace.
+
+What the plugin answered is kept in a file for each pod, so that a restarted agent can ask the
+plugin whether all of it is still there (CHECK). The file is made, empty, before the first call:
+an empty one is what a kill in the middle of an ADD leaves.
 """
 
-import errno
-from collections.abc import Container, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 
-from kubewire.cni import bandwidth, ipam, wiring
-from kubewire.cni.bandwidth import BandwidthError, Limits
-from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping
-from kubewire.cni.ipam import Address, IpamError
-from kubewire.cni.store import Store
-from kubewire.cni.wiring import Cable
-from kubewire.kernel import sysctl
-from kubewire.kernel.netlink import NetlinkError
-from kubewire.kernel.rtnetlink import RtNetlink
+import msgspec
 
-ANNOTATION_IP = "kubewire.dev/ip"
+from kubewire.api.meta import JSON
+from kubewire.cni import bandwidth
+from kubewire.cni.bandwidth import BandwidthError
+from kubewire.cni.plugin import MAIN, Plugin
+from kubewire.cni.pools import Pod, PoolSource
+from kubewire.cni.spec import FAILED, LATEST, CniError, Request, Result, parse_result
+
+NAME = "kubewire"
 INTERFACE = "eth0"
-
-_NODE_SETTINGS = {
-    "net.ipv4.ip_forward": 1,
-    "net.ipv4.conf.all.rp_filter": 0,
-    "net.ipv4.conf.default.rp_filter": 0,
-    "net.ipv6.conf.all.forwarding": 1,
-    "net.ipv6.conf.default.accept_dad": 0,
-}
+SOCKET = "cni.sock"
+"""Where the installed program finds the agent, in the folder that it is executed in."""
 
 
 class PodNetworkError(Exception):
@@ -72,118 +69,165 @@ class PodNetwork:
     """Connects and disconnects the pods of this node."""
 
     def __init__(
-        self, node_name: str, run_dir: Path, pod_cidrs: Sequence[str], *, mtu: int = 0
+        self,
+        folder: Path,
+        pod_cidrs: Callable[[], Sequence[str]],
+        *,
+        cluster_cidrs: Sequence[str] = (),
+        mtu: Callable[[], int] = int,
+        programs: Path | None = None,
+        pools: PoolSource | None = None,
     ) -> None:
-        self.node_name = node_name
-        self.mtu = mtu
-        self.sets = ipam.range_sets(pod_cidrs)
-        self._store = Store(run_dir / "ipam")
-        self._host_ports = HostPorts(run_dir / "ipam")
-        self._netlink = RtNetlink()
-        self._sweeper = wiring.Sweeper()
-        for name, value in _NODE_SETTINGS.items():
-            if sysctl.exists(name):
-                sysctl.write(name, value)
+        self.plugin = Plugin(
+            pod_cidrs, cluster_cidrs=cluster_cidrs, mtu=mtu, identify=self._identify, pools=pools
+        )
+        """Answers the calls; with ``programs`` a `cni.server.Server` must pass them on to it."""
+        self._folder = folder
+        self._programs = programs
+        """Where the installed program is that is to be executed; None: call it in this process."""
+        self._data = folder / "cni"
+        self._results = self._data / "results"
+        self._results.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._pods: dict[str, Pod] = {}
+
+    @property
+    def socket(self) -> Path:
+        """Where the executed program finds the plugin."""
+        return self._folder / SOCKET
 
     async def close(self) -> None:
         """Let go of the sockets and files; pods stay connected."""
-        await self._sweeper.close()
-        self._host_ports.close()
-        self._netlink.close()
-        self._store.close()
-
-    @property
-    def free(self) -> int:
-        """How many more pods fit."""
-        return ipam.free(self.sets, self._store.leases.owners)
+        await self.plugin.close()
 
     async def add(self, pod: PodRequest) -> PodResult:
         """Connect a pod; asked again, the pod keeps its addresses. On failure nothing stays."""
+        path = self._results / pod.uid
+        self._pods[pod.uid] = Pod(namespace=pod.namespace, annotations=pod.annotations)
         try:
-            limits = bandwidth.from_annotations(pod.annotations)
-            addresses = self._store.take(pod.uid, self.sets, _wanted(pod))
-            try:
-                cable = self._wire(pod, addresses, limits)
-                self._host_ports.put(pod.uid, _mappings(pod, addresses))
-            except BaseException:
-                await self.remove(pod.uid)
-                raise
-        except (IpamError, BandwidthError, HostPortError, OSError) as error:
+            config = self._config(_capabilities(pod))
+            if path.exists():
+                if kept := await self._still_there(pod, path.read_bytes()):
+                    return kept
+                await self._call("DEL", pod.uid, self._config({}), {})
+            path.write_bytes(b"")
+            answer = await self._call("ADD", pod.uid, config, _environment(pod))
+        except (CniError, BandwidthError, OSError) as error:
+            path.unlink(missing_ok=True)
             raise PodNetworkError(f"pod {pod.namespace}/{pod.name}: {error}") from error
-        return PodResult(
-            ips=tuple(map(str, addresses)), mac=cable.mac, host_interface=cable.host_interface
-        )
-
-    def _wire(self, pod: PodRequest, addresses: tuple[Address, ...], limits: Limits) -> Cable:
-        cable = Cable(
-            host_interface=wiring.host_interface(pod.uid),
-            interface=INTERFACE,
-            mac=wiring.pod_mac(addresses),
-            addresses=addresses,
-            mtu=self.mtu,
-            alias=f"{pod.namespace}/{pod.name}",
-        )
-        if self._is_wired(cable.host_interface):
-            return cable
-        try:
-            wiring.wire(self._netlink, pod.netns, cable)
-        except NetlinkError as error:
-            if error.errno != errno.EEXIST:
-                raise
-            # A kill in the middle of an earlier attempt, or a removal that is still to be swept.
-            wiring.unwire(self._netlink, cable.host_interface)
-            wiring.wire(self._netlink, pod.netns, cable)
-        if limits:
-            bandwidth.apply(self._netlink, cable.host_interface, pod.netns, INTERFACE, limits)
-        return cable
-
-    def _is_wired(self, interface: str) -> bool:
-        """The node's end is up only when all is done, and goes with the pod's namespace."""
-        try:
-            return self._netlink.link(interface).up
-        except NetlinkError:
-            return False
+        beside = path.with_suffix(".new")
+        beside.write_bytes(answer)
+        beside.replace(path)
+        return _connected(_result(answer))
 
     async def remove(self, uid: str) -> None:
         """Disconnect a pod and free its addresses; unknown or done already is fine."""
-        if wiring.detach(self._netlink, wiring.host_interface(uid)):
-            self._sweeper.cut()
-        self._host_ports.drop(uid)
-        self._store.drop(uid)
+        path = self._results / uid
+        try:
+            await self._call("DEL", uid, self._config({}), {})
+        except CniError as error:
+            raise PodNetworkError(f"pod {uid}: {error}") from error
+        path.unlink(missing_ok=True)
+        self._pods.pop(uid, None)
 
-    async def restore(self, alive: Container[str] | None = None) -> dict[str, PodResult]:
-        """After a restart: keep the pods that are connected, free the addresses of all others.
+    async def _identify(self, request: Request) -> Pod:
+        """What a runtime does not pass on: the pod's annotations."""
+        return self._pods.get(request.container_id) or Pod()
 
-        ``alive`` are the pods that the kubelet knows; without it, a pod counts as gone when its
-        cable is, which happens with its network namespace.
-        """
-        present = {link.name for link in self._netlink.links()}
-        kept: dict[str, PodResult] = {}
-        for uid in self._store.owners():
-            interface = wiring.host_interface(uid)
-            if interface not in present or (alive is not None and uid not in alive):
-                await self.remove(uid)
-                continue
-            held = self._store.held(uid)
-            kept[uid] = PodResult(
-                ips=tuple(map(str, held)), mac=wiring.pod_mac(held), host_interface=interface
-            )
-        return kept
+    async def _still_there(self, pod: PodRequest, answer: bytes) -> PodResult | None:
+        """What an earlier agent has connected, if nobody has changed it."""
+        if not answer:
+            return None
+        config = self._config({}) | {"prevResult": msgspec.json.decode(answer)}
+        try:
+            await self._call("CHECK", pod.uid, config, _environment(pod))
+        except CniError:
+            return None
+        return _connected(_result(answer))
+
+    def _config(self, capabilities: JSON) -> JSON:
+        config = {"cniVersion": LATEST, "name": NAME, "type": MAIN, "dataDir": str(self._data)}
+        return config | ({"runtimeConfig": capabilities} if capabilities else {})
+
+    async def _call(
+        self, command: str, uid: str, config: JSON, environment: Mapping[str, str]
+    ) -> bytes:
+        """Call the plugin and give what it printed; CniError if it refused."""
+        env = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": uid,
+            "CNI_IFNAME": INTERFACE,
+            "CNI_PATH": str(self._programs or self._data),
+            **environment,
+        }
+        stdin = msgspec.json.encode(config)
+        if self._programs is None:
+            status, answer = await self.plugin.run(MAIN, env, stdin)
+        else:
+            status, answer = await self._execute(self._programs / MAIN, env, stdin)
+        if status:
+            raise _error(answer, status)
+        return answer
+
+    async def _execute(
+        self, program: Path, env: Mapping[str, str], stdin: bytes
+    ) -> tuple[int, bytes]:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            cwd=self._folder,
+            env=env,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        answer, _ = await process.communicate(stdin)
+        return process.returncode or 0, answer
 
 
-def _mappings(pod: PodRequest, addresses: Sequence[Address]) -> Iterator[PortMapping]:
-    for port in pod.ports:
-        for address in addresses if port.host_port else ():
-            found = mapping(
-                port.host_port, port.protocol, str(address), port.container_port, port.host_ip
-            )
-            if found is not None:
-                yield found
+def _capabilities(pod: PodRequest) -> JSON:
+    found: JSON = {}
+    mappings = [
+        {
+            "hostPort": port.host_port,
+            "containerPort": port.container_port,
+            "protocol": port.protocol.lower(),
+            "hostIP": port.host_ip,
+        }
+        for port in pod.ports
+        if port.host_port
+    ]
+    if mappings:
+        found["portMappings"] = mappings
+    if limits := bandwidth.from_annotations(pod.annotations):
+        found["bandwidth"] = {"ingressRate": limits.ingress, "egressRate": limits.egress}
+    return found
 
 
-def _wanted(pod: PodRequest) -> list[Address]:
-    text = pod.annotations.get(ANNOTATION_IP, "")
+def _environment(pod: PodRequest) -> dict[str, str]:
+    arguments = {
+        "IgnoreUnknown": "1",
+        "K8S_POD_NAMESPACE": pod.namespace,
+        "K8S_POD_NAME": pod.name,
+        "K8S_POD_UID": pod.uid,
+    }
+    text = ";".join(f"{name}={value}" for name, value in arguments.items())
+    return {"CNI_NETNS": str(pod.netns), "CNI_ARGS": text}
+
+
+def _result(answer: bytes) -> Result:
+    return parse_result(msgspec.json.decode(answer), "result")
+
+
+def _connected(result: Result) -> PodResult:
+    return PodResult(
+        ips=tuple(str(ip.address.ip) for ip in result.ips),
+        mac=next((link.mac for link in result.interfaces if link.sandbox), ""),
+        host_interface=next((link.name for link in result.interfaces if not link.sandbox), ""),
+    )
+
+
+def _error(answer: bytes, status: int) -> CniError:
     try:
-        return [ip_address(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise IpamError(f"metadata.annotations[{ANNOTATION_IP}]: {error}") from None
+        wire = msgspec.json.decode(answer)
+        return CniError(int(wire["code"]), str(wire["msg"]), str(wire.get("details", "")))
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        text = answer.decode(errors="replace").strip()
+        return CniError(FAILED, f"{MAIN}: exit status {status}: {text or 'no answer'}")

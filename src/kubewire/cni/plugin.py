@@ -15,12 +15,14 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
@@ -28,11 +30,11 @@ import msgspec
 from kubewire.api.meta import JSON
 from kubewire.cni import attach, builtin_ipam, delegate, ipam, journal, loopback, wiring
 from kubewire.cni.config import BUILTIN_IPAM, DEFAULT_DATA_DIR, Config, for_removal, parse, pod_of
-from kubewire.cni.egress import Masquerades
 from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping, table_name
 from kubewire.cni.ipam import ExhaustedError, IpamError
 from kubewire.cni.journal import Journal
-from kubewire.cni.pools import Pod, Supply
+from kubewire.cni.masquerade import Masquerades
+from kubewire.cni.pools import Pod, Pool, PoolSource, Supply
 from kubewire.cni.spec import (
     FAILED,
     INVALID_CONFIG,
@@ -83,20 +85,24 @@ class _Network:
 class Plugin:
     """Answers calls; sockets and stores stay open between them.
 
-    ``pod_cidrs`` and ``mtu`` are the node's, for networks that do not say their own; ``identify``
-    tells more about a pod than the runtime does.
+    ``pod_cidrs``, ``cluster_cidrs`` and ``mtu`` are the node's, for networks that do not say their
+    own; ``identify`` tells more about a pod than the runtime does, ``pools`` are the cluster's.
     """
 
     def __init__(
         self,
         pod_cidrs: Callable[[], Sequence[str]] = tuple,
         *,
+        cluster_cidrs: Sequence[str] = (),
         mtu: Callable[[], int] = int,
         identify: Callable[[Request], Awaitable[Pod]] = _what_the_runtime_says,
+        pools: PoolSource | None = None,
     ) -> None:
         self._pod_cidrs = pod_cidrs
+        self._cluster_cidrs = [ip_network(cidr) for cidr in cluster_cidrs]
         self._mtu = mtu
         self._identify = identify
+        self._pools = pools
         self._netlink = RtNetlink()
         self._sweeper = wiring.Sweeper()
         self._networks: dict[Path, _Network] = {}
@@ -148,7 +154,7 @@ class Plugin:
             # A mark for the time of the call: what a kill leaves of it is undone.
             adding = request.command == "ADD"
             with network.journal.mark(program, env, stdin) if adding else contextlib.nullcontext():
-                result = await (self._main if program == MAIN else self._ipam)(request, config)
+                result = await self._supplied(self._main if program == MAIN else self._ipam, request, config)  # fmt: skip
         else:
             raise CniError(INVALID_CONFIG, f"type {program!r}: is not one of {', '.join(PROGRAMS)}")
         return None if result is None else result.to_wire(request.version)
@@ -157,9 +163,44 @@ class Plugin:
         if request.command == "DEL":
             return for_removal(request)
         pod = await self._identify(request) if request.command == "ADD" else pod_of(request)
-        giving = request.command in ("ADD", "STATUS")
-        config = parse(request, self._pod_cidrs() if giving else (), pod)
+        pools: Sequence[Pool] = ()
+        if self._pools:
+            if request.command == "ADD":
+                pod = await self._pools.complete(pod)
+            pools = self._pools.pools()
+        cidrs = self._pod_cidrs()
+        config = parse(request, cidrs, pod, pools)
+        if config.ipam.of_node and request.command in ("ADD", "STATUS"):
+            self._refuse_foreign(cidrs)
         return config if config.mtu else replace(config, mtu=self._mtu())
+
+    async def _supplied(
+        self,
+        work: Callable[[Request, Config], Awaitable[Result | None]],
+        request: Request,
+        config: Config,
+    ) -> Result | None:
+        """Do it; where the node has no address left of a cluster's pool, get more of it first."""
+        supply = config.ipam.supply
+        if self._pools is None or request.command != "ADD" or config.ipam.type != BUILTIN_IPAM:
+            return await work(request, config)
+        far = [address for address in config.wanted if not supply.holds(address)]
+        if far and all([await self._pools.reach(address) for address in far]):
+            config = await self._config(request)
+        try:
+            return await work(request, config)
+        except ExhaustedError:
+            pool = supply.pool_for(config.pod)
+            if pool is None or not await self._pools.grow(pool):
+                raise
+        return await work(request, await self._config(request))
+
+    def _refuse_foreign(self, pod_cidrs: Iterable[str]) -> None:
+        for cidr in map(ip_network, pod_cidrs):
+            same = [c for c in self._cluster_cidrs if c.version == cidr.version]
+            if same and not any(cidr.subnet_of(c) for c in same):  # type: ignore[arg-type]
+                names = ", ".join(map(str, same))
+                raise CniError(INVALID_CONFIG, f"podCIDR {cidr}: is outside the cluster CIDR {names}")  # fmt: skip
 
     async def _network(self, config: Config) -> _Network:
         folder = config.data_dir / config.name

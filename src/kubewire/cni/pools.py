@@ -9,10 +9,11 @@ the pool is a piece of the default ranges (a podCIDR).
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from kubewire.api.selectors import LabelSelector
 from kubewire.cni import ipam
-from kubewire.cni.ipam import Address, IpamError, RangeSet
+from kubewire.cni.ipam import Address, ExhaustedError, IpamError, RangeSet
 
 ANNOTATION = "kubewire.dev/ip-pool"
 """Of a pod or a namespace: name of the pool to take addresses from."""
@@ -51,6 +52,22 @@ class Pool:
         return any(ipam.holds(ranges, address) for ranges in self.sets)
 
 
+class PoolSource(Protocol):
+    """Pools that do not come with a network's configuration: those of a cluster."""
+
+    def pools(self) -> Sequence[Pool]:
+        """What this node may give of them now."""
+
+    async def complete(self, pod: Pod) -> Pod:
+        """Tell of the pod's namespace what the pools need to know."""
+
+    async def grow(self, full: Pool) -> bool:
+        """Get more addresses of a pool than ``full`` has; False if there are none."""
+
+    async def reach(self, address: Address) -> bool:
+        """Get the part of a pool that an address is in; False if it is in no pool, or another's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Supply:
     """Everything that a network may give."""
@@ -81,7 +98,7 @@ class Supply:
             ipam.check(self.default)
         sets = [ranges for pool in self.pools for ranges in pool.sets]
         fields = [f"pools[{p.name}].ranges[{n}]" for p in self.pools for n in range(len(p.sets))]
-        if self.pools:
+        if sets:
             ipam.check(sets, fields)
 
     def sets_for(self, pod: Pod, wanted: Iterable[Address] = ()) -> tuple[RangeSet, ...]:
@@ -89,12 +106,22 @@ class Supply:
 
         A requested address comes from whichever pool holds it.
         """
-        pool = self._named(pod) or next((p for p in self.pools if p.selects(pod)), None)
+        pool = self.pool_for(pod)
+        if pool and not pool.sets:
+            raise ExhaustedError(f"no address of pool {pool.name} is this node's")
         chosen = _instead(self.default, pool.sets) if pool else self.default
         for address in wanted:
             if not any(ipam.holds(ranges, address) for ranges in chosen):
                 chosen = _instead(chosen, [r for r in self.sets if ipam.holds(r, address)])
         return chosen
+
+    def pool_for(self, pod: Pod) -> Pool | None:
+        """The pool that a pod takes from; None for the default ranges."""
+        return self._named(pod) or next((p for p in self.pools if p.selects(pod)), None)
+
+    def holds(self, address: Address) -> bool:
+        """Some set may give this address."""
+        return any(ipam.holds(ranges, address) for ranges in self.sets)
 
     def _named(self, pod: Pod) -> Pool | None:
         for whose, annotations in (

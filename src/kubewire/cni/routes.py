@@ -19,6 +19,7 @@ from ipaddress import ip_address, ip_network
 from typing import Literal
 
 from kubewire.api.core import Node
+from kubewire.cni.blocks import ANNOTATION, claims
 from kubewire.cni.ipam import Address, Network
 from kubewire.kernel import links
 
@@ -191,27 +192,35 @@ def _within(cidr: Network, whole: Network) -> bool:
 def _accepted(
     nodes: Sequence[Node], own: Node | None, cluster: Sequence[Network]
 ) -> tuple[list[tuple[Node, list[Network]]], list[str]]:
-    """The podCIDRs that count, node by node: this node's own first, then the oldest."""
+    """The podCIDRs and blocks that count, node by node: this node's own first, then the oldest."""
     taken: list[tuple[Network, str]] = []
     accepted: list[tuple[Node, list[Network]]] = []
     refused: list[str] = []
     for node in sorted(nodes, key=lambda n: (n is not own, n.metadata.creation_timestamp or "", n.metadata.name)):  # fmt: skip
         cidrs: list[Network] = []
         for cidr, fault in judged(node, cluster):
-            fault = fault or _claimed(node, cidr, taken)  # noqa: PLW2901
+            fault = fault or _claimed(node, cidr, taken, "spec.podCIDRs")  # noqa: PLW2901
             if fault:
                 refused.append(fault)
             elif cidr:
                 cidrs.append(cidr)
+        for block in (block for found in claims(node).values() for block in found):
+            fault = _claimed(node, block, taken, f"metadata.annotations[{ANNOTATION}]")
+            if fault:
+                refused.append(fault)
+            else:
+                cidrs.append(block)
         taken += [(cidr, node.metadata.name) for cidr in cidrs]
         accepted.append((node, cidrs))
     return accepted, refused
 
 
-def _claimed(node: Node, cidr: Network | None, taken: Sequence[tuple[Network, str]]) -> str:
+def _claimed(
+    node: Node, cidr: Network | None, taken: Sequence[tuple[Network, str]], field: str
+) -> str:
     for other, holder in taken:
         if cidr and cidr.version == other.version and cidr.overlaps(other):
-            return f"Node {node.metadata.name} spec.podCIDRs: {cidr} is also that of Node {holder}"
+            return f"Node {node.metadata.name} {field}: {cidr} is also that of Node {holder}"
     return ""
 
 

@@ -96,7 +96,9 @@ class RouteTable:
         change = diff(before, wanted)
         if self._wireguard and change.put.peers:
             self._wireguard.set(self._index, peers=[self._peer(p) for p in change.put.peers])
-        self._netlink.transact([*self._puts(change.put), *self._drops(change.drop)])
+        self._netlink.transact(
+            [*self._turned(before, change.put), *self._puts(change.put), *self._drops(change.drop)]
+        )
         if self._wireguard and change.drop.peers:
             self._wireguard.remove(self._index, (peer.key for peer in change.drop.peers))
         self._applied = wanted
@@ -106,6 +108,17 @@ class RouteTable:
             if why not in self.refused:
                 log.warning("%s: no route is made", why)
         self.refused = refused
+
+    def _turned(self, before: Plan, put: Plan) -> Iterator[Message]:
+        """Take away direct IPv6 routes that become overlay ones.
+
+        The kernel asks them for the next hop of the new route, and refuses a hop that it finds by
+        another device.
+        """
+        turned = {w.destination for w in put.ways if w.overlay and w.destination.version == 6}
+        for way in before.ways:
+            if way.destination in turned and not way.overlay:
+                yield routes.delete_route(self._route(way)).tolerate(errno.ESRCH)
 
     def _puts(self, part: Plan) -> Iterator[Message]:
         for tunnel in part.tunnels:

@@ -69,7 +69,7 @@ def parse_call(data: bytes) -> tuple[str, dict[str, str], bytes]:
     return program, env, stdin
 
 
-async def serve_forever(path: Path, pod_cidrs: Sequence[str]) -> None:
+async def serve_forever(path: Path, pod_cidrs: Sequence[str], *, metrics_port: int = 0) -> None:
     """Serve until SIGTERM or SIGINT."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -78,8 +78,18 @@ async def serve_forever(path: Path, pod_cidrs: Sequence[str]) -> None:
     plugin = Plugin(lambda: pod_cidrs)
     server = Server(plugin, path)
     await server.start()
+    metrics = asyncio.create_task(_metrics(plugin, metrics_port)) if metrics_port else None
     try:
         await ended.wait()
     finally:
+        if metrics:
+            metrics.cancel()
+            await asyncio.wait([metrics])
         await server.close()
         await plugin.close()
+
+
+async def _metrics(plugin: Plugin, port: int) -> None:
+    from kubewire.cni.metrics import serve
+
+    await serve(plugin, port)

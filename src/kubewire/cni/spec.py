@@ -106,7 +106,7 @@ def parse_request(env: Mapping[str, str], stdin: bytes) -> Request:
         raise CniError(INCOMPATIBLE_VERSION, f"cniVersion {version}: {command} needs {_SINCE[command]} or later")  # fmt: skip
     name = config.get("name", "")
     if command != "VERSION":
-        _check_network_name(name, version)
+        _check_network_name(name)
     _check_variables(env, command)
     return Request(
         command=command,
@@ -148,10 +148,8 @@ def _version(config: JSON, command: str) -> str:
     return str(version)
 
 
-def _check_network_name(name: object, version: str) -> None:
+def _check_network_name(name: object) -> None:
     if not isinstance(name, str) or not name:
-        if not at_least(version, "0.4.0"):
-            return
         raise CniError(INVALID_CONFIG, "name: is missing in the network configuration")
     if not _NAME.fullmatch(name):
         raise CniError(INVALID_CONFIG, f"name {name!r}: has illegal characters")
@@ -194,6 +192,9 @@ class Link:
     mac: str = ""
     mtu: int = 0
     sandbox: str = ""
+    socket_path: str = ""
+    pci_id: str = ""
+    """The last two, like the MTU, since 1.1.0; other plugins' devices have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +280,9 @@ def _link_to_wire(link: Link, version: str) -> JSON:
         wire["mtu"] = link.mtu
     if link.sandbox:
         wire["sandbox"] = link.sandbox
+    if at_least(version, "1.1.0"):
+        wire |= {"socketPath": link.socket_path} if link.socket_path else {}
+        wire |= {"pciID": link.pci_id} if link.pci_id else {}
     return wire
 
 
@@ -314,7 +318,14 @@ def parse_result(wire: JSON, what: str = "prevResult") -> Result:
             return _parse_old(wire)
         return Result(
             interfaces=tuple(
-                Link(i["name"], i.get("mac", ""), i.get("mtu", 0), i.get("sandbox", ""))
+                Link(
+                    name=i["name"],
+                    mac=i.get("mac", ""),
+                    mtu=i.get("mtu", 0),
+                    sandbox=i.get("sandbox", ""),
+                    socket_path=i.get("socketPath", ""),
+                    pci_id=i.get("pciID", ""),
+                )
                 for i in wire.get("interfaces") or ()
             ),
             ips=tuple(

@@ -10,18 +10,17 @@ and hairpin connections need.
 import asyncio
 import errno
 import hashlib
-import socket
+import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Interface, ip_address, ip_interface, ip_network
 
 from kubewire.cni.ipam import Address, Network
 from kubewire.kernel import links, routes
 from kubewire.kernel.netlink import Message, NetlinkError
-from kubewire.kernel.netns import Netns, opened
+from kubewire.kernel.netns import Netns, current, opened
 from kubewire.kernel.routes import Route
-from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.kernel.rtnetlink import DeviceNames, RtNetlink
 
 NEXT_HOP_V4 = ip_address("169.254.1.1")
 NEXT_HOP_V6 = ip_address("fe80::1")
@@ -30,7 +29,7 @@ HOST_MAC = "ee:ee:ee:ee:ee:ee"
 
 _LOOPBACK = 1
 _DOOMED = 0x6B77
-"""Link group of cables that wait for `sweep`."""
+"""Link group of cables that are to go."""
 
 _DEFAULTS = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _NEXT_HOPS = {4: NEXT_HOP_V4, 6: NEXT_HOP_V6}
@@ -125,82 +124,49 @@ def pod_side(index: int, cable: Cable) -> list[Message]:
     return batch
 
 
-def detach(node: RtNetlink, interface: str) -> bool:
-    """Cut a cable at once and leave its removal to `sweep`; False if it was not there.
-
-    Removing one device takes the kernel some 20 ms, but hundreds together take little more. The
-    routes and neighbours of a device that is down are gone.
-    """
-    try:
-        node.transact([links.set_link(interface, up=False, group=_DOOMED)])
-    except NetlinkError as error:
-        if error.errno != errno.ENODEV:
-            raise
-        return False
-    return True
-
-
-def sweep(node: RtNetlink) -> None:
-    """Remove every cable that was cut."""
-    node.transact([links.delete_group(_DOOMED).tolerate(errno.ENODEV)])
-
-
 class Sweeper:
-    """Runs `sweep` beside the event loop, one at a time: at once, but in a burst of cuts seldom.
+    """Removes cables beside the event loop: the kernel takes its time to free them.
 
-    While the kernel removes devices it keeps every other change of the network waiting.
+    Removing one device takes some 20 ms, but hundreds together take little more. So a cable joins
+    the group of those that are to go, and one removal takes all that are in it.
     """
-
-    INTERVAL = 0.1
 
     def __init__(self) -> None:
-        self._netlink = RtNetlink()
-        self._cut = False
-        self._task: asyncio.Task[None] | None = None
+        self._netns = current()
+        """The namespace of the node: the one in which the sweeper was made."""
+        self._names = DeviceNames()
         self._sweeps: set[asyncio.Task[None]] = set()
-
-    def cut(self) -> None:
-        """Something was detached."""
-        self._cut = True
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="sweep pod cables")
-
-    async def _run(self) -> None:
-        while self._cut:
-            self._cut = False
-            await asyncio.to_thread(sweep, self._netlink)
-            await asyncio.sleep(self.INTERVAL)
 
     async def remove(self, node: RtNetlink, interface: str) -> bool:
         """Remove a cable and return when nobody can see it any more; False if it was not there.
 
-        A device leaves all lists at the start of its removal; the 20 ms that the kernel takes to
-        free it are spent in a thread.
+        A device leaves all lists at the start of its removal; the time that the kernel takes to
+        free it is spent in a thread.
         """
-        if not exists(node, interface):
+        try:
+            node.transact([links.set_link(interface, group=_DOOMED)])
+        except NetlinkError as error:
+            if error.errno != errno.ENODEV:
+                raise
             return False
-        task = asyncio.create_task(
-            asyncio.to_thread(_delete, interface), name=f"delete {interface}"
-        )
+        task = asyncio.create_task(asyncio.to_thread(self._sweep), name="sweep pod cables")
         self._sweeps.add(task)
         task.add_done_callback(self._sweeps.discard)
-        with suppress(OSError):
-            # By name, without a lock: netlink would answer only when the removal is over.
-            while socket.if_nametoindex(interface):  # noqa: ASYNC110 - the kernel has no event for it
-                await asyncio.sleep(0.0005)
+        while interface in self._names and not task.done():  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(0.0005)
+        if task.done():
+            task.result()
         return True
 
+    def _sweep(self) -> None:
+        with RtNetlink(self._netns) as netlink:
+            netlink.transact([links.delete_group(_DOOMED).tolerate(errno.ENODEV)])
+
     async def close(self) -> None:
-        """Remove what is still cut, and end."""
-        if self._task is not None:
-            await self._task
+        """Wait for what is being removed, and end."""
         await asyncio.gather(*self._sweeps)
-        self._netlink.close()
-
-
-def _delete(interface: str) -> None:
-    with RtNetlink() as netlink:
-        netlink.transact([links.delete_link(interface).tolerate(errno.ENODEV)])
+        self._names.close()
+        os.close(self._netns)
 
 
 def exists(node: RtNetlink, interface: str) -> bool:
@@ -214,9 +180,6 @@ def exists(node: RtNetlink, interface: str) -> bool:
     return True
 
 
-def unwire(node: RtNetlink, interface: str) -> bool:
-    """Remove a cable with both ends and its routes; False if it was not there."""
-    found = detach(node, interface)
-    if found:
-        sweep(node)
-    return found
+def unwire(node: RtNetlink, interface: str) -> None:
+    """Remove a cable with both ends and its routes; absent is fine."""
+    node.transact([links.delete_link(interface).tolerate(errno.ENODEV)])

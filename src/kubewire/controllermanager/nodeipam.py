@@ -1,6 +1,10 @@
-"""Node IPAM: every node gets a range of pod addresses per family out of the cluster's."""
+"""Node IPAM: every node gets a range of pod addresses per family out of the cluster's.
 
-from collections.abc import Iterable, Iterator
+A range that a node brought along is its own as long as it is within the cluster's; one outside is
+told as an event, and the nodes' agents make no route to it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from kubewire.api.meta import JSON
@@ -23,6 +27,7 @@ def plan(nodes: Iterable[JSON], cidrs: Iterable[str], masks: dict[int, int]) -> 
     actions: list[Action] = []
     for node in ordered:
         if _has(node) or objects.deleted(node):
+            actions += [Event(node, "Warning", "CIDRNotAvailable", t) for t in _foreign(node, networks)]  # fmt: skip
             continue
         ranges = [next(pool, None) for pool in pools]
         if None in ranges:
@@ -41,6 +46,17 @@ def plan(nodes: Iterable[JSON], cidrs: Iterable[str], masks: dict[int, int]) -> 
 def _has(node: JSON) -> list[str]:
     spec = objects.spec(node)
     return list(spec.get("podCIDRs") or filter(None, [spec.get("podCIDR")]))
+
+
+def _foreign(node: JSON, networks: Sequence[Network]) -> Iterator[str]:
+    for index, cidr in enumerate(map(ip_network, _has(node))):
+        if not any(_within(cidr, network) for network in networks):
+            ranges = ",".join(map(str, networks))
+            yield f"spec.podCIDRs[{index}]: {cidr} is outside the cluster CIDR {ranges}"
+
+
+def _within(cidr: Network, network: Network) -> bool:
+    return cidr.version == network.version and cidr.subnet_of(network)  # type: ignore[arg-type]
 
 
 def _free(network: Network, mask: int, taken: set[str]) -> Iterator[Network]:

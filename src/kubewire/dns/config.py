@@ -21,10 +21,9 @@ from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import BadNameError, normalize, reverse_zones, to_wire
 
 if TYPE_CHECKING:
-    from ssl import SSLContext
-
     from kubewire.client.rest import Client
     from kubewire.dns.dispatch import Dispatcher
+    from kubewire.dns.tls import Tls
 
 DEFAULT_COREFILE = ".:53 {\n    whoami\n    log\n}\n"
 SCHEMES = {"dns": 53, "tls": 853, "quic": 853, "grpc": 443, "https": 443, "https3": 443}
@@ -96,7 +95,7 @@ class Block:
     root: str = ""
     debug: bool = False
     sockets: int = 1
-    tls: SSLContext | None = None
+    tls: Tls | None = None
     tsig_keys: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     view_name: str = ""
     views: list[View] = field(default_factory=list)
@@ -106,6 +105,8 @@ class Block:
     metadata: bool = False
     timeouts: dict[str, float] = field(default_factory=dict)
     max_tcp_queries: int = 0
+    limits: dict[str, int] = field(default_factory=dict)
+    """``plugin.property`` of the plugins that limit encrypted listeners."""
     dispatcher: Dispatcher | None = None
     """Set by the server: the whole of what listens at this block's address."""
     configuration: Configuration | None = None

@@ -58,11 +58,19 @@ class Dispatcher:
             for address in block.addresses:
                 if (address.scheme, address.port) == (listener.scheme, listener.port):
                     self._zones.setdefault(address.zone, []).append(block)
+        self._only = self._one_for_all()
         self._any_class = any(p.any_class for b in blocks for p in b.plugins.values())
         self._replay = {
             zone: len(found) == 1 and found[0].replayable and not found[0].views
             for zone, found in self._zones.items()
         }
+
+    def _one_for_all(self) -> tuple[str, Block] | None:
+        """The block that takes every question, if there is nothing to choose."""
+        [*blocks] = self._zones.get(".", ())
+        if len(self._zones) != 1 or len(blocks) != 1 or blocks[0].views or blocks[0].metadata:
+            return None
+        return ".", blocks[0]
 
     def drop(self, deps: Iterable[Hashable]) -> None:
         """Something changed: forget the answers that were made of it."""
@@ -134,6 +142,8 @@ class Dispatcher:
         return response
 
     def _choose(self, request: Request) -> tuple[str, Block | None]:
+        if self._only is not None:
+            return self._only
         name, found = request.name, None
         zones = self._zones
         while True:
@@ -199,7 +209,7 @@ def _labels(request: Request, response: Response) -> tuple[str, ...]:
     return (
         zone,
         block.view_name if block else "",
-        request.proto,
+        request.network,
         str(request.family),
         codes.type_name(request.qtype),
         codes.rcode_name(response.rcode),

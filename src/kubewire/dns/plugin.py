@@ -87,6 +87,11 @@ class Request:
         return max(512, self.message.edns.size) if self.message.edns else 512
 
     @property
+    def network(self) -> str:
+        """``udp`` or ``tcp``: what carries the protocol, as CoreDNS labels it."""
+        return "udp" if self.proto in ("udp", "quic", "https3") else "tcp"
+
+    @property
     def family(self) -> int:
         """1 for IPv4, 2 for IPv6, as CoreDNS labels it."""
         return 2 if ":" in self.client[0] else 1

@@ -11,13 +11,13 @@ GROUP = "kubewire.dns_plugins"
 ORDER = (
     "root", "metadata", "geoip", "cancel", "proxyproto", "quic", "grpc_server", "https", "https3",
     "timeouts", "multisocket", "reload", "nsid", "bufsize", "bind", "debug", "trace", "ready",
-    "health", "pprof", "shed", "prometheus", "errors", "log", "dnstap", "local", "dns64", "any",
+    "health", "pprof", "shed", "prometheus", "errors", "log", "dnstap", "rrl", "local", "dns64", "any",
     "chaos", "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache", "header", "dnssec",
     "tls", "minimal", "template", "transfer", "hosts", "route53", "azure", "clouddns",
     "k8s_external", "kubernetes", "file", "auto", "secondary", "etcd", "loop", "forward", "grpc",
     "erratic", "whoami", "on", "sign", "view", "nomad",
 )  # fmt: skip
-"""plugin.cfg of CoreDNS 1.14.7."""
+"""plugin.cfg of CoreDNS 1.14.7, and its external plugin rrl."""
 
 MODULES = {"import": "import_", "any": "any", "file": "file"}
 
@@ -26,16 +26,13 @@ SHIPPED = frozenset({
     "debug", "ready", "health", "prometheus", "errors", "log", "local", "dns64", "any", "chaos",
     "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache", "header", "dnssec", "tls",
     "minimal", "template", "transfer", "hosts", "k8s_external", "kubernetes", "file", "auto",
-    "secondary", "etcd", "loop", "forward", "erratic", "whoami", "view",
+    "secondary", "etcd", "loop", "forward", "erratic", "whoami", "view", "https", "https3", "quic",
+    "grpc_server", "rrl",
 })  # fmt: skip
 
 DECLARED_OUT = {
     "geoip": "needs MaxMind's database, which may not be redistributed",
     "proxyproto": "the sandbox has no proxy in front of DNS",
-    "quic": "limits of a listener that is not offered",
-    "grpc_server": "limits of a listener that is not offered",
-    "https": "listener limits are fixed",
-    "https3": "HTTP/3 is not offered",
     "trace": "Zipkin and Datadog collectors are outside",
     "pprof": "profiles Go programs",
     "shed": "the receive loop sheds by batches",

@@ -17,7 +17,6 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -25,15 +24,27 @@ from kubewire.api.ingress import Secret
 from kubewire.api.meta import JSON, Key
 from kubewire.api.service import EndpointSlice, Service, ServicePort
 from kubewire.ingress.plan import Backend, Plan, Route
+from kubewire.lang.xds.model import (
+    ROUTES,
+    TYPE,
+    Assignment,
+    Cluster,
+    Endpoint,
+    admin,
+    extension,
+    file_name,
+    from_file,
+    http_manager,
+    listener,
+    response,
+    retry_policy,
+)
 
 HTTP_PORT, HTTPS_PORT, READY_PORT = 80, 443, 8081
 FALLBACK = "fallback"
 """Name of the certificate shown for an unknown SNI name."""
 
-_TYPE = "type.googleapis.com/envoy"
-_HCM = f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-_ROUTER = f"{_TYPE}.extensions.filters.http.router.v3.Router"
-_TLS = f"{_TYPE}.extensions.transport_sockets.tls.v3"
+_TLS = "extensions.transport_sockets.tls.v3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +93,14 @@ def compile_files(
             endpoints = _endpoints(
                 compiler.port(backend), by_service.get(backend.service or Key("", ""), ())
             )
-            files[f"eds-{_file(str(backend))}.json"] = _response(
-                _assignment(str(backend), endpoints)
-            )
-    files["cds.json"] = _response(*(compiler.cluster(b) for b in sorted(backends, key=str)))
-    files[f"sds-{FALLBACK}.json"] = _response(_secret(FALLBACK, fallback))
+            assignment = Assignment(str(backend), tuple(Endpoint(*e) for e in endpoints))
+            files[f"eds-{file_name(str(backend))}.json"] = response([assignment.to_json()])
+    files["cds.json"] = response(compiler.cluster(b).to_json() for b in sorted(backends, key=str))
+    files[f"sds-{FALLBACK}.json"] = response([_secret(FALLBACK, fallback)])
     for key in sorted(set(plan.certificates.values()) & set(certificates)):
-        files[f"sds-{_file(str(key))}.json"] = _response(_secret(str(key), certificates[key]))
-    files["rds.json"] = _response(compiler.route_table())
-    files["lds.json"] = _response(*compiler.listeners())
+        files[f"sds-{file_name(str(key))}.json"] = response([_secret(str(key), certificates[key])])
+    files["rds.json"] = response([compiler.route_table()])
+    files["lds.json"] = response(compiler.listeners())
     return files
 
 
@@ -100,10 +110,10 @@ def bootstrap(directory: str, node: str) -> bytes:
         {
             "node": {"id": node, "cluster": "kubewire-ingress"},
             "dynamic_resources": {
-                "lds_config": _source(f"{directory}/lds.json"),
-                "cds_config": _source(f"{directory}/cds.json"),
+                "lds_config": from_file(f"{directory}/lds.json"),
+                "cds_config": from_file(f"{directory}/cds.json"),
             },
-            "admin": {"address": {"pipe": {"path": f"{directory}/admin.sock", "mode": 0o600}}},
+            "admin": admin(f"{directory}/admin.sock"),
             "layered_runtime": {
                 "layers": [
                     {"name": "static", "static_layer": {"re2.max_program_size.error_level": 1000}}
@@ -144,27 +154,14 @@ class _Compiler:
             return ServicePort(port=backend.port.number)
         return None
 
-    def cluster(self, backend: Backend) -> JSON:
+    def cluster(self, backend: Backend) -> Cluster:
         name = str(backend)
-        cluster: JSON = {
-            "@type": f"{_TYPE}.config.cluster.v3.Cluster",
-            "name": name,
-            "connect_timeout": "2s",
-            "ignore_health_on_host_removal": True,
-        }
         service = self.services[backend.service or Key("", "")]
         port = self.port(backend)
         assert port is not None
         if service.spec.type == "ExternalName":
-            load = _assignment(name, [(service.spec.external_name, port.port)])
-            load.pop("@type")
-            return cluster | {
-                "type": "STRICT_DNS",
-                "dns_lookup_family": "V4_PREFERRED",
-                "load_assignment": load,
-            }
-        source = _source(f"{self.directory}/eds-{_file(name)}.json")
-        return cluster | {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
+            return Cluster(name, dns=(service.spec.external_name, port.port))
+        return Cluster(name, from_file(f"{self.directory}/eds-{file_name(name)}.json"))
 
     def route_table(self) -> JSON:
         hosts = [
@@ -173,7 +170,7 @@ class _Compiler:
         ]
         hosts.append({"name": "*", "domains": ["*"], "routes": self._routes("")})
         return {
-            "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
+            "@type": ROUTES,
             "name": "ingress",
             "ignore_port_in_host_matching": True,
             "virtual_hosts": hosts,
@@ -208,19 +205,7 @@ class _Compiler:
             "route": {
                 "cluster": str(backend),
                 "timeout": "0s",
-                "retry_policy": {
-                    "retry_on": "connect-failure,refused-stream",
-                    "num_retries": 2,
-                    "retry_host_predicate": [
-                        {
-                            "name": "envoy.retry_host_predicates.previous_hosts",
-                            "typed_config": {
-                                "@type": f"{_TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-                            },
-                        }
-                    ],
-                    "host_selection_retry_max_attempts": 3,
-                },
+                "retry_policy": retry_policy("connect-failure,refused-stream"),
             }
         }
 
@@ -233,48 +218,33 @@ class _Compiler:
                 by_secret.setdefault(key, []).append(host)
         for key, hosts in sorted(by_secret.items()):
             chains.append(self._tls_chain(str(key), sorted(hosts)))
-        https = self._listener("https", HTTPS_PORT, chains)
+        inspector = extension(
+            "envoy.filters.listener.tls_inspector",
+            "extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        )
+        https = self._listener("https", HTTPS_PORT, chains, inspector)
         https["default_filter_chain"] = self._tls_chain(FALLBACK, [])
-        https["listener_filters"] = [
-            {
-                "name": "envoy.filters.listener.tls_inspector",
-                "typed_config": {
-                    "@type": f"{_TYPE}.extensions.filters.listener.tls_inspector.v3.TlsInspector"
-                },
-            }
-        ]
         return [http, https, self._listener("ready", READY_PORT, [_ready_chain()])]
 
-    def _listener(self, name: str, port: int, chains: list[JSON]) -> JSON:
-        address: JSON = {"address": self.anywhere, "port_value": port}
+    def _listener(self, name: str, port: int, chains: list[JSON], *filters: JSON) -> JSON:
+        found = listener(name, [self.anywhere], port, chains, *filters)
         if self.anywhere == "::":
-            address["ipv4_compat"] = True
-        return {
-            "@type": f"{_TYPE}.config.listener.v3.Listener",
-            "name": name,
-            "address": {"socket_address": address},
-            "filter_chains": chains,
-        }
+            found["address"]["socket_address"]["ipv4_compat"] = True
+        return found
 
     def _tls_chain(self, secret: str, hosts: list[str]) -> JSON:
+        source = from_file(f"{self.directory}/sds-{file_name(secret)}.json")
         chain: JSON = {
             "name": secret,
             "filters": [self._manager("https")],
-            "transport_socket": {
-                "name": "envoy.transport_sockets.tls",
-                "typed_config": {
-                    "@type": f"{_TLS}.DownstreamTlsContext",
-                    "common_tls_context": {
-                        "alpn_protocols": ["h2", "http/1.1"],
-                        "tls_certificate_sds_secret_configs": [
-                            {
-                                "name": secret,
-                                "sds_config": _source(f"{self.directory}/sds-{_file(secret)}.json"),
-                            }
-                        ],
-                    },
+            "transport_socket": extension(
+                "envoy.transport_sockets.tls",
+                f"{_TLS}.DownstreamTlsContext",
+                common_tls_context={
+                    "alpn_protocols": ["h2", "http/1.1"],
+                    "tls_certificate_sds_secret_configs": [{"name": secret, "sds_config": source}],
                 },
-            },
+            ),
         }
         if hosts:
             chain["filter_chain_match"] = {"server_names": hosts}
@@ -282,46 +252,28 @@ class _Compiler:
 
     def _manager(self, name: str) -> JSON:
         table = {
-            "config_source": _source(f"{self.directory}/rds.json"),
+            "config_source": from_file(f"{self.directory}/rds.json"),
             "route_config_name": "ingress",
         }
-        return _filter(name, {"rds": table})
+        return _manager(name, rds=table)
 
 
-def _filter(name: str, routes: JSON) -> JSON:
-    return {
-        "name": "envoy.filters.network.http_connection_manager",
-        "typed_config": {
-            "@type": _HCM,
-            "stat_prefix": name,
-            "use_remote_address": True,
-            "normalize_path": True,
-            "merge_slashes": True,
-            "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
-            "generate_request_id": False,
-            "upgrade_configs": [{"upgrade_type": "websocket"}],
-            "http_filters": [
-                {"name": "envoy.filters.http.router", "typed_config": {"@type": _ROUTER}}
-            ],
-        }
-        | routes,
-    }
+def _manager(name: str, **routes: JSON) -> JSON:
+    """HTTP from clients that are not trusted."""
+    return http_manager(
+        name,
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT",
+        **routes,
+    )
 
 
 def _ready_chain() -> JSON:
     """Answers 200 from the moment on which the first whole configuration is in force."""
-    routes = {
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "ready",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}],
-                }
-            ]
-        }
-    }
-    return {"filters": [_filter("ready", routes)]}
+    answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
+    hosts = [{"name": "ready", "domains": ["*"], "routes": [answer]}]
+    return {"filters": [_manager("ready", route_config={"virtual_hosts": hosts})]}
 
 
 def _match(route: Route) -> JSON:
@@ -354,43 +306,15 @@ def _endpoints(port: ServicePort | None, slices: Iterable[EndpointSlice]) -> lis
     return sorted(ready or serving)
 
 
-def _assignment(name: str, endpoints: Iterable[tuple[str, int]]) -> JSON:
-    return {
-        "@type": f"{_TYPE}.config.endpoint.v3.ClusterLoadAssignment",
-        "cluster_name": name,
-        "endpoints": [
-            {
-                "lb_endpoints": [
-                    {"endpoint": {"address": {"socket_address": {"address": a, "port_value": p}}}}
-                    for a, p in endpoints
-                ]
-            }
-        ],
-    }
-
-
 def _secret(name: str, certificate: Certificate) -> JSON:
     def data(value: bytes) -> JSON:
         return {"inline_bytes": base64.b64encode(value).decode()}
 
     return {
-        "@type": f"{_TLS}.Secret",
+        "@type": f"{TYPE}.{_TLS}.Secret",
         "name": name,
         "tls_certificate": {
             "certificate_chain": data(certificate.chain),
             "private_key": data(certificate.key),
         },
     }
-
-
-def _source(path: str) -> JSON:
-    return {"resource_api_version": "V3", "path_config_source": {"path": path}}
-
-
-def _response(*resources: JSON) -> bytes:
-    body: dict[str, Any] = {"resources": list(resources)}
-    return msgspec.json.encode(body)
-
-
-def _file(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]", "_", name)

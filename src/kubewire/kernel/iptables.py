@@ -10,14 +10,18 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 VARIANTS = ("nft", "legacy")
 FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 LOCK_SECONDS = 5
+ENDLESS = 1 << 62
+_SO_SNDBUFFORCE = 32
 HINTS = (":KUBE-IPTABLES-HINT", ":KUBE-KUBELET-CANARY")
 """Chains that a kubelet makes in the mangle table."""
 
@@ -51,18 +55,34 @@ class Iptables:
         words += ["-c"] if counters else []
         return run(words)
 
-    def restore(self, lines: Iterable[str], *, check: bool = False) -> None:
+    def restore(self, lines: Iterable[str]) -> None:
         """Apply lines with ``--noflush``; what one table's part says happens at once or not at all.
 
         Lines are passed on while they are made.
         """
-        words = [self.program("restore"), "-w", str(LOCK_SECONDS), "--noflush"]
-        feed([*words, "--test"] if check else words, lines)
+        feed([self.program("restore"), "-w", str(LOCK_SECONDS), "--noflush"], lines)
 
-    def try_rule(self, *words: str) -> bool:
-        """Run the program itself (``-C``, ``-S`` ...) and tell whether it agreed."""
-        argv = [self.program(), "-w", str(LOCK_SECONDS), *words]
-        return subprocess.run(_found(argv), capture_output=True, check=False).returncode == 0
+    def section(self) -> int:
+        """How many characters one section (``*table`` to ``COMMIT``) had better hold.
+
+        The legacy variant exchanges whole tables: everything in one. The nft variant sends a section
+        as one netlink message, whose length an ordinary user may not choose; beyond some thousand
+        lines it takes time by their square (1.8.9), and the kernel looks at all chains for each.
+        """
+        if self.variant == "legacy":
+            return ENDLESS
+        return 250_000 if may_send_much() else 30_000
+
+
+@lru_cache(maxsize=1)
+def may_send_much() -> bool:
+    """Whether a netlink message may be longer than ``net.core.wmem_default``: for real root only."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as one:
+        try:
+            one.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 1 << 22)
+        except PermissionError:
+            return False
+    return True
 
 
 def find(name: str) -> str | None:

@@ -6,12 +6,13 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Collection
 from typing import Self
 
 from kubewire.kernel.netlink import Message, NetlinkSocket, attributes
 from kubewire.kernel.netns import Netns, socket_in
 from kubewire.lang.nftables import readback, wire
-from kubewire.lang.nftables.model import Transaction
+from kubewire.lang.nftables.model import Data, Transaction
 from kubewire.lang.nftables.readback import Actual, KernelRule
 
 _NETLINK_NETFILTER = 12
@@ -113,6 +114,18 @@ class Nfnetlink:
         for _, data in answer:
             name, rule = readback.rule(data)
             found.setdefault(name, []).append(rule)
+        return found
+
+    def elements(self, table: str, names: Collection[str]) -> dict[str, dict[bytes, Data]]:
+        """The elements of those of these plain sets that a table has."""
+        named = _INET + wire.string(1, table)
+        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
+            sets = asking.dump(_GET_SET, named, f"list sets of {table}")
+            found = {}
+            for name in (n for n, _ in (readback.set_(body) for _, body in sets) if n in names):
+                body = named + wire.string(2, name)
+                listed = asking.dump(_GET_ELEMENTS, body, f"list elements of {name}")
+                found[name] = readback.elements((data for _, data in listed), interval=False)
         return found
 
     def read(self, table: str) -> Actual:

@@ -63,11 +63,14 @@ class Seen:
 
 
 class Probe:
-    """A namespace made ready; ``addresses`` are this node's own (more may be added: `own`)."""
+    """A namespace made ready; ``addresses`` are this node's own (more may be added: `own`).
 
-    def __init__(self, addresses: Iterable[str]) -> None:
+    ``pods`` is the name of the device by which the pods' packets come in.
+    """
+
+    def __init__(self, addresses: Iterable[str], pods: str = PODS) -> None:
         self._local: set[str] = set()
-        _furnish()
+        _furnish({OUTSIDE: OUTSIDE, PODS: pods})
         self.own(addresses)
         self._macs = {name: links.mac_bytes(_MAC) for name in (OUTSIDE, PODS)}
         self._ways = {name: _packet_socket(f"{name}-far") for name in (OUTSIDE, PODS)}
@@ -262,15 +265,15 @@ def _refusal(body: bytes, protocol: int) -> tuple[int, Seen]:
 # -- the namespace --------------------------------------------------------------------------------
 
 
-def _furnish() -> None:
+def _furnish(devices: dict[str, str]) -> None:
     with RtNetlink() as netlink:
-        for name in (OUTSIDE, PODS):
-            netlink.transact([links.add_veth(name, f"{name}-far", mac=_MAC)])
-            sysctl.write(f"net/ipv6/conf/{name}-far/disable_ipv6", 1)
+        for way, name in devices.items():
+            netlink.transact([links.add_veth(name, f"{way}-far", mac=_MAC)])
+            sysctl.write(f"net/ipv6/conf/{way}-far/disable_ipv6", 1)
             sysctl.write(f"net/ipv6/conf/{name}/accept_dad", 0)
             sysctl.write(f"net/ipv4/conf/{name}/rp_filter", 0)
             sysctl.write(f"net/ipv4/conf/{name}/accept_local", 1)
-            netlink.transact([links.set_link(n, up=True) for n in (name, f"{name}-far")])
+            netlink.transact([links.set_link(n, up=True) for n in (name, f"{way}-far")])
         _switches()
         index = netlink.index(OUTSIDE)
         for version, length in ((4, 30), (6, 64)):

@@ -4,6 +4,8 @@ The requests are built by `kernel.links`, `kernel.routes` and `kernel.qdiscs`; t
 way to the kernel.
 """
 
+import errno
+import fcntl
 import socket
 import struct
 from collections.abc import Callable
@@ -23,6 +25,7 @@ GROUP_IPV6_ADDRESS = 9
 GROUP_IPV6_ROUTE = 11
 
 _AF_BRIDGE = 7
+_SIOCGIFINDEX = 0x8933
 
 T = TypeVar("T")
 
@@ -80,3 +83,26 @@ def monitor(*groups: int, netns: Netns | None = None) -> RtNetlink:
     opened.join(*groups)
     opened.socket.setblocking(False)
     return opened
+
+
+class DeviceNames:
+    """Which devices there are by name, in the namespace where it was made.
+
+    Netlink answers only when no device is being added or removed; this needs no lock.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def __contains__(self, name: str) -> bool:
+        try:
+            fcntl.ioctl(self._socket, _SIOCGIFINDEX, struct.pack("=16s24x", name.encode()))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()

@@ -24,7 +24,7 @@ from kubewire.kubelet.network import OpenGate, PodNetwork, PolicyGate
 from kubewire.kubelet.pod import Pod
 from kubewire.kubelet.prober import Prober
 from kubewire.kubelet.runtime import Builtin, Runtimes, StandInRuntime
-from kubewire.kubelet.sandbox import Host
+from kubewire.kubelet.sandbox import Host, remove_orphans
 from kubewire.kubelet.sources import Sources
 from kubewire.kubelet.standin.control import Control
 from kubewire.kubelet.worker import Node, PodWorker
@@ -148,6 +148,8 @@ class Kubelet:
         if not self._has_control:
             self._has_control = True
             self._spawn(self._control.run(self._playing()))
+            known = {pod.uid for pod in self.pods.store.values()}
+            await remove_orphans(self.host, self._node.network, self._node.gate, known)
         keys = set(changes.of(self.pods))
         if changes.full:
             keys |= {*self.pods.store, *self._uids}

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,3 +171,20 @@ class Sandbox:
         temporary = folder / f"{POD_FILE}.new"
         temporary.write_text(json.dumps(description))
         temporary.rename(folder / POD_FILE)
+
+
+async def remove_orphans(
+    host: Host, network: PodNetwork, gate: PolicyGate, known: Collection[str]
+) -> None:
+    """Remove what is left of pods that went from the API while no agent was there to see it."""
+    for folder in (host.run_dir / "pods").iterdir():
+        uid = folder.name
+        if uid in known:
+            continue
+        await gate.forget(uid)
+        await network.remove(uid)
+        netns.delete(folder / "netns")
+        for link in (host.run_dir / "names").iterdir():
+            if link.readlink().name == uid:
+                link.unlink()
+        shutil.rmtree(folder, ignore_errors=True)

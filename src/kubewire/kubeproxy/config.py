@@ -42,6 +42,8 @@ class Config:
     min_sync_period: float = 0.0
     """Changes are applied at once: a change costs too little to be saved up."""
     ipvs: IpvsOptions = field(default_factory=IpvsOptions)
+    run_dir: str = ""
+    """Where a back end keeps files and sockets of this run; "": it finds a place."""
 
     @property
     def mark(self) -> int:
@@ -53,7 +55,7 @@ class Config:
         """nodePortAddresses with the mode's default."""
         if self.node_port_addresses is not None:
             return self.node_port_addresses
-        return ("primary",) if self.mode == "nftables" else ("all",)
+        return ("primary",) if self.mode in ("nftables", "envoy") else ("all",)
 
     @property
     def node_ports_on_loopback(self) -> bool:

@@ -71,6 +71,8 @@ def desired(tracer: Tracer) -> list[str]:
         proxier.sync(changes, plan.addresses)
         return proxier.dump().actual
     finally:
+        # A process that a back end started would outlive the namespace's only user.
+        proxier.clear()
         proxier.close()
 
 

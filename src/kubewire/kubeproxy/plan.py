@@ -27,6 +27,14 @@ FOREIGN = {"service.kubernetes.io/headless", "service.kubernetes.io/service-prox
 """Labels of objects that kube-proxy must not look at."""
 SCHEDULER = "kubewire.dev/ipvs-scheduler"
 """Annotation of a Service: the name of a scheduler of IPVS."""
+PROTOCOL_ANNOTATION = "kubewire.dev/protocol"
+"""On a Service: what all of its ports speak (http, h2c; anything else: bytes)."""
+_APPLICATIONS = {
+    "http": "http",
+    "kubernetes.io/ws": "http",
+    "h2c": "h2c",
+    "kubernetes.io/h2c": "h2c",
+}
 SOURCES: tuple[Source, ...] = ("pod", "node", "other")
 
 
@@ -68,6 +76,8 @@ class Frontend:
     """UDP only: where flows may stay, chosen for new ones or not; others are black holes."""
     scheduler: str = ""
     """What the Service asks of a back end that has schedulers; "": the configuration's."""
+    application: str = ""
+    """What it speaks, as far as it says so: ``http``, ``h2c``; only proxies of that layer care."""
 
     @property
     def on_node(self) -> str:
@@ -188,6 +198,7 @@ def _frontends(
     external = _external(service, choice, node)
     affinity = _affinity(service)
     scheduler = service.annotations.get(SCHEDULER, "").strip()
+    speaks = application(service, port)
 
     def frontend(
         address: str,
@@ -198,7 +209,16 @@ def _frontends(
     ) -> Frontend:
         key = FrontendKey(address, port.protocol, number)
         return Frontend(
-            key, kind, service.key, port.name, decisions, affinity, ranges, serving, scheduler
+            key,
+            kind,
+            service.key,
+            port.name,
+            decisions,
+            affinity,
+            ranges,
+            serving,
+            scheduler,
+            speaks,
         )
 
     for ip in map(sloppy, service.cluster_ips):
@@ -312,6 +332,16 @@ def _policy(name: str, *, local: bool, node: NodeView, hint: str) -> str:
     if local:
         return f"{name} Local: endpoints of node {node.name}"
     return f"all endpoints that {hint}" if hint else "all usable endpoints"
+
+
+def application(service: Service, port: ServicePort) -> str:
+    """What a port speaks: by annotation, else by appProtocol, else by the name (http, http-web)."""
+    if port.protocol != "TCP":
+        return ""
+    asked = service.annotations.get(PROTOCOL_ANNOTATION)
+    if asked is not None or port.app_protocol:
+        return _APPLICATIONS.get(asked or port.app_protocol, "")
+    return "http" if port.name.startswith("http") and not port.name.startswith("https") else ""
 
 
 def _affinity(service: Service) -> int | None:

@@ -157,7 +157,7 @@ class Tracer:
             if owner:
                 reason = f"Service {owner.service}: {asked.target} has no {asked.protocol} port {asked.port}"
                 return Answer("reject", reason=reason)
-        if self.config.mode == "nftables":
+        if self.config.mode in ("nftables", "envoy"):
             service = self.plan.cluster_ips.get(asked.target)
             if service:
                 reason = f"Service {service}: spec.ports has no {asked.protocol} port {asked.port}"

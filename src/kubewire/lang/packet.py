@@ -25,6 +25,9 @@ class Packet:
     """new, established, related or invalid."""
     ct_status: frozenset[str] = frozenset()
     """Of dnat, snat."""
+    ct_mark: int = 0
+    ct_reply: bool = False
+    """It goes against the direction of the connection's first packet."""
     daddr_local: bool = False
     """The destination is an address of this machine (fib daddr type local)."""
     saddr_local: bool = False

@@ -9,6 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -25,7 +26,7 @@ from kubewire.networkpolicy.model import (
     Ports,
     Rule,
 )
-from kubewire.networkpolicy.plan import Changes, Plan, PodFacts, PolicyId, Profile
+from kubewire.networkpolicy.plan import DNS_PODS, Changes, Plan, PodFacts, PolicyId, Profile
 from kubewire.networkpolicy.program import (
     AddressSet,
     AnySet,
@@ -39,10 +40,11 @@ from kubewire.networkpolicy.program import (
     Range,
     RangeSet,
     Step,
+    dns_set,
     family_of,
 )
 
-FAMILIES: tuple[Family, Family] = (4, 6)
+FAMILIES: tuple[Literal[4], Literal[6]] = (4, 6)
 
 
 @lru_cache(maxsize=65536)
@@ -59,6 +61,7 @@ class Compiler:
         self.node = node
         self.strict = strict
         self._held: dict[Key, tuple[Packed, ...]] = {}
+        self._naming: tuple[int, set[str]] = (0, set())
 
     def addresses(self, key: Key) -> tuple[Packed, ...]:
         """Addresses of a pod of this node that policies select; () for others."""
@@ -72,6 +75,7 @@ class Compiler:
         build = _Build(self.plan, {}, {})
         egress: dict[Packed, str] = {}
         ingress: dict[Packed, str] = {}
+        self._naming = 0, set()
         self._held = {k: a for k in self.plan.pods if (a := self.addresses(k))}
         for key in self._held:
             self._dispatch(key, build, egress, ingress)
@@ -83,16 +87,19 @@ class Compiler:
             ingress,
             frozenset(a for held in self._held.values() for a in held),
             node.pod_cidrs if node else (),
+            self._asking(build, egress),
             self.strict,
         )
 
     def update(self, old: Program, changes: Changes) -> Program:
         """Compile what changed; what did not is the same value as in ``old``."""
-        if changes.policies or changes.nodes or changes.domains:
+        if changes.policies or changes.nodes:
             return self.program()
         build = _Build(self.plan, dict(old.sets), dict(old.chains))
         self._elements(build.sets, changes)
         self._named_ports(build.sets, changes)
+        for peer in changes.domains:
+            build.refresh(peer)
         egress, ingress, known = dict(old.egress), dict(old.ingress), set(old.known)
         for key in changes.pods | changes.ports.keys():
             for address in self._held.pop(key, ()):
@@ -112,8 +119,20 @@ class Compiler:
             ingress,
             frozenset(known) if known != old.known else old.known,
             old.guarded,
+            self._asking(build, egress),
             self.strict,
         )
+
+    def _asking(self, build: "_Build", egress: dict[Packed, str]) -> frozenset[Packed]:
+        """The pods that a policy allows to reach names."""
+        if not self.plan.domain_peers:
+            return frozenset()
+        for family in FAMILIES:
+            build.dns(family)
+        if self._naming[0] != len(build.chains):
+            self._naming = len(build.chains), build.naming()
+        calling = self._naming[1]
+        return frozenset(a for a, n in egress.items() if n in calling)
 
     def _dispatch(
         self, key: Key, build: "_Build", egress: dict[Packed, str], ingress: dict[Packed, str]
@@ -162,6 +181,26 @@ class _Build:
         self.plan = plan
         self.sets = sets
         self.chains = chains
+
+    def naming(self) -> set[str]:
+        """The chains of profiles that lead to an address that DNS gives."""
+        sets = {set_name(p, f) for p in self.plan.domain_peers for f in FAMILIES}
+        found = {n for n, c in self.chains.items() if any(s.peers in sets for s in c.steps)}
+        return {n for n, c in self.chains.items() if any(s.target in found for s in c.steps)}
+
+    def dns(self, family: Literal[4, 6]) -> None:
+        """The set of the pods whose answers are believed."""
+        name = dns_set(family)
+        elements = frozenset(a for a in self._members(DNS_PODS) if family_of(a) == family)
+        old = self.sets.get(name)
+        if not isinstance(old, AddressSet) or old.elements != elements:
+            self.sets[name] = AddressSet(name, family, elements, describe(DNS_PODS))
+
+    def refresh(self, peer: Domains) -> None:
+        """Bring the addresses of a peer by name up to date."""
+        for family in FAMILIES:
+            if self.sets.pop(set_name(peer, family), None):
+                self._address_set(peer, family)
 
     def profile(self, profile: Profile) -> str:
         """Chain of a profile; made once."""

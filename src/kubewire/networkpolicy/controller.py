@@ -11,7 +11,8 @@ next one replaces them in one transaction.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 import msgspec
@@ -26,7 +27,9 @@ from kubewire.client.events import Recorder
 from kubewire.client.informer import Informer
 from kubewire.client.loop import Changes, Loop, Reporter
 from kubewire.client.rest import Client
-from kubewire.networkpolicy.compile import Compiler
+from kubewire.networkpolicy import answers
+from kubewire.networkpolicy.answers import Names
+from kubewire.networkpolicy.compile import FAMILIES, Compiler, set_name
 from kubewire.networkpolicy.droplog import Drop
 from kubewire.networkpolicy.judge import Flow, judge, party
 from kubewire.networkpolicy.model import Address
@@ -42,6 +45,10 @@ from kubewire.networkpolicy.plan import (
 from kubewire.networkpolicy.program import Program
 from kubewire.networkpolicy.report import Reporter as DropReporter
 
+PATIENCE = 0.1
+"""Seconds for which a DNS answer waits until its addresses are in the kernel."""
+INHERITED = 60.0
+"""Seconds for which addresses stay that an agent before this one has learned."""
 _CRD_PERIOD = 10.0
 """Seconds between two looks for the kind ClusterNetworkPolicy while the server does not have it."""
 
@@ -67,6 +74,24 @@ class Enforcer(Protocol):
 
     async def cut(self, denied: "Denied") -> int:
         """Forget established flows that are denied; gives how many."""
+        ...
+
+    def answers(self) -> AsyncGenerator["Waiting", None]:
+        """DNS answers on their way to pods whose policies name domains."""
+        ...
+
+    def members(self, names: Iterable[str]) -> dict[str, frozenset[bytes]]:
+        """Addresses in sets that are in force, by their names in the program."""
+        ...
+
+
+class Waiting(Protocol):
+    """A packet that waits to be released."""
+
+    payload: bytes
+
+    def release(self) -> None:
+        """Let it go on."""
         ...
 
 
@@ -98,6 +123,8 @@ class PolicyAgent:
         self._recorder = Recorder(client, "kubewire-networkpolicy", node)
         self._drops = DropReporter(self._recorder, self.plan, log_drops=log_drops)
         self._policies: dict[str, Informer[Any]] = {}
+        self._names = Names()
+        self._inherited_until: float | None = None
         self._admitted: dict[str, tuple[Key, tuple[Address, ...]]] = {}
         self._asked = self._served = 0
         self._waiting: list[asyncio.Future[None]] = []
@@ -154,9 +181,12 @@ class PolicyAgent:
             self._show_pod(pod)
             self._world.trigger()
         while not self._enforced(pod, uid, addresses, ticket):
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            await waiter
+            await self._next_apply()
+
+    async def _next_apply(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
 
     async def forget(self, uid: str) -> None:
         """The pod is gone."""
@@ -167,6 +197,61 @@ class PolicyAgent:
         async with contextlib.aclosing(self._enforcer.drops()) as drops:
             async for drop in drops:
                 self._drops.report(drop, loop.time())
+
+    async def _read_answers(self) -> None:
+        async with (
+            asyncio.TaskGroup() as group,
+            contextlib.aclosing(self._enforcer.answers()) as packets,
+        ):
+            async for waiting in packets:
+                if self._learn(waiting.payload):
+                    group.create_task(self._hold(waiting), name=f"{self.name} answer")
+                else:
+                    waiting.release()
+
+    def _learn(self, packet: bytes) -> bool:
+        """Note what an answer says; tell whether the kernel has to be told."""
+        now = asyncio.get_running_loop().time()
+        changed = self._names.learn(answers.read(packet), now, self.plan.names)
+        for name, addresses in changed.items():
+            self.plan.set_domain(name, addresses)
+        return bool(changed)
+
+    async def _hold(self, waiting: Waiting) -> None:
+        """The pod connects as soon as it has the answer: its addresses come first."""
+        self._asked += 1
+        ticket = self._asked
+        assert self._world is not None
+        self._world.trigger()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    while self._served < ticket:
+                        await self._next_apply()
+        finally:
+            waiting.release()
+
+    def _forget_names(self) -> float | None:
+        """Drop addresses whose time is over; gives the seconds until the next ones' is."""
+        now = asyncio.get_running_loop().time()
+        for name, addresses in self._names.expire(now).items():
+            self.plan.set_domain(name, addresses)
+        if self._inherited_until is not None and now >= self._inherited_until:
+            for peer in list(self.plan.inherited):
+                self.plan.inherit(peer, frozenset())
+            self._inherited_until = None
+        ends = (self._names.next(now), self._inherited_until and self._inherited_until - now)
+        return min((e for e in ends if e is not None), default=None)
+
+    def _inherit_names(self) -> None:
+        """What was learned before a restart goes on until pods have asked again."""
+        peers = {set_name(p, f): p for p in self.plan.domain_peers for f in FAMILIES}
+        if not peers or self.program is not None or self._inherited_until is not None:
+            return
+        for name, found in self._enforcer.members(peers).items():
+            known = self.plan.inherited.get(peers[name], frozenset())
+            self.plan.inherit(peers[name], known | {ip_address(a) for a in found})
+        self._inherited_until = asyncio.get_running_loop().time() + INHERITED
 
     def _enforced(self, pod: Key, uid: str, addresses: tuple[Address, ...], ticket: int) -> bool:
         if self._world is None:
@@ -205,6 +290,7 @@ class PolicyAgent:
                 self._group.create_task(informer.run(), name=name)
             self._group.create_task(self._world.run(), name=f"{self.name} world")
             self._group.create_task(self._report_drops(), name=f"{self.name} drops")
+            self._group.create_task(self._read_answers(), name=f"{self.name} answers")
             self._group.create_task(self._recorder.run(), name=f"{self.name} events")
         if self._world is not None:
             await self._world.wait_applied()
@@ -212,12 +298,14 @@ class PolicyAgent:
             await self._enforcer.clear()
         self._announce()
 
-    async def _reconcile(self, changes: Changes) -> None:
+    async def _reconcile(self, changes: Changes) -> float | None:
         serving = self._asked
         if changes.full or self.program is None:
             self._show_everything()
+            self._inherit_names()
         else:
             self._show(changes)
+        again = self._forget_names()
         changed = self.plan.take_changes()
         if changes.full or self.program is None:
             old, new = None, self._compiler.program()
@@ -233,9 +321,11 @@ class PolicyAgent:
         self.program = new
         self._served = serving
         self._announce()
+        return again
 
     def _denied(self, source: Address, target: Address, protocol: str, port: int) -> bool:
-        flow = Flow(party(self.plan, source), party(self.plan, target), protocol, port)
+        ends_of = party(self.plan, source), party(self.plan, target)
+        flow = Flow(*ends_of, protocol, port, established=True)
         ends = ((flow.source, "egress"), (flow.target, "ingress"))
         return any(
             end.subject is not None

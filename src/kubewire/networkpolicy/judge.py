@@ -44,6 +44,8 @@ class Party(msgspec.Struct, frozen=True):
     node: str = ""
     on_node: bool = False
     fixed: bool = False
+    name: str = ""
+    """The domain name by which it was asked for."""
 
     @property
     def subject(self) -> PodFacts | None:
@@ -69,6 +71,7 @@ class Flow(msgspec.Struct, frozen=True):
     target: Party
     protocol: str
     port: int | None
+    established: bool = False
 
     def other(self, direction: Direction) -> Party:
         """The peer, seen from the pod that is judged."""
@@ -168,7 +171,7 @@ def _match(plan: Plan, rule: Rule, flow: Flow, direction: Direction) -> str | No
         return None
     peer = "any peer"
     if rule.peers is not None:
-        found = next((p for p in rule.peers if _holds(plan, p, flow.other(direction))), None)
+        found = next((p for p in rule.peers if _holds(plan, p, flow, direction)), None)
         if found is None:
             return None
         peer = describe(found)
@@ -177,7 +180,8 @@ def _match(plan: Plan, rule: Rule, flow: Flow, direction: Direction) -> str | No
     return f"{rule.path}{name} {verb} {peer} on {ports}"
 
 
-def _holds(plan: Plan, selection: Selection, party: Party) -> bool:
+def _holds(plan: Plan, selection: Selection, flow: Flow, direction: Direction) -> bool:
+    party = flow.other(direction)
     pod = party.subject
     if isinstance(selection, Block) and party.address is None and pod is not None:
         return any(
@@ -186,7 +190,7 @@ def _holds(plan: Plan, selection: Selection, party: Party) -> bool:
             and not any(n.overlaps(e) for e in selection.excepts)
             for n in UNNUMBERED
         )
-    return plan.holds(selection, pod, party.address)
+    return plan.holds(selection, pod, party.address, name=party.name, established=flow.established)
 
 
 def _match_ports(ports: tuple[PortMatch, ...] | None, flow: Flow) -> str | None:

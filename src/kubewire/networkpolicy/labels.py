@@ -6,6 +6,9 @@ from kubewire.networkpolicy.program import Label
 
 LOG_GROUP = 0x6B77
 """NFLOG group of denied packets."""
+QUEUE = 0x6B77
+"""NFQUEUE number of DNS answers."""
+ANSWERS = "DNS answers wait until their addresses are known"
 AUDIT = "audit "
 """How log records of a rehearsal begin."""
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPv6": 58}

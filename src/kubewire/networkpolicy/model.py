@@ -90,6 +90,13 @@ class Domains(NamedTuple):
 
     names: tuple[str, ...]
 
+    def matches(self, name: str) -> bool:
+        """Tell whether a name is one of these; ``*.a`` is every name below a, not a itself."""
+        return any(
+            name.endswith(p[1:]) and len(name) > len(p) - 1 if p.startswith("*.") else name == p
+            for p in self.names
+        )
+
 
 Selection = PodSet | NodeSet | Block | Domains
 

@@ -25,6 +25,7 @@ from kubewire.networkpolicy.model import (
     Policy,
     Rule,
     Selection,
+    Term,
     from_cluster_network_policy,
     from_network_policy,
 )
@@ -32,6 +33,10 @@ from kubewire.networkpolicy.selection import Selections, matches
 
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 PolicyId = tuple[str, Key]
+DNS_PODS = PodSet("kube-system", (), (Term("k8s-app", "In", ("kube-dns",)),))
+"""The pods whose answers are believed: those of the cluster's DNS."""
+MOST_LAPSED = 4096
+"""Names whose former addresses are remembered."""
 
 
 class PodFacts(msgspec.Struct, frozen=True):
@@ -94,7 +99,7 @@ class Changes:
         self.pods: set[Key] = set()
         self.policies: set[PolicyId] = set()
         self.nodes = False
-        self.domains = False
+        self.domains: set[Domains] = set()
         self.ports: dict[Key, PodFacts | None] = {}
         """Pods whose addresses or ports changed, as they were before."""
 
@@ -115,9 +120,15 @@ class Plan:
         self.by_address: dict[Address, set[Key]] = {}
         self.node_of_address: dict[Address, str] = {}
         self.domains: dict[str, frozenset[Address]] = {}
+        self.lapsed: dict[str, frozenset[Address]] = {}
+        """Addresses that names had before: open connections to them may go on."""
+        self.inherited: dict[Domains, frozenset[Address]] = {}
+        """Addresses that were in force for a peer when the agent started."""
         self.changes = Changes()
         self._uses: Counter[PodSet] = Counter()
         self._subjects: dict[PodSet, set[PolicyId]] = {}
+        self._domain_peers: Counter[Domains] = Counter()
+        self.selections.register(DNS_PODS)
 
     @classmethod
     def of(
@@ -243,20 +254,48 @@ class Plan:
 
     def _use(self, policy: Policy, count: int) -> None:
         for selection in (policy.subject, *selections(policy)):
+            if isinstance(selection, Domains):
+                self._domain_peers[selection] += count
+                self._domain_peers += Counter()
             if not isinstance(selection, PodSet):
                 continue
             self._uses[selection] += count
             if count > 0:
                 self.selections.register(selection)
-            elif not self._uses[selection]:
+            elif not self._uses[selection] and selection != DNS_PODS:
                 del self._uses[selection]
                 self.selections.unregister(selection)
 
     def set_domain(self, name: str, addresses: frozenset[Address]) -> None:
-        """What DNS gave for a name; nothing forgets it."""
-        if self.domains.get(name, frozenset()) != addresses:
+        """What DNS gave for a name; what it had before is remembered for open connections."""
+        before = self.domains.pop(name, frozenset())
+        if addresses:
             self.domains[name] = addresses
-            self.changes.domains = True
+        if before != addresses:
+            self._lapse(name, before - addresses)
+            self.changes.domains |= {p for p in self._domain_peers if p.matches(name)}
+
+    def _lapse(self, name: str, gone: frozenset[Address]) -> None:
+        if gone:
+            self.lapsed[name] = self.lapsed.pop(name, frozenset()) | gone
+            while len(self.lapsed) > MOST_LAPSED:
+                del self.lapsed[next(iter(self.lapsed))]
+
+    def inherit(self, peer: Domains, addresses: frozenset[Address]) -> None:
+        """Keep addresses that were in force before this plan; () ends it."""
+        if self.inherited.pop(peer, frozenset()) != addresses:
+            self.changes.domains.add(peer)
+        if addresses:
+            self.inherited[peer] = addresses
+
+    @property
+    def domain_peers(self) -> frozenset[Domains]:
+        """Every peer by name."""
+        return frozenset(self._domain_peers)
+
+    def names(self, name: str) -> bool:
+        """Tell whether a policy names this domain name."""
+        return any(p.matches(name) for p in self._domain_peers)
 
     def profile(self, pod: Key, direction: Direction) -> Profile:
         """Every policy that selects the pod in this direction."""
@@ -306,16 +345,31 @@ class Plan:
             found += [Verdict(policy, r, r.action) for r in policy.rules(direction) or ()]
         return found
 
-    def holds(self, selection: Selection, pod: PodFacts | None, address: Address | None) -> bool:
-        """Tell whether a peer (a pod or a bare address) belongs to a selection."""
+    def holds(
+        self,
+        selection: Selection,
+        pod: PodFacts | None,
+        address: Address | None,
+        *,
+        name: str = "",
+        established: bool = False,
+    ) -> bool:
+        """Tell whether a peer (a pod, a bare address, a domain name) belongs to a selection.
+
+        ``established``: an open connection keeps what DNS said when it began.
+        """
         if isinstance(selection, PodSet):
             return pod is not None and pod.key in self.selections.members.get(selection, ())
+        if isinstance(selection, Domains) and name and selection.matches(name):
+            return True
         if address is None:
             return False
         if isinstance(selection, NodeSet):
             return address in self.node_addresses(selection)
         if isinstance(selection, Domains):
-            return address in self.domain_addresses(selection)
+            return address in self.domain_addresses(selection) or (
+                established and address in _named(self.lapsed, selection)
+            )
         return selection.contains(address)
 
     def node_addresses(self, selection: NodeSet) -> set[Address]:
@@ -329,19 +383,11 @@ class Plan:
 
     def domain_addresses(self, selection: Domains) -> set[Address]:
         """Addresses that DNS gave for the names."""
-        return {
-            a
-            for name, addresses in self.domains.items()
-            if any(domain_matches(pattern, name) for pattern in selection.names)
-            for a in addresses
-        }
+        return _named(self.domains, selection) | self.inherited.get(selection, frozenset())
 
 
-def domain_matches(pattern: str, name: str) -> bool:
-    """``*.a`` matches every name below a, not a itself."""
-    if pattern.startswith("*."):
-        return name.endswith(pattern[1:]) and len(name) > len(pattern) - 1
-    return name == pattern
+def _named(domains: dict[str, frozenset[Address]], selection: Domains) -> set[Address]:
+    return {a for name, found in domains.items() if selection.matches(name) for a in found}
 
 
 def selections(policy: Policy) -> Iterable[Selection]:

@@ -103,6 +103,8 @@ class Program(msgspec.Struct, frozen=True):
     """Addresses of this node's pods whose policies are in force."""
     guarded: tuple[str, ...]
     """Blocks of this node's pods: an address in them that is not known is dropped."""
+    asking: frozenset[Packed] = frozenset()
+    """Addresses of pods whose policies name domains: the DNS answers that they get are read."""
     strict: bool = False
     """A TCP connection that is not tracked may not go on: it was cut."""
 
@@ -110,6 +112,11 @@ class Program(msgspec.Struct, frozen=True):
     def empty(self) -> bool:
         """Nothing is enforced: no table is needed."""
         return not (self.egress or self.ingress)
+
+
+def dns_set(family: int) -> str:
+    """Name of the set of the pods whose DNS answers are believed."""
+    return f"dns{family}"
 
 
 def family_of(address: Packed) -> Literal[4, 6]:

@@ -5,6 +5,7 @@ Service or of anything else; ``to`` may also name a Service. Packets to a Servic
 destination NAT, for each endpoint that it may be sent to.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -92,9 +93,17 @@ def _protocol(value: Any) -> str:
 class Asker:
     """Answers questions about one state of the world."""
 
-    def __init__(self, objects: Objects, namespace: str = "default") -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        namespace: str = "default",
+        names: Mapping[str, Collection[Address]] | None = None,
+    ) -> None:
         self.namespace = namespace
         self.plan = Plan.of(objects.policies, objects.pods, objects.namespaces, objects.nodes)
+        self._names = {n.rstrip(".").lower(): tuple(found) for n, found in (names or {}).items()}
+        for name, found in self._names.items():
+            self.plan.set_domain(name, frozenset(found))
         self._nodes: dict[Address, str] = {}
         self._services = Services(objects)
         for pod in self.plan.pods.values():
@@ -130,9 +139,19 @@ class Asker:
             return self._at(address, text)
         key = self._key(text)
         pod = self.plan.pods.get(key)
-        if pod is None:
-            raise InputError(f'{field}: pod "{key}" not found')
-        return self._pod(pod)
+        if pod is not None:
+            return self._pod(pod)
+        if field == "to" and (named := self._named(text)):
+            return named
+        raise InputError(f'{field}: pod "{key}" not found')
+
+    def _named(self, text: str) -> Party | None:
+        """A domain name: what ``--dns`` says, or one that a policy names."""
+        name = text.rstrip(".").lower()
+        if name not in self._names and not self.plan.names(name):
+            return None
+        address = next(iter(self._names.get(name, ())), None)
+        return Party(name, None, address, fixed=address is not None, name=name)
 
     def _key(self, text: str) -> Key:
         namespace, slash, name = text.partition("/")

@@ -122,6 +122,11 @@ class FakeApi:
             timeout,
         )
 
+    def serve(self, resource: Resource) -> None:
+        """Have one more kind from now on, as when a CRD is created."""
+        self.objects[resource] = {}
+        self._by_path[resource.group, resource.version, resource.plural] = resource
+
     def disconnect(self) -> None:
         """End every watch, as a server that restarts."""
         for watch in self._watches:

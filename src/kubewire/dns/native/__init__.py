@@ -39,6 +39,7 @@ _SURFACE: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "kw_loop_start": (_POINTER, (ctypes.c_int, ctypes.c_int, _POINTER, _U32, _U32)),
     "kw_loop_swap": (None, (_POINTER, _POINTER)),
     "kw_loop_take": (_U32, (_POINTER, _POINTER)),
+    "kw_loop_send": (None, (_POINTER, ctypes.c_char_p, _U32)),
     "kw_loop_shed": (_U64, (_POINTER,)),
     "kw_loop_stop": (None, (_POINTER,)),
 }  # fmt: skip

@@ -240,9 +240,9 @@ static int put_aside(loop *l, batch *b, int i) {
     return 1;
 }
 
-static void send_all(int fd, struct mmsghdr *messages, int count) {
+static void send_all(int fd, struct mmsghdr *messages, int count, int flags) {
     for (int first = 0; first < count;) {
-        int sent = sendmmsg(fd, messages + first, (unsigned)(count - first), 0);
+        int sent = sendmmsg(fd, messages + first, (unsigned)(count - first), flags);
         if (sent < 0 && errno == EINTR) continue;
         /* One client that cannot be reached must not hold up the rest of the batch. */
         first += sent > 0 ? sent : 1;
@@ -271,7 +271,7 @@ static void one_batch(loop *l, batch *b, int count) {
     }
     pthread_rwlock_unlock(&l->answers->lock);
     pthread_mutex_unlock(&l->lock);
-    if (ready) send_all(l->fd, b->out, ready);
+    if (ready) send_all(l->fd, b->out, ready, 0);
     if (aside) {
         uint64_t one = 1;
         while (write(l->event, &one, sizeof one) < 0 && errno == EINTR) {}
@@ -343,6 +343,29 @@ uint32_t kw_loop_take(loop *l, uint8_t *out) {
     l->aside_used = 0;
     pthread_mutex_unlock(&l->lock);
     return used;
+}
+
+/* Send answers of Python's, laid out as `put_aside` lays out messages. */
+void kw_loop_send(loop *l, uint8_t *packed, uint32_t size) {
+    struct mmsghdr out[BATCH];
+    struct iovec vec[BATCH];
+    for (uint32_t at = 0; at < size;) {
+        int n = 0;
+        for (; n < BATCH && at < size; n++) {
+            uint32_t length;
+            memcpy(&length, packed + at, 4);
+            uint8_t *name = packed + at + 4;
+            vec[n] = (struct iovec){name + NAME + CONTROL, length};
+            out[n].msg_hdr = (struct msghdr){.msg_name = name, .msg_namelen = l->name_size,
+                                             .msg_iov = &vec[n], .msg_iovlen = 1};
+            if (l->control_size) {
+                out[n].msg_hdr.msg_control = name + NAME;
+                out[n].msg_hdr.msg_controllen = l->control_size;
+            }
+            at += 4 + NAME + CONTROL + length;
+        }
+        send_all(l->fd, out, n, MSG_DONTWAIT);
+    }
 }
 
 uint64_t kw_loop_shed(loop *l) { return l->shed; }

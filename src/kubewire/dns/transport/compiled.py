@@ -33,7 +33,7 @@ class CompiledListener(Datagrams):
         self._buffer = ctypes.create_string_buffer(ASIDE)
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._handle: int | None = None
-        self._left: Iterator[tuple[bytes, bytes, bytes]] = iter(())
+        self._left: Iterator[tuple[bytes, bytes]] = iter(())
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the thread."""
@@ -58,7 +58,7 @@ class CompiledListener(Datagrams):
 
     def swap(self, dispatcher: Dispatcher) -> None:
         """Answer from now on by another configuration."""
-        before = self.dispatcher
+        before = self.dispatcher  # keeps its table until the thread has let go of it
         super().swap(dispatcher)
         if self._handle:
             self._lib.kw_loop_swap(self._handle, self._table())
@@ -72,7 +72,7 @@ class CompiledListener(Datagrams):
     def _readable(self) -> None:
         os.eventfd_read(self._event)
         size = self._lib.kw_loop_take(self._handle, self._buffer)
-        self._left = _messages(self._buffer[:size])
+        self._left = _messages(ctypes.string_at(self._buffer, size))
         if not self._work():
             asyncio.get_running_loop().remove_reader(self._event)
             asyncio.get_running_loop().call_soon(self._go_on)
@@ -80,11 +80,15 @@ class CompiledListener(Datagrams):
     def _work(self) -> bool:
         """Answer some messages; True when none is left."""
         count = 0
-        for data, name, control in itertools.islice(self._left, AT_ONCE):
+        ready: list[bytes] = []
+        for data, back in itertools.islice(self._left, AT_ONCE):
             count += 1
-            answer = self.ask(data, name, control)
+            answer = self.ask(data, back)
             if isinstance(answer, bytes):
-                self.reply(answer, name, control)
+                ready += (len(answer).to_bytes(4, "little"), back, answer)
+        if ready:
+            packed = b"".join(ready)
+            self._lib.kw_loop_send(self._handle, packed, len(packed))
         return count < AT_ONCE
 
     def _go_on(self) -> None:
@@ -96,16 +100,14 @@ class CompiledListener(Datagrams):
             asyncio.get_running_loop().call_soon(self._go_on)
 
 
-def _messages(raw: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Message, name and control data, as ``put_aside`` lays them out."""
+def _messages(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Messages and where they came from, as ``put_aside`` lays them out."""
     at = 0
     while at < len(raw):
-        length = int.from_bytes(raw[at : at + 4], "little")
-        name = at + 4
-        control = name + NAME
-        start = control + CONTROL
-        at = start + length
-        yield raw[start:at], raw[name:control], raw[control:start]
+        start = at + 4 + NAME + CONTROL
+        end = start + int.from_bytes(raw[at : at + 4], "little")
+        yield raw[start:end], raw[at + 4 : start]
+        at = end
 
 
 __all__ = ["CompiledListener"]

@@ -66,47 +66,49 @@ class Datagrams:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5.0)
 
-    def ask(self, data: bytes, name: bytes, control: bytes) -> Answer:
-        """Answer a message at once, or arrange for it and give None."""
-        client, local = self._peers(name, control)
+    def ask(self, data: bytes, back: bytes) -> Answer:
+        """Answer a message at once, or arrange for it and give None.
+
+        ``back`` is where it came from: NAME octets of sockaddr, CONTROL octets of control data.
+        """
+        client, local = self._peers(back)
         found = self.dispatcher.receive(data, client, local, "udp")
         if found is None or isinstance(found, bytes | list):
             return found
-        task = asyncio.get_running_loop().create_task(
-            self._later(found, name, control), name="dns answer"
-        )
+        task = asyncio.get_running_loop().create_task(self._later(found, back), name="dns answer")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return None
 
-    def reply(self, answer: bytes, name: bytes, control: bytes) -> None:
+    def reply(self, answer: bytes, back: bytes) -> None:
         """Send one answer back the way its question came."""
-        extra = ((*self._pktinfo, control[16 : self.control_size]),) if self.control_size else ()
+        size = self.control_size
+        extra = ((*self._pktinfo, back[NAME + 16 : NAME + size]),) if size else ()
         try:
-            self.sock.sendmsg((answer,), extra, socket.MSG_DONTWAIT, self._back(name))
+            self.sock.sendmsg((answer,), extra, socket.MSG_DONTWAIT, self._to(back))
         except OSError as error:
-            log.debug("answer to %s: %s", self._back(name), error)
+            log.debug("answer to %s: %s", self._to(back), error)
 
-    async def _later(self, waited: Awaitable[Answer], name: bytes, control: bytes) -> None:
+    async def _later(self, waited: Awaitable[Answer], back: bytes) -> None:
         answer = await waited
         if isinstance(answer, bytes) and not self.closed:
-            self.reply(answer, name, control)
+            self.reply(answer, back)
 
-    def _back(self, name: bytes) -> tuple[str, int] | tuple[str, int, int, int]:
+    def _to(self, name: bytes) -> tuple[str, int] | tuple[str, int, int, int]:
         port = name[2] << 8 | name[3]
         if self.v6:
             scope = int.from_bytes(name[24:28], "little")
             return socket.inet_ntop(socket.AF_INET6, name[8:24]), port, 0, scope
         return socket.inet_ntop(socket.AF_INET, name[4:8]), port
 
-    def _peers(self, name: bytes, control: bytes) -> tuple[Peer, Peer]:
+    def _peers(self, back: bytes) -> tuple[Peer, Peer]:
         """Client and local address as text, IPv4 ones without their mapping."""
-        port = name[2] << 8 | name[3]
-        raw = name[8:24] if self.v6 else name[4:8]
+        port = back[2] << 8 | back[3]
+        raw = back[8:24] if self.v6 else back[4:8]
         if self._bound:
             local = self._bound
         else:
-            local = _text(control[16:32] if self.v6 else control[24:28])
+            local = _text(back[NAME + 16 : NAME + 32] if self.v6 else back[NAME + 24 : NAME + 28])
         return (_text(raw), port), (local, self.dispatcher.listener.port)
 
 

@@ -116,14 +116,14 @@ class UdpListener(Datagrams):
         data = bytes(self._in[start : start + self._lengths[i * 16 + 14]])
         if not data:
             return None
-        name = bytes(self._names[i * NAME : (i + 1) * NAME])
-        control = bytes(self._controls[i * CONTROL : (i + 1) * CONTROL])
-        found = self.ask(data, name, control)
+        name = self._names[i * NAME : (i + 1) * NAME]
+        back = bytes(name + self._controls[i * CONTROL : (i + 1) * CONTROL])
+        found = self.ask(data, back)
         if not isinstance(found, bytes):
             return None
         if len(found) <= SIZE:
             return found
-        self.reply(found, name, control)
+        self.reply(found, back)
         return None
 
     def _flush(self, first: int, end: int) -> None:

@@ -32,6 +32,7 @@ _BUILT = {
     "nftables": _Names("NftablesProxier", "NftablesTracer"),
     "ipvs": _Names("IpvsProxier", "IpvsTracer"),
     "iptables": _Names("IptablesProxier", "IptablesTracer"),
+    "envoy": _Names("EnvoyProxier", "EnvoyTracer"),
 }
 
 
@@ -59,14 +60,15 @@ def require_machine(mode: str, source: str) -> None:
         raise InputError(f"{source}: {lacking}")
 
 
-def proxier(config: Config, service_cidrs: Iterable[str] = ()) -> Proxier:
+def proxier(config: Config, service_cidrs: Iterable[str] = (), **details: Any) -> Proxier:
     """The back end of the configured mode, for the current network namespace.
 
-    InputError if this machine lacks what it needs.
+    ``details`` are the back end's own, for one that builds upon another. InputError if this machine
+    lacks what it needs.
     """
     require(config.mode, "mode")
     found: Proxier = _part(config.mode, "proxier", _BUILT[config.mode].proxier)(
-        config, service_cidrs
+        config, service_cidrs, **details
     )
     return found
 
@@ -85,6 +87,13 @@ def support(mode: str) -> Support:
     require(mode, "mode")
     found: Support = _part(mode, "support", "SUPPORT")
     return found
+
+
+def notes(mode: str) -> list[str]:
+    """What is different with a mode: what it cannot do and why, and what users should know."""
+    missing = [f"{feature}: {why}" for feature, why in support(mode).items() if why]
+    module = importlib.import_module(f"{__name__}.{mode}.support")
+    return [*getattr(module, "NOTES", ()), *missing]
 
 
 def where(frontend: Frontend, config: Config) -> list[str]:

@@ -5,12 +5,15 @@ import struct
 import msgspec
 
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.name import join_labels, label_bytes, split
+from kubewire.lang.dns.name import MAX_NAME, is_plain, join_labels, label_bytes, split, to_wire
 from kubewire.lang.dns.record import COMPRESSED, RR, split_rdata
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 MIN_UDP = 512
 MAX_MESSAGE = 65535
+
+_UNSPLIT = ""
+"""Key in a table of offsets: those of the question's name are not all there yet."""
 
 _HEADER = struct.Struct("!6H")
 _RR_HEAD = struct.Struct("!HHIH")
@@ -27,6 +30,16 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     name: str
     type: int
     rclass: int = codes.IN
+    wire: bytes = b""
+    """As it came in, if its name is plain: it goes back without being written anew."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Question):
+            return NotImplemented
+        return (self.name, self.type, self.rclass) == (other.name, other.type, other.rclass)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.type, self.rclass))
 
 
 class Edns(msgspec.Struct, frozen=True):
@@ -65,6 +78,29 @@ class Message(msgspec.Struct):
 
 def read_name(data: bytes, at: int) -> tuple[str, int]:
     """A name at an offset, and the offset after it. Raises WireError."""
+    return _plain_name(data, at) or _any_name(data, at)
+
+
+def _plain_name(data: bytes, at: int) -> tuple[str, int] | None:
+    """The name if it is uncompressed and needs no escapes, as nearly every one is."""
+    out = bytearray(data[at : at + MAX_NAME])
+    end = dots = 0
+    try:
+        while length := out[end]:
+            if length > 63:
+                return None
+            out[end] = 46
+            end += length + 1
+            dots += 1
+    except IndexError:
+        return None
+    text = out[1:end]
+    if not is_plain(text) or text.count(b".") != dots - 1:
+        return None
+    return text.decode("ascii") + ".", at + end + 1
+
+
+def _any_name(data: bytes, at: int) -> tuple[str, int]:
     labels: list[bytes] = []
     after, total, limit = -1, 0, at
     try:
@@ -98,11 +134,13 @@ def parse(data: bytes) -> Message:
     at = 12
     try:
         for number in range(questions):
-            name, at = read_name(data, at)
-            rtype, rclass = _TWO.unpack_from(data, at)
-            at += 4
+            plain = _plain_name(data, at)
+            name, end = plain or _any_name(data, at)
+            rtype, rclass = _TWO.unpack_from(data, end)
             if number == 0:
-                message.question = Question(name, rtype, rclass)
+                wire = data[at : end + 4] if plain else b""
+                message.question = Question(name, rtype, rclass, wire)
+            at = end + 4
         for section, count in zip(
             (message.answer, message.authority, message.additional), counts, strict=True
         ):
@@ -153,13 +191,21 @@ def _options(raw: bytes) -> tuple[tuple[int, bytes], ...]:
 
 
 def encode(message: Message, limit: int = MAX_MESSAGE) -> bytes:
-    """Octets of a message, at most ``limit``: records are cut from the end, then TC is set."""
+    """Octets of a message, at most ``limit``: records are cut from the end, then TC is set.
+
+    Raises BadNameError if a name is no domain name.
+    """
     out = bytearray(12)
     offsets: dict[str, int] = {}
     flags = message.flags
     if question := message.question:
-        _put_name(out, offsets, question.name, compress=True)
-        out += _TWO.pack(question.type, question.rclass)
+        if question.wire:
+            out += question.wire
+            offsets[question.name] = 12
+            offsets[_UNSPLIT] = 0
+        else:
+            _put_name(out, offsets, question.name, compress=True)
+            out += _TWO.pack(question.type, question.rclass)
     tail = _opt(message.edns)
     room = limit - len(tail)
     counts = [0, 0, 0]
@@ -211,6 +257,14 @@ def _put_record(out: bytearray, offsets: dict[str, int], record: RR) -> None:
 
 
 def _put_name(out: bytearray, offsets: dict[str, int], name: str, *, compress: bool) -> None:
+    offset = offsets.get(name)
+    if offset is not None and compress:
+        out += (0xC000 | offset).to_bytes(2, "big")
+        return
+    if len(name) >= MAX_NAME:
+        to_wire(name)
+    if _UNSPLIT in offsets:
+        _split_question(offsets)
     escaped = "\\" in name
     while name != ".":
         offset = offsets.get(name)
@@ -232,3 +286,14 @@ def _put_name(out: bytearray, offsets: dict[str, int], name: str, *, compress: b
         out += raw
         name = rest or "."
     out.append(0)
+
+
+def _split_question(offsets: dict[str, int]) -> None:
+    """Offsets of the names that the question's name ends in: most answers need none of them."""
+    del offsets[_UNSPLIT]
+    name, at = next(iter(offsets)), 12
+    while name != ".":
+        offsets[name] = at
+        label, _, rest = name.partition(".")
+        at += 1 + len(label)
+        name = rest or "."

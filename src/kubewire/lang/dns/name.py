@@ -15,6 +15,11 @@ class BadNameError(ValueError):
     """A text that is no domain name."""
 
 
+def is_plain(text: bytes | bytearray) -> bool:
+    """Tell whether octets are their own presentation text, dots apart."""
+    return _PLAIN.fullmatch(text) is not None
+
+
 def join_labels(labels: list[bytes]) -> str:
     """Write labels as absolute presentation text, escaping what RFC 1035 asks for."""
     if not labels:

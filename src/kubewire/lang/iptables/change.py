@@ -3,10 +3,9 @@
 With ``--noflush`` a declared chain of one's own is made, or emptied if it is there, and everything
 that is not named stays. All that one section (``*table`` to ``COMMIT``) says happens at once or not at all.
 
-A change is one section if it is short. A long one may be cut (``limit``), because the nft variant
-needs it: an ordinary user's netlink message ends at some 200 KB, and ``iptables-nft-restore`` takes
-time by the square of what one section holds. The cuts are such that packets always find whole
-chains: what is new comes before what leads to it, and what is gone goes last.
+A change is one section if it is short. A long one may be cut (``limit``, in characters), because
+the nft variant needs it. The cuts are such that packets always find whole chains: what is new comes
+before what leads to it, and what is gone goes last.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Change:
     removed_rules: list[str] = field(default_factory=list)
     """Rules that are there exactly so."""
     removed: list[str] = field(default_factory=list)
-    """Chains that nothing leads to any more; callers before callees."""
+    """Chains that nothing else leads to any more."""
 
     def insert(self, chain: str, rule: Rule) -> None:
         """Put a rule first."""
@@ -52,16 +51,17 @@ class Change:
 
     def lines(self, limit: int = ENDLESS) -> Iterator[str]:
         """What ``iptables-restore`` reads; nothing if nothing is to be done."""
-        count = 0
+        length = 0
         for piece in self._pieces(limit):
-            if count and count + len(piece) > limit:
+            size = sum(map(len, piece))
+            if length and length + size > limit:
                 yield "COMMIT"
-                count = 0
-            if not count:
+                length = 0
+            if not length:
                 yield f"*{self.table}"
             yield from piece
-            count += len(piece)
-        if count:
+            length += size
+        if length:
             yield "COMMIT"
 
     def render(self) -> str:
@@ -78,8 +78,11 @@ class Change:
             yield [f"-A {line}"]
         for line in self.removed_rules:
             yield [f"-D {line}"]
+        # They may lead to each other: all are emptied before the first one goes.
         for name in self.removed:
-            yield [_head(name), f"-X {name}"]
+            yield [_head(name)]
+        for name in self.removed:
+            yield [f"-X {name}"]
 
 
 def _head(chain: str) -> str:
@@ -92,12 +95,14 @@ def _insertion(line: str) -> str:
 
 
 def _chain(name: str, rules: Sequence[str], limit: int) -> Iterator[list[str]]:
-    """A chain as pieces of at most ``limit`` lines; nearly always one.
+    """A chain as pieces of at most ``limit`` characters; nearly always one.
 
     Of a longer one the end is there first, and what comes before it is put in front, rule by rule:
     the end of a chain that balances is itself a chain that balances, over fewer.
     """
-    start = max(0, len(rules) - limit + 1)
+    start, room = len(rules), limit
+    while start and (room := room - len(rules[start - 1])) >= 0:
+        start -= 1
     yield [_head(name), *rules[start:]]
     for rule in reversed(rules[:start]):
         yield [_insertion(rule.partition(" ")[2])]

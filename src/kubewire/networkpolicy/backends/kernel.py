@@ -3,13 +3,14 @@
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Self
 
 from kubewire.kernel.conntrack import Conntrack, Entry
 from kubewire.kernel.netns import Netns
+from kubewire.kernel.nfqueue import Held, Queue
 from kubewire.networkpolicy.droplog import Drop, DropLog
-from kubewire.networkpolicy.labels import PROTOCOLS
+from kubewire.networkpolicy.labels import PROTOCOLS, QUEUE
 from kubewire.networkpolicy.model import Address
 from kubewire.networkpolicy.program import Program
 
@@ -52,6 +53,22 @@ class KernelEnforcer(ABC):
     @abstractmethod
     def counters(self) -> Counter[str]:
         """Packets that the rules decided, by the text of their label."""
+
+    @abstractmethod
+    def members(self, names: Iterable[str]) -> dict[str, frozenset[bytes]]:
+        """Addresses in sets of the program that is in the kernel; of those that are there."""
+
+    async def answers(self) -> AsyncGenerator[Held, None]:
+        """DNS answers to pods whose policies name domains; each waits until it is released."""
+        try:
+            source = Queue(QUEUE, self.netns)
+        except OSError as error:
+            # EPERM: another agent reads the queue. EINVAL: the kernel has none.
+            log.warning("DNS answers are not read, peers by name match nothing: %s", error)
+            return
+        with source:
+            async for held in source.packets():
+                yield held
 
     async def cut(self, denied: Callable[[Address, Address, str, int], bool]) -> int:
         """Forget established flows that are denied: their next packet is judged as a new one."""

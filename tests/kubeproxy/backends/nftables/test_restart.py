@@ -8,20 +8,20 @@ from collections.abc import Iterator
 import pytest
 
 from kubewire.kernel.nfnetlink import Nfnetlink
+from kubewire.kernel.probe import PODS as FROM_PODS
+from kubewire.kernel.probe import Probe, Shot
 from kubewire.kubeproxy.backends.nftables.proxier import NAMES, NftablesProxier
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import plan
-from kubewire.kubeproxy.probe import Probe, judged
 from kubewire.kubeproxy.table import Change
 from kubewire.kubeproxy.topology import NodeView
-from kubewire.kubeproxy.trace import Flow
 from tests.kubeproxy.rows import PODS, service, slice_
 
 pytestmark = pytest.mark.kernel
 
 NODE = "192.0.2.1"
 CONFIG = Config(cluster_cidrs=PODS)
-FLOW = Flow("10.244.200.9", "10.96.0.1", 80)
+SHOT = Shot("10.244.200.9", "10.96.0.1", 80, way_in=FROM_PODS)
 
 
 def changes(count: int) -> list[Change]:
@@ -56,8 +56,8 @@ def probe() -> Iterator[Probe]:
 
 
 def served(probe: Probe) -> bool:
-    verdict, end, masked = judged(probe.send(FLOW, pod=True), FLOW, probe.port)
-    return verdict == "accept" and end.startswith("10.244.1.") and not masked
+    (seen,) = probe.fire([SHOT])
+    return seen.target.startswith("10.244.1.") and seen.source == SHOT.source
 
 
 def restarting(many: list[Change], go: int) -> None:

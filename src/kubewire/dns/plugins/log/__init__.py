@@ -101,7 +101,7 @@ def render(text: str, request: Request, response: Response, seconds: float) -> s
         "type": codes.type_name(request.qtype),
         "name": request.name,
         "class": codes.class_name(request.qclass),
-        "proto": request.proto,
+        "proto": request.network,
         "remote": remote,
         "local": request.local[0],
         "port": str(request.client[1]),

@@ -23,10 +23,14 @@ NAMED = frozenset({
 """Types with a label of their own."""
 
 Labels = tuple[tuple[str, str], ...]
+Kind = tuple[str, ...]
+"""zone, view, proto, family, type, rcode, plugin of a question and its answer."""
 
 
 class Histogram:
     """Counts per bucket, and the sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
@@ -39,8 +43,27 @@ class Histogram:
         self.sum += value * times
 
 
+class Series:
+    """Everything that is counted of one kind of questions."""
+
+    __slots__ = ("asked", "count", "said", "seconds")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = Histogram(SECONDS)
+        self.asked = Histogram(SIZES)
+        self.said = Histogram(SIZES)
+
+    def add(self, asked: int, said: int, seconds: float, n: int = 1) -> None:
+        """Count ``n`` questions alike."""
+        self.count += n
+        self.seconds.add(seconds, n)
+        self.asked.add(asked, n)
+        self.said.add(said, n)
+
+
 class Metrics:
-    """All counters of one address; several server blocks may share it."""
+    """All counters of one page, put together by labels when it is asked for."""
 
     def __init__(self) -> None:
         self.requests: Counter[Labels] = Counter()
@@ -49,33 +72,25 @@ class Metrics:
         self.request_size: dict[Labels, Histogram] = {}
         self.response_size: dict[Labels, Histogram] = {}
 
-    def note(
-        self,
-        server: str,
-        labels: tuple[str, ...],
-        asked: int,
-        said: int,
-        seconds: float,
-        n: int = 1,
-    ) -> None:
-        """Count ``n`` questions of one kind."""
-        zone, view, proto, family, qtype, rcode, plugin = labels
+    def take(self, server: str, kind: Kind, series: Series) -> None:
+        """Add what was counted of one kind."""
+        zone, view, proto, family, qtype, rcode, plugin = kind
         where = (("server", server), ("zone", zone), ("view", view))
-        kind = qtype if qtype in NAMED else "other"
-        self.requests[(*where, ("proto", proto), ("family", family), ("type", kind))] += n
-        self.responses[(*where, ("rcode", rcode), ("plugin", plugin))] += n
+        named = qtype if qtype in NAMED else "other"
+        self.requests[(*where, ("proto", proto), ("family", family), ("type", named))] += (
+            series.count
+        )
+        self.responses[(*where, ("rcode", rcode), ("plugin", plugin))] += series.count
         sizes = (*where[:2], ("proto", proto), where[2])
-        _histogram(self.seconds, where, SECONDS).add(seconds, n)
-        _histogram(self.request_size, sizes, SIZES).add(asked, n)
-        _histogram(self.response_size, sizes, SIZES).add(said, n)
+        _add(self.seconds, where, series.seconds)
+        _add(self.request_size, sizes, series.asked)
+        _add(self.response_size, sizes, series.said)
 
 
-def _histogram(
-    found: dict[Labels, Histogram], labels: Labels, bounds: tuple[float, ...]
-) -> Histogram:
-    if labels not in found:
-        found[labels] = Histogram(bounds)
-    return found[labels]
+def _add(found: dict[Labels, Histogram], labels: Labels, part: Histogram) -> None:
+    into = found.setdefault(labels, Histogram(part.bounds))
+    into.counts = [a + b for a, b in zip(into.counts, part.counts, strict=True)]
+    into.sum += part.sum
 
 
 class Prometheus(Plugin):
@@ -85,7 +100,8 @@ class Prometheus(Plugin):
 
     def __init__(self, host: str, port: int, block: Block, env: Environment) -> None:
         self.address = (host, port)
-        self.metrics = Metrics()
+        self.series: dict[tuple[str, int, int, int, str], Series] = {}
+        """By protocol, family, type, rcode and plugin."""
         self._block = block
         self._env = env
         self._http: HttpServer | None = None
@@ -119,20 +135,31 @@ class Prometheus(Plugin):
         """Count."""
         began = time.perf_counter()
         response = await self.next.serve(request)
-        block = self._block
-        labels = (
-            block.zones[0], block.view_name, request.proto, str(request.family),
-            codes.type_name(request.qtype), codes.rcode_name(response.rcode), response.plugin,
+        key = (
+            request.network, request.family, request.qtype, response.rcode, response.plugin,
         )  # fmt: skip
+        series = self.series.get(key)
+        if series is None:
+            series = self.series[key] = Series()
         records = len(response.answer) + len(response.authority) + len(response.additional)
         said = request.size + 28 * records
-        self.metrics.note(self._server, labels, request.size, said, time.perf_counter() - began)
+        series.add(request.size, said, time.perf_counter() - began)
         return response
+
+    def count(self, total: Metrics) -> None:
+        """Put what went through this plugin to a page."""
+        block = self._block
+        for (proto, family, qtype, rcode, plugin), series in self.series.items():
+            kind = (
+                block.zones[0], block.view_name, proto, str(family), codes.type_name(qtype),
+                codes.rcode_name(rcode), plugin,
+            )  # fmt: skip
+            total.take(self._server, kind, series)
 
     @property
     def _server(self) -> str:
         dispatcher = self._block.dispatcher
-        return str(dispatcher.listener).replace("dns://:", "dns://:") if dispatcher else ""
+        return str(dispatcher.listener) if dispatcher else ""
 
     def _peers(self) -> list[Prometheus]:
         configuration = self._block.configuration
@@ -143,7 +170,7 @@ class Prometheus(Plugin):
         total = Metrics()
         for peer in self._peers():
             if peer.address == self.address:
-                _merge(total, peer.metrics)
+                peer.count(total)
         if self._block.configuration is not None:
             _replayed(total, self._block.configuration)
         lines = [*_render(total), *self._facts()]
@@ -165,16 +192,6 @@ class Prometheus(Plugin):
         yield f"process_start_time_seconds {self._began:.2f}"
 
 
-def _merge(total: Metrics, part: Metrics) -> None:
-    total.requests += part.requests
-    total.responses += part.responses
-    for name in ("seconds", "request_size", "response_size"):
-        for labels, histogram in getattr(part, name).items():
-            into = _histogram(getattr(total, name), labels, histogram.bounds)
-            into.counts = [a + b for a, b in zip(into.counts, histogram.counts, strict=True)]
-            into.sum += histogram.sum
-
-
 def _replayed(total: Metrics, configuration: Configuration) -> None:
     for dispatcher in {b.dispatcher for b in configuration.blocks}:
         if dispatcher is None:
@@ -182,8 +199,9 @@ def _replayed(total: Metrics, configuration: Configuration) -> None:
         for table in dispatcher.tables.values():
             for (*labels, asked, said), hits in table.hits().items():
                 if hits:
-                    server = str(dispatcher.listener)
-                    total.note(server, tuple(map(str, labels)), int(asked), int(said), 1e-5, hits)
+                    series = Series()
+                    series.add(int(asked), int(said), 1e-5, hits)
+                    total.take(str(dispatcher.listener), tuple(map(str, labels)), series)
 
 
 def _render(metrics: Metrics) -> Iterator[str]:

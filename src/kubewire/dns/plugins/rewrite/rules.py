@@ -402,7 +402,7 @@ def _variable(request: Request, code: int, name: str) -> tuple[int, bytes] | Non
         case "client_port":
             return code, request.client[1].to_bytes(2, "big")
         case "protocol":
-            return code, request.proto.encode()
+            return code, request.network.encode()
         case "server_ip":
             return code, packed(request.local[0])
         case "server_port":

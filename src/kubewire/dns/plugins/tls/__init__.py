@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 
+from kubewire.dns import tls as settings
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Setup
 
@@ -42,18 +43,15 @@ class Tls(Plugin):
                 case _:
                     raise setup.err(f"unknown option '{word}'")
         setup.no_more()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        found = settings.Tls(
+            setup.path(args[0]), setup.path(args[1]), setup.path(args[2]) if args[2:] else "",
+            AUTH[auth], keylog,
+        )  # fmt: skip
         try:
-            context.load_cert_chain(setup.path(args[0]), setup.path(args[1]))
-            if len(args) == 3:
-                context.load_verify_locations(setup.path(args[2]))
+            found.context()
         except (OSError, ssl.SSLError) as error:
             raise CorefileError(f"could not load TLS cert: {error}") from error
-        context.verify_mode = AUTH[auth]
-        if keylog:
-            context.keylog_filename = keylog
-        setup.block.tls = context
+        setup.block.tls = found
         return cls()
 
 

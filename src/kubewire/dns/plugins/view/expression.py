@@ -48,7 +48,7 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "name": (0, lambda r: r.name),
     "opcode": (0, lambda r: r.message.opcode),
     "port": (0, lambda r: str(r.client[1])),
-    "proto": (0, lambda r: r.proto),
+    "proto": (0, lambda r: r.network),
     "server_ip": (0, lambda r: r.local[0]),
     "server_port": (0, lambda r: str(r.local[1])),
     "size": (0, lambda r: r.size),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
+from kubewire.lang.dns.name import BadNameError, to_wire
 from kubewire.lang.dns.record import address, srv
 
 
@@ -21,8 +22,12 @@ class Whoami(Plugin):
     async def serve(self, request: Request) -> Response:
         """Answer every name."""
         host, port = request.client
-        proto = "udp" if request.proto == "udp" else "tcp"
+        proto = request.network
         labels = f"_{proto}.{request.qname}" if request.qname != "." else f"_{proto}."
+        try:
+            to_wire(labels)
+        except BadNameError:
+            labels = request.qname
         return self.reply(
             additional=[
                 address(request.qname, 0, host or "0.0.0.0"),

@@ -30,8 +30,6 @@ from kubewire.kubeproxy.table import Change as Told
 from kubewire.lang.iptables.change import Change, Written
 
 Group = dict[FrontendKey, Frontend]
-_DEPTH = {"KUBE-FW-": 1, "KUBE-EXT": 2, "KUBE-SVC": 3, "KUBE-SVL": 3, "KUBE-SEP": 4}
-"""Callers before callees."""
 
 
 class Family:
@@ -108,10 +106,8 @@ class Family:
                 yield place[1], self._shared_lines(place)
         self._repair_jumps(actual, change)
         known = own or self._fixed.chains
-        stale = [p for p in actual.chains if p[0] == table and p not in known]
-        change.removed += [
-            p[1] for p in sorted(stale, key=_callers_first) if _may_remove(p, actual)
-        ]
+        stale = (p for p in actual.chains if p[0] == table and p not in known)
+        change.removed += [place[1] for place in stale if _may_remove(place, actual)]
 
     def _repair_shared(self, place: Place, actual: Listing, change: Change) -> bool:
         """Add and remove single entries where that is less; True: write the chain whole."""
@@ -191,8 +187,7 @@ class Family:
                 if old.chains.get(chain.name) != chain
             ),
         )
-        gone = (("nat", name) for name in old.chains if name not in new.chains)
-        nat.removed += [name for _, name in sorted(gone, key=_callers_first)]
+        nat.removed += [name for name in old.chains if name not in new.chains]
         before, after = ([(p, f"{p[1]} {r.render()}") for p, r in c.entries] for c in (old, new))
         for place, line in before:
             if (place, line) not in after:
@@ -239,7 +234,7 @@ def removal(actual: Listing) -> list[Change]:
         changes[table].removed_rules += [
             line[3:] for line in lines if _may_remove((table, line.rpartition(" ")[2]), actual)
         ]
-    for table, name in sorted(actual.chains, key=_callers_first):
+    for table, name in actual.chains:
         if _may_remove((table, name), actual):
             changes[table].removed.append(name)
     return [*changes.values()]
@@ -253,11 +248,3 @@ def _may_remove(place: Place, actual: Listing) -> bool:
 def _endpoints(group: Group) -> int:
     frontend = next(iter(group.values()))
     return max(len(d.endpoints) for d in frontend.decisions.values())
-
-
-def _callers_first(place: Place) -> int:
-    """Shared chains lead to FW, EXT, SVC, SEP, and all of them to KUBE-MARK-MASQ."""
-    name = place[1]
-    if name in (names.MARK_MASQ, names.NOT_POD):
-        return 6 if name == names.MARK_MASQ else 5
-    return _DEPTH.get(name[:8], 0 if name == names.NODEPORTS else -1)

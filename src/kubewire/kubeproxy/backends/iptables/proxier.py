@@ -26,13 +26,10 @@ from kubewire.kubeproxy.backends.iptables.listing import Listing
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.proxier import Dump
 from kubewire.kubeproxy.table import Change
-from kubewire.lang.iptables.change import ENDLESS
 from kubewire.lang.iptables.change import Change as Rules
 
 log = logging.getLogger(__name__)
 
-SECTION = {"nft": 150, "legacy": ENDLESS}
-"""Lines of a section: the legacy variant reads and writes whole tables, so it is given all at once."""
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
 
@@ -90,12 +87,13 @@ class IptablesProxier:
 
     def _write(self, version: int, changes: Iterable[Rules]) -> bool:
         """Feed everything to one process; nothing runs if there is nothing to do."""
-        limit = SECTION[self.variant]
+        programs = Iptables(version, self.variant)
+        limit = programs.section()
         lines = (line for change in changes for line in change.lines(limit))
         first = next(lines, None)
         if first is None:
             return False
-        Iptables(version, self.variant).restore(chain([first], lines))
+        programs.restore(chain([first], lines))
         return True
 
     def _open_loopback(self) -> None:
@@ -170,8 +168,9 @@ class IptablesProxier:
             return
         if version == 4 and ("filter", "KUBE-FIREWALL") in found.chains and not found.kubelet:
             sysctl.write(ROUTE_LOCALNET, 0)
-        lines = (line for c in removal(found) for line in c.lines(SECTION[variant]))
-        Iptables(version, variant).restore(lines)
+        programs = Iptables(version, variant)
+        limit = programs.section()
+        programs.restore(line for c in removal(found) for line in c.lines(limit))
 
 
 def _liberal() -> bool:

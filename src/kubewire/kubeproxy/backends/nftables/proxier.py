@@ -31,10 +31,14 @@ from kubewire.lang.nftables.types import ip_bytes
 Shared = tuple[str, bytes]
 """An element that several frontends may need: (set, key)."""
 SHARED = ("hairpin4", "hairpin6")
-NAMES = (nftables.NAME, f"{nftables.NAME}-b")
-"""A table that is too large for one batch is loaded under the other name."""
-CHECK = f"{nftables.NAME}-check"
-"""A table without hooks, for the blink of an eye."""
+
+
+def table_names(name: str) -> tuple[str, str]:
+    """A table that is too large for one batch is loaded under the other name."""
+    return name, f"{name}-b"
+
+
+NAMES = table_names(nftables.NAME)
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 
 
@@ -73,7 +77,12 @@ class Users:
 class NftablesProxier:
     """Remembers what it committed; after a failure ``sync`` starts from nothing."""
 
-    def __init__(self, config: Config, service_cidrs: Iterable[str] = ()) -> None:
+    def __init__(
+        self, config: Config, service_cidrs: Iterable[str] = (), name: str = nftables.NAME
+    ) -> None:
+        self._names = table_names(name)
+        self._check = f"{name}-check"
+        """A table without hooks, for the blink of an eye."""
         self._config = config
         self._base = nftables.base_table(config, service_cidrs)
         self._netlink = Nfnetlink()
@@ -85,7 +94,7 @@ class NftablesProxier:
         self._rules: dict[str, list[KernelRule]] = {}
         self._generation = 0
         """Of the kernel's rules when they were last known to be as they should; 0: unknown."""
-        self._name = NAMES[0]
+        self._name = self._names[0]
         """Table that is in force."""
 
     def close(self) -> None:
@@ -94,7 +103,7 @@ class NftablesProxier:
 
     def clear(self) -> None:
         """Remove our tables, and what they guarded."""
-        present = self._netlink.tables() & {*NAMES, CHECK}
+        present = self._netlink.tables() & {*self._names, self._check}
         if any(nftables.GUARD in self._netlink.read(name).chains for name in present):
             sysctl.write(ROUTE_LOCALNET, 0)
         change = Transaction("inet")
@@ -111,7 +120,7 @@ class NftablesProxier:
         self._cluster_ips = dict(cluster_ips)
         users = Users()
         table = self._wanted(users)
-        live = self._netlink.hooked() & set(NAMES)
+        live = self._netlink.hooked() & set(self._names)
         if len(live) == 1:
             (self._name,) = live
             self._rules = self._as_kept(table)
@@ -127,13 +136,13 @@ class NftablesProxier:
         bare = {
             n: one if one.interval else changed(one, elements={}) for n, one in table.sets.items()
         }
-        check = changed(table, name=CHECK, chains=plain, sets=bare)
+        check = changed(table, name=self._check, chains=plain, sets=bare)
         self._netlink.commit(replace(check))
         try:
-            return self._netlink.rules(CHECK)
+            return self._netlink.rules(self._check)
         finally:
             change = Transaction("inet")
-            change.delete_table(CHECK)
+            change.delete_table(self._check)
             self._netlink.commit(change)
 
     def _mend(self, table: Table) -> bool | None:
@@ -182,15 +191,15 @@ class NftablesProxier:
 
     def _load(self, table: Table) -> None:
         """Whole in one transaction; too large for that, beside the old one, then switch at once."""
-        live = self._netlink.hooked() & set(NAMES)
+        live = self._netlink.hooked() & set(self._names)
         # An agent that was killed in the middle may have left a table that no packet meets.
-        self._name = min(live, default=NAMES[0])
+        self._name = min(live, default=self._names[0])
         change = replace(changed(table, name=self._name))
         if self._netlink.fits(change):
-            _drop_tables(change, set(NAMES) - {self._name})
+            _drop_tables(change, set(self._names) - {self._name})
             self._netlink.commit(change)
             return
-        self._name = next((n for n in NAMES if n not in live), NAMES[0])
+        self._name = next((n for n in self._names if n not in live), self._names[0])
         hooks = [c for c in table.chains.values() if c.hook]
         rest = {n: c for n, c in table.chains.items() if not c.hook}
         self._netlink.commit_in_parts(replace(changed(table, name=self._name, chains=rest)))
@@ -198,7 +207,7 @@ class NftablesProxier:
         for chain in hooks:
             switch.add_chain(self._name, chain)
             switch.add_rules(self._name, chain)
-        _drop_tables(switch, set(NAMES) - {self._name})
+        _drop_tables(switch, set(self._names) - {self._name})
         self._netlink.commit(switch)
 
     def apply(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
@@ -360,7 +369,7 @@ class NftablesProxier:
     def dump(self) -> Dump:
         """The table that was committed and the one that is there, line by line."""
         desired = readback.meant(self._wanted(), self._rules).lines() if self._chains else []
-        live = min(self._netlink.hooked() & set(NAMES), default=self._name)
+        live = min(self._netlink.hooked() & set(self._names), default=self._name)
         return Dump(desired, self._netlink.read(live).lines())
 
 

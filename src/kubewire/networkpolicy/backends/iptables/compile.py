@@ -25,8 +25,16 @@ from kubewire.lang.iptables import matches as m
 from kubewire.lang.iptables.ipset import DEFAULT_SIZE, PLAIN, IpSet, Options
 from kubewire.lang.iptables.model import Chain, Rule, Table
 from kubewire.lang.iptables.targets import ACCEPT, DROP, RETURN, Jump, Nflog, Target
-from kubewire.networkpolicy.backends.iptables.matches import Itself, Midstream
-from kubewire.networkpolicy.labels import CUT, LOG_GROUP, UNKNOWN, label_text, log_prefix
+from kubewire.networkpolicy.backends.iptables.matches import Itself, Midstream, Queue
+from kubewire.networkpolicy.labels import (
+    ANSWERS,
+    CUT,
+    LOG_GROUP,
+    QUEUE,
+    UNKNOWN,
+    label_text,
+    log_prefix,
+)
 from kubewire.networkpolicy.model import Direction
 from kubewire.networkpolicy.program import (
     AddressSet,
@@ -35,6 +43,7 @@ from kubewire.networkpolicy.program import (
     Program,
     RangeSet,
     Step,
+    dns_set,
     family_of,
 )
 from kubewire.networkpolicy.program import Chain as ProgramChain
@@ -99,6 +108,10 @@ class Compiler:
         for name, one in program.sets.items():
             own = set_name(name, one.family)
             found[own] = known[own] if before.get(name) is one else _spell(own, one)
+        for family in FAMILIES if program.asking else ():
+            own = asking_set(family)
+            mine = (a for a in program.asking if family_of(a) == family)
+            found[own] = _addresses(own, family, mine)
         for family in FAMILIES:
             own = known_set(family)
             if old is not None and program.known is old.known:
@@ -131,8 +144,7 @@ class Compiler:
         return found
 
     def _tables(self, program: Program, old: Program | None) -> Mapping[int, Table]:
-        head = program.guarded, program.strict
-        if old and program.chains is old.chains and head == (old.guarded, old.strict):
+        if old and program.chains is old.chains and _head(program) == _head(old):
             return self._rules.tables
         return {family: _table(program, family) for family in FAMILIES}
 
@@ -145,6 +157,15 @@ def profiles(program: Program, way: Direction) -> Iterator[str]:
 def known_set(family: int) -> str:
     """Name of the set of this node's pods whose policies are in force."""
     return f"{SET_PREFIX}{family}-known"
+
+
+def asking_set(family: int) -> str:
+    """Name of the set of this node's pods whose DNS answers are read."""
+    return f"{SET_PREFIX}{family}-asking"
+
+
+def _head(program: Program) -> tuple[object, ...]:
+    return program.guarded, program.strict, bool(program.asking)
 
 
 def _addresses(name: str, family: int, elements: Iterable[bytes]) -> IpSet:
@@ -185,13 +206,24 @@ def _table(program: Program, family: int) -> Table:
         Chain("FORWARD", (Rule((), Jump(FORWARD)),), "ACCEPT"),
         Chain("OUTPUT", (Rule((), Jump(OUTPUT)),), "ACCEPT"),
         Chain(FORWARD, tuple(_forward(program, family))),
-        Chain(OUTPUT, tuple(_output())),
+        Chain(OUTPUT, tuple(_output(program, family))),
         Chain(INGRESS, tuple(_ingress(program, family))),
     ]
     return Table("mangle", {c.name: c for c in chains})
 
 
+def _answers(program: Program, family: int) -> Iterator[Rule]:
+    """Answers of the cluster's DNS, or of a cache on this node, to pods whose policies name domains."""
+    asks = m.InSet(asking_set(family), ("dst",))
+    servers = m.InSet(set_name(dns_set(family), family), ("src",)), m.AddrType("LOCAL", "src")
+    for protocol in ("udp", "tcp") if program.asking else ():
+        for server in servers:
+            head = (m.Proto(protocol), m.Ports(protocol, sport="53"), asks, server)
+            yield Rule((*head, m.Comment(ANSWERS)), Queue(QUEUE))
+
+
 def _forward(program: Program, family: int) -> Iterator[Rule]:
+    yield from _answers(program, family)
     yield Rule((REPLIES,), ACCEPT)
     yield Rule((Itself(family),), ACCEPT)
     known = known_set(family)
@@ -209,7 +241,8 @@ def _forward(program: Program, family: int) -> Iterator[Rule]:
     yield Rule((), Jump(INGRESS, goto=True))
 
 
-def _output() -> Iterator[Rule]:
+def _output(program: Program, family: int) -> Iterator[Rule]:
+    yield from _answers(program, family)
     yield Rule((m.AddrType("LOCAL", "src"),), RETURN)
     yield Rule((), Jump(FORWARD, goto=True))
 

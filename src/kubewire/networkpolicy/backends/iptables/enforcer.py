@@ -8,7 +8,8 @@ in none. A pod becomes known last and unknown first.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address
 
 from kubewire.kernel import ipset
 from kubewire.kernel.iptables import Iptables, IptablesError, detect
@@ -27,6 +28,7 @@ from kubewire.networkpolicy.backends.iptables.compile import (
     Compiler,
     Rules,
     known_set,
+    set_name,
 )
 from kubewire.networkpolicy.backends.kernel import KernelEnforcer
 from kubewire.networkpolicy.program import Program
@@ -65,6 +67,17 @@ class IptablesEnforcer(KernelEnforcer):
         before, self._applied = self._applied, None
         rules = self._compiler.rules(program)
         self._bring(before, rules)
+
+    def members(self, names: Iterable[str]) -> dict[str, frozenset[bytes]]:
+        """Addresses in sets that are in the kernel."""
+        own = {set_name(n, f): n for n in names for f in FAMILIES}
+        with self._inside():
+            known = sets_of.parse(ipset.save())
+        return {
+            name: frozenset(ip_address(e).packed for e in known[n].elements)
+            for n, name in own.items()
+            if n in known
+        }
 
     def counters(self) -> Counter[str]:
         """Packets that the rules decided, by the text of their label."""

@@ -1,9 +1,10 @@
-"""Matches that only policies need: a packet to its own sender, and one in the middle of a connection."""
+"""What only policies need: a packet to its own sender, one in the middle of a connection, a queue."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from kubewire.lang.iptables.matches import MODULE_RANK, World
+from kubewire.lang.iptables.targets import Effect
 from kubewire.lang.packet import Packet
 
 _LOAD, _KEEP, _SAME, _RETURN = 0x20, 0x07, 0x1D, 0x06
@@ -47,3 +48,18 @@ class Midstream:
     def holds(self, packet: Packet, world: World) -> bool:
         """Ask the packet."""
         return packet.protocol == "tcp" and packet.midstream
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """``-j NFQUEUE``: a program sees the packet before it goes on."""
+
+    number: int
+
+    def render(self) -> str:
+        """As ``iptables-save`` prints it."""
+        return f"-j NFQUEUE --queue-num {self.number} --queue-bypass"
+
+    def apply(self, packet: Packet) -> Effect:
+        """What waits goes on to the next table."""
+        return Effect(packet, "accept")

@@ -32,6 +32,7 @@ from kubewire.lang.nftables.expressions import (
     L4PROTO,
     NFPROTO,
     RETURN,
+    SPORT,
     CtState,
     FibLocal,
     Lookup,
@@ -48,14 +49,25 @@ from kubewire.networkpolicy.backends.nftables.expressions import (
     Log,
     Midstream,
     PortRange,
+    Queue,
 )
-from kubewire.networkpolicy.labels import CUT, LOG_GROUP, PROTOCOLS, UNKNOWN, label_text, log_prefix
+from kubewire.networkpolicy.labels import (
+    ANSWERS,
+    CUT,
+    LOG_GROUP,
+    PROTOCOLS,
+    QUEUE,
+    UNKNOWN,
+    label_text,
+    log_prefix,
+)
 from kubewire.networkpolicy.program import (
     AddressSet,
     AnySet,
     PortSet,
     Program,
     Step,
+    dns_set,
 )
 from kubewire.networkpolicy.program import Chain as ProgramChain
 
@@ -68,6 +80,7 @@ BASE = ("egress", "ingress", "egress-out", "ingress-out")
 SOURCE: dict[int, Payload] = {4: IP_SADDR, 6: IP6_SADDR}
 TARGET: dict[int, Payload] = {4: IP_DADDR, 6: IP6_DADDR}
 ADDRESS = {4: IPV4, 6: IPV6}
+_FROM_DNS = Match(SPORT, (53).to_bytes(2, "big"))
 
 
 class Compiler:
@@ -86,6 +99,7 @@ class Compiler:
             sets |= _known(program.known)
         else:
             sets |= {n: self._table.sets[n] for n in ("known4", "known6", "self4", "self6")}
+        sets |= _asking(program.asking)
         for way in WAYS:
             sets |= self._dispatch(way, program, old)
         self._table = Table(self.name, "inet", sets, self._chains(program, old))
@@ -111,7 +125,7 @@ class Compiler:
         }
         for name in BASE:
             way, _, out = name.partition("-")
-            head = _foreign() if out else _always()
+            head = (*_answers(program, way), *(_foreign() if out else _always()))
             rules = (*head, *(_egress(program) if way == "egress" else _ingress()))
             hook = "output" if out else "forward"
             chains[name] = Chain(name, rules, "filter", hook, WAYS.index(way))
@@ -170,6 +184,15 @@ def _known(known: frozenset[bytes]) -> dict[str, Set]:
     return found
 
 
+def _asking(asking: frozenset[bytes]) -> dict[str, Set]:
+    found = {}
+    for family, size in ((4, 4), (6, 16)) if asking else ():
+        name = f"asking{family}"
+        mine = dict.fromkeys(a for a in asking if len(a) == size)
+        found[name] = Set(name, (ADDRESS[family],), elements=mine)
+    return found
+
+
 def _family(family: int) -> Match:
     return Match(NFPROTO, bytes((2 if family == 4 else 10,)))
 
@@ -223,7 +246,7 @@ def _log(step: Step) -> tuple[Any, ...]:
 
 
 def _head(program: Program) -> tuple[object, ...]:
-    return program.guarded, program.strict
+    return program.guarded, program.strict, bool(program.asking)
 
 
 def _always() -> Iterator[Rule]:
@@ -231,6 +254,18 @@ def _always() -> Iterator[Rule]:
     for family in (4, 6):
         itself = Lookup((SOURCE[family], TARGET[family]), f"self{family}")
         yield Rule((_family(family), itself, ACCEPT), "a pod to itself")
+
+
+def _answers(program: Program, way: str) -> Iterator[Rule]:
+    """Answers of the cluster's DNS, or of a cache on this node, to pods whose policies name domains."""
+    if not program.asking or way != "egress":
+        return
+    for family in (4, 6):
+        asks = Lookup((TARGET[family],), f"asking{family}")
+        for protocol in ("UDP", "TCP"):
+            head = (_family(family), Match(L4PROTO, bytes((PROTOCOLS[protocol],))), _FROM_DNS)
+            for server in (Lookup((SOURCE[family],), dns_set(family)), FibLocal(source=True)):
+                yield Rule((*head, asks, server, Queue(QUEUE)), ANSWERS)
 
 
 def _foreign() -> Iterator[Rule]:

@@ -9,12 +9,15 @@ transaction.
 import asyncio
 import contextlib
 import itertools
+import logging
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from kubewire.kernel.netlink import (
     NLM_F_APPEND,
@@ -30,6 +33,7 @@ from kubewire.lang.nftables.model import (
     NEWRULE,
     Chain,
     Data,
+    Rule,
     Set,
     Table,
     Transaction,
@@ -37,9 +41,12 @@ from kubewire.lang.nftables.model import (
 )
 from kubewire.networkpolicy.backends.kernel import KernelEnforcer
 from kubewire.networkpolicy.backends.nftables.compile import BASE, Compiler
+from kubewire.networkpolicy.backends.nftables.expressions import Queue
+from kubewire.networkpolicy.labels import QUEUE
 from kubewire.networkpolicy.program import Program
 
 PREFIX = "kubewire-policy"
+log = logging.getLogger(__name__)
 
 
 class Netfilter(KernelEnforcer):
@@ -50,6 +57,8 @@ class Netfilter(KernelEnforcer):
         self._kernel = Nfnetlink(netns)
         self._compiler: Compiler | None = None
         self._table: Table | None = None
+        self._queues: bool | None = None
+        """Whether this kernel can hand packets to programs."""
 
     def close(self) -> None:
         """Close the socket; the rules stay."""
@@ -77,7 +86,7 @@ class Netfilter(KernelEnforcer):
         if self._compiler is None or self._table is None:
             self.replace(program)
             return
-        table = self._compiler.table(program)
+        table = self._compiler.table(self._possible(program))
         change = difference(*_apart(self._table, table))
         if not self._kernel.fits(change):
             self.replace(program)
@@ -90,7 +99,7 @@ class Netfilter(KernelEnforcer):
         before = self.tables()
         names = (f"{PREFIX}-{n}" for n in range(len(before) + 1))
         compiler = Compiler(next(n for n in names if n not in before))
-        table = compiler.table(program)
+        table = compiler.table(self._possible(program))
         load = _load(table)
         try:
             if self._kernel.fits(load):
@@ -106,9 +115,39 @@ class Netfilter(KernelEnforcer):
             raise
         self._compiler, self._table = compiler, table
 
+    def _possible(self, program: Program) -> Program:
+        """The program, without what this kernel has not: peers by name then match nothing."""
+        if not program.asking:
+            return program
+        if self._queues is None:
+            self._queues = self._try_queue()
+        return program if self._queues else msgspec.structs.replace(program, asking=frozenset())
+
+    def _try_queue(self) -> bool:
+        trial = Table(
+            f"{PREFIX}-trial", "inet", {}, {"try": Chain("try", (Rule((Queue(QUEUE),)),))}
+        )
+        change = _load(trial)
+        change.messages += _deletions([trial.name]).messages
+        try:
+            self._kernel.commit(change)
+        except NftablesError as error:
+            log.warning("peers by name match nothing: this kernel lacks NFQUEUE (%s)", error)
+            return False
+        return True
+
     def tables(self) -> list[str]:
         """Names of our tables."""
         return sorted(t for t in self._kernel.tables() if t.startswith(PREFIX))
+
+    def members(self, names: Iterable[str]) -> dict[str, frozenset[bytes]]:
+        """Addresses in sets of the table that is in force."""
+        wanted = set(names)
+        return {
+            name: frozenset(elements)
+            for table in self.tables()
+            for name, elements in self._kernel.elements(table, wanted).items()
+        }
 
     def counters(self) -> Counter[str]:
         """Packets that the rules decided, by the text of their label."""

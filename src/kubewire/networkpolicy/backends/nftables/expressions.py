@@ -1,11 +1,13 @@
 """Expressions that only policies need: counter, log, ranges of ports, blocks of addresses."""
 
+import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from kubewire.lang.nftables import wire
 from kubewire.lang.nftables.expressions import (
+    ACCEPT,
     DPORT,
     L4PROTO,
     REG,
@@ -126,3 +128,27 @@ class Midstream:
     def run(self, state: State) -> Any:
         """Go on if it is."""
         return state.packet.protocol == "tcp" and state.packet.midstream
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """``queue num N bypass``: a program sees the packet before it goes on.
+
+    Sent as iptables' NFQUEUE target: kernels without nf_tables' own expression have that one.
+    """
+
+    number: int
+
+    def render(self) -> str:
+        """As nft writes it."""
+        return f"queue num {self.number} bypass"
+
+    def encode(self) -> bytes:
+        """Revision 3 of the target: number, how many queues, flags (1: bypass)."""
+        info = struct.pack("=HHHxx", self.number, 1, 1)
+        body = wire.string(1, "NFQUEUE") + wire.be32(2, 3) + wire.attr(3, info)
+        return wire.expression("target", body)
+
+    def run(self, state: State) -> Any:
+        """What waits goes on to the next base chain."""
+        return ACCEPT

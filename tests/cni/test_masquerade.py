@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from cni.lab import Lab, node
-from kubewire.cni import egress
+from kubewire.cni import masquerade
 from kubewire.kernel import netns, routes
 
 pytestmark = pytest.mark.kernel
@@ -39,7 +39,7 @@ async def test_only_what_leaves_the_cluster_is_masqueraded(lab: Lab, version: in
     network = lab.network(0)
     pod = {ip_address(ip).version: ip for ip in (await network.add(lab.request("a"))).ips}
     with netns.entered(lab.node_path(0)):
-        egress.apply(PODS, [ip_network("192.0.2.96/28"), ip_network("2001:db8::90/124")])
+        masquerade.cover(PODS, [ip_network("192.0.2.96/28"), ip_network("2001:db8::90/124")])
     outside = lab.netlink(1)
     lo, inside = outside.index("lo"), lab.netlink(0)
     mine = (OUTSIDE[version], FRIEND[version], {4: "10.244.1.9", 6: "fd00:1::9"}[version])

@@ -1,0 +1,97 @@
+"""How the Envoy back end grows: cold sync, one endpoint, one Service, memory; a peer is the plan itself.
+
+python bench/proxy_envoy.py [SERVICES] [ENDPOINTS]
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kubewire.api.service import EndpointSlice, Service
+from kubewire.kernel import sandbox
+from kubewire.kubeproxy.backends.envoy.proxier import EnvoyProxier
+from kubewire.kubeproxy.config import Config
+from kubewire.kubeproxy.plan import plan
+from kubewire.kubeproxy.table import Change
+from kubewire.kubeproxy.topology import NodeView
+
+VIEW = NodeView("node-1", ("192.0.2.1",))
+
+
+def service(i: int) -> Service:
+    ip = f"10.{96 + (i >> 16)}.{i >> 8 & 255}.{i & 255}"
+    port = {"name": "http" if i % 2 else "p", "port": 80}
+    spec = {"clusterIP": ip, "clusterIPs": [ip], "ports": [port]}
+    return msgspec.convert(
+        {"metadata": {"name": f"s{i}", "namespace": "ns"}, "spec": spec}, Service
+    )
+
+
+def piece(i: int, endpoints: int) -> EndpointSlice:
+    obj = {
+        "metadata": {
+            "name": f"s{i}",
+            "namespace": "ns",
+            "labels": {"kubernetes.io/service-name": f"s{i}"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [f"10.244.{i & 255}.{j + 1}"]} for j in range(endpoints)],
+        "ports": [{"name": "http" if i % 2 else "p", "port": 8080, "protocol": "TCP"}],
+    }
+    return msgspec.convert(obj, EndpointSlice)
+
+
+def measure(services: int, endpoints: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"services": services, "endpoints": endpoints}
+    with tempfile.TemporaryDirectory() as folder:
+        config = Config(mode="envoy", cluster_cidrs=("10.244.0.0/16",), run_dir=f"{folder}/envoy")
+        start = time.perf_counter()
+        table = plan(
+            map(service, range(services)),
+            (piece(i, endpoints) for i in range(services)),
+            VIEW,
+            config,
+        )
+        found["plan s"] = round(time.perf_counter() - start, 2)
+        proxier = EnvoyProxier(config)
+        start = time.perf_counter()
+        proxier.sync([Change(k, None, f) for k, f in table.frontends.items()], {})
+        found["cold sync s"] = round(time.perf_counter() - start, 2)
+        pid = Path(f"{folder}/envoy/envoy.pid").read_text().strip()
+        status = Path(f"/proc/{pid}/status").read_text()
+        found["Envoy MiB"] = int(status.split("VmRSS:")[1].split()[0]) // 1024
+        found["one endpoint ms"] = _median(proxier, config, [1, 2, 3], endpoints)
+        found["one Service ms"] = _median(
+            proxier, config, [services + i for i in range(3)], endpoints
+        )
+        proxier.clear()
+        proxier.close()
+    return found
+
+
+def _median(proxier: EnvoyProxier, config: Config, numbers: list[int], endpoints: int) -> float:
+    """Give each Service other endpoints than it has (or make it)."""
+    times = []
+    for i in numbers:
+        before = plan([service(i)], [piece(i, endpoints)], VIEW, config).frontends
+        after = plan([service(i)], [piece(i, endpoints + 1)], VIEW, config).frontends
+        known = i < numbers[-1] and numbers[0] < 10
+        changes = [Change(k, before[k] if known else None, f) for k, f in after.items()]
+        start = time.perf_counter()
+        proxier.apply(changes, {})
+        times.append((time.perf_counter() - start) * 1000)
+    return round(sorted(times)[len(times) // 2], 1)
+
+
+def main() -> None:
+    services, endpoints = (int(a) for a in (*sys.argv[1:], *("1000", "10")[len(sys.argv) - 1 :]))
+    print(json.dumps(sandbox.run(lambda: measure(services, endpoints)), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""What the Envoy back end can spell."""
+
+from kubewire.kubeproxy.proxier import Feature, Support
+
+_WHY_NOT = {
+    Feature.SCHEDULERS: "Envoy balances by least request, by a hash of the client with affinity; ipvs has schedulers",
+}
+
+SUPPORT: Support = {feature: _WHY_NOT.get(feature, "") for feature in Feature}
+
+NOTES = (
+    "UDP and SCTP Services stay in the kernel (nftables maps): Envoy carries TCP and HTTP",
+    "a client is accepted before an endpoint is: a refusal of the endpoint closes the connection, or is a 503",
+    "sessionAffinity has no timeout: a hash of the client's address chooses, not a memory",
+)
+"""What users should know of it."""

@@ -1,0 +1,95 @@
+from ipaddress import ip_address
+
+import pytest
+
+from kubewire.lang.dns import codes, record
+from kubewire.lang.dns.message import Message, Question, encode
+from kubewire.networkpolicy.answers import GRACE, LEAST, Learned, Names, read
+
+ONE, TWO, SIX = ip_address("192.0.2.1"), ip_address("192.0.2.2"), ip_address("2001:db8::1")
+RESPONSE = 0x8180
+
+
+def message(name: str, *answer: record.RR, flags: int = RESPONSE) -> bytes:
+    found = Message(id=7, flags=flags, question=Question(name, codes.A), answer=list(answer))
+    return bytes(encode(found))
+
+
+def udp4(data: bytes) -> bytes:
+    return b"\x45" + bytes(8) + bytes((17,)) + bytes(10) + bytes(8) + data
+
+
+def udp6(data: bytes) -> bytes:
+    return b"\x60" + bytes(5) + bytes((17,)) + bytes(33) + bytes(8) + data
+
+
+def tcp4(data: bytes) -> bytes:
+    head = b"\x45" + bytes(8) + bytes((6,)) + bytes(10)
+    return head + bytes(12) + b"\x80" + bytes(19) + len(data).to_bytes(2, "big") + data
+
+
+ADDRESS = message("www.Example.COM.", record.address("www.Example.COM.", 30, "192.0.2.1"))
+CHAIN = message(
+    "www.example.com.",
+    record.cname("www.example.com.", 20, "edge.example.net."),
+    record.cname("edge.example.net.", 300, "a.example.net."),
+    record.address("a.example.net.", 60, "192.0.2.1"),
+    record.address("a.example.net.", 60, "192.0.2.2"),
+)
+
+
+@pytest.mark.parametrize(
+    ("packet", "learned"),
+    [
+        (udp4(ADDRESS), [("www.example.com", ONE, 30)]),
+        (udp6(ADDRESS), [("www.example.com", ONE, 30)]),
+        (tcp4(ADDRESS), [("www.example.com", ONE, 30)]),
+        (
+            udp4(message("a.b.", record.address("a.b.", 5, "2001:db8::1"))),
+            [("a.b", SIX, 5)],
+        ),
+        (
+            udp4(CHAIN),
+            [
+                ("a.example.net", ONE, 60),
+                ("a.example.net", TWO, 60),
+                ("edge.example.net", ONE, 60),
+                ("edge.example.net", TWO, 60),
+                ("www.example.com", ONE, 20),
+                ("www.example.com", TWO, 20),
+            ],
+        ),
+        (udp4(message("a.b.", record.cname("a.b.", 5, "a.b."))), []),
+        (udp4(message("a.b.", flags=RESPONSE | 3)), []),
+        (udp4(message("a.b.", record.address("a.b.", 5, "192.0.2.1"), flags=0x0100)), []),
+        (udp4(ADDRESS[:20]), []),
+        (tcp4(ADDRESS)[:-1], []),
+        (b"\x45", []),
+        (b"", []),
+    ],
+)
+def test_what_an_answer_says(packet: bytes, learned: list[tuple[str, object, int]]) -> None:
+    assert sorted(tuple(x) for x in read(packet)) == learned
+
+
+def always(name: str) -> bool:
+    return True
+
+
+def test_an_address_is_kept_for_its_ttl() -> None:
+    names = Names()
+    assert names.learn([Learned("a", ONE, 60)], 0, always) == {"a": {ONE}}
+    assert names.learn([Learned("a", ONE, 60)], 10, always) == {}
+    assert names.learn([Learned("a", TWO, 0)], 10, always) == {"a": {ONE, TWO}}
+    assert names.expire(10 + LEAST) == {}
+    assert names.expire(10 + LEAST + GRACE) == {"a": {ONE}}
+    assert names.expire(60 + GRACE) == {}, "it was seen again later"
+    assert names.next(60) == 10 + GRACE
+    assert names.expire(70 + GRACE) == {"a": frozenset()}
+    assert names.next(100) is None
+
+
+def test_names_that_no_policy_has_are_not_kept() -> None:
+    names = Names()
+    assert names.learn([Learned("a", ONE, 60)], 0, lambda name: name == "b") == {}
+    assert names.next(0) is None
