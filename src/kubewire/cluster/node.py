@@ -131,6 +131,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
                     run_dir=str(folder / "kube-proxy"),
                 ),
                 service_cidrs=options.addresses.service_cidrs,
+                alone=True,
             )
             group.create_task(proxy.run(), name="kube-proxy")
         group.create_task(policies.run(), name="networkpolicy")

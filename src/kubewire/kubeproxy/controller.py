@@ -48,7 +48,10 @@ class KubeProxy:
         node_ips: Sequence[str],
         config: Config,
         service_cidrs: Iterable[str] = (),
+        *,
+        alone: bool = False,
     ) -> None:
+        """``alone``: no other mode can have left rules in this namespace."""
         agent = f"kube-proxy/{node_name}"
         headed = ",".join(f"!{label}" for label in sorted(FOREIGN))
         self.services = Informer(client, SERVICES, Service, label_selector=headed, agent=agent)
@@ -79,7 +82,7 @@ class KubeProxy:
         self._table = ServiceTable()
         self._checks: dict[Key, HealthCheck] = {}
         self._told: dict[Key, frozenset[str]] = {}
-        self._alone = False
+        self._alone = alone
         """Rules that other modes may have left are gone."""
         self._made = (config, self._given_cidrs)
         self._proxier: Proxier = backends.proxier(*self._made)
@@ -117,7 +120,7 @@ class KubeProxy:
         finally:
             asyncio.get_running_loop().remove_reader(watch.fileno())
             watch.close()
-            await self._health_checks.close()
+            self._health_checks.close()
             self._proxier.close()
 
     async def _reconcile(self, changes: Changes) -> float:
