@@ -177,20 +177,21 @@ def boot(qemu: str, kernel: Path, image: Path, memory: str) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert machine.stdout
-    status = 3
+    said = b""
     try:
-        for line in machine.stdout:
-            if found := STATUS.search(line):
-                status = int(found[1])
-            else:
-                sys.stdout.buffer.write(line)
-                sys.stdout.buffer.flush()
+        # As it comes: a test's dot is no line.
+        while piece := os.read(machine.stdout.fileno(), 1 << 16):
+            said = (said + piece)[-200:]
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
     finally:
         machine.kill()
         machine.wait()
-    if status == 3:
+    found = STATUS.search(said)
+    if found is None:
         print("the machine stopped before pytest had ended", file=sys.stderr)
-    return status
+        return 3
+    return int(found[1])
 
 
 if __name__ == "__main__":
