@@ -36,6 +36,8 @@ KEPT_MODULES = (
     "crypto/crc32c",
     "lib/",
 )
+CONTENT = " ".join(KEPT_MODULES)
+"""What a cached kernel has, so that one of another list is fetched anew."""
 STATUS = re.compile(rb"kubewire-vm-status=(\d+)")
 SEARCH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/bin"))
 
@@ -76,7 +78,8 @@ def kernel_files(busybox: str) -> tuple[Path, Path]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kubewire" / "vm"
     package = _package()
     folder = cache / package if package else _newest(cache)
-    if not (folder / "ready").exists():
+    ready = folder / "ready"
+    if not ready.exists() or ready.read_text() != CONTENT:
         _fetch(package, folder, busybox)
     (kernel,) = (folder / "boot").glob("vmlinuz-*")
     (modules,) = (folder / "lib" / "modules").iterdir()
@@ -121,7 +124,7 @@ def _fetch(package: str, folder: Path, busybox: str) -> None:
         (release,) = (content / "lib" / "modules").iterdir()
         command = [busybox, "depmod", "-b", str(content), release.name]
         subprocess.run(command, check=True)
-        (content / "ready").touch()
+        (content / "ready").write_text(CONTENT)
         shutil.rmtree(folder, ignore_errors=True)
         content.rename(folder)
 
