@@ -1,11 +1,11 @@
 """Rows that need a configuration of their own: the plan in iptables mode, the rules, the kernel."""
 
 import pytest
+from kubewire.kubeproxy.probe import KernelTracer, Probe, pods_device
 
 from kubewire.kubeproxy.backends.iptables.trace import IptablesTracer
 from kubewire.kubeproxy.config import read as read_config
 from kubewire.kubeproxy.objects import read
-from kubewire.kubeproxy.probe import KernelTracer, Probe, pods_device
 from kubewire.kubeproxy.trace import Tracer
 from tests.kubeproxy.table import CONFIG, NODE, objects
 from tests.kubeproxy.test_configured import PODS, ROWS, Row, flow, told
