@@ -71,11 +71,11 @@ def restarting(many: list[Change], go: int) -> None:
 
 @pytest.mark.usefixtures("small_buffers")
 def test_killed_in_the_middle(probe: Probe) -> None:
-    many = changes(1500)
+    many = changes(800)
     first = NftablesProxier(CONFIG)
     first.sync(many, {})
     first.close()
-    for kills in range(6):
+    for kills in range(4):
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
