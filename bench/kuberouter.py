@@ -62,7 +62,7 @@ class KubeRouter:
 
     @staticmethod
     def _hooked() -> bool:
-        return Iptables(4).try_rule("-C", "FORWARD", "-j", "KUBE-ROUTER-FORWARD")
+        return "-A FORWARD -j KUBE-ROUTER-FORWARD" in Iptables(4).save("filter")
 
     def _policy(self, policy: Policy, sets: list[str], chains: list[str], rules: list[str]) -> None:
         name = f"KUBE-NWPLCY-{digest((policy.kind, policy.key))[:12]}"

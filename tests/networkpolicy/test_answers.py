@@ -1,6 +1,8 @@
 from ipaddress import ip_address
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kubewire.lang.dns import codes, record
 from kubewire.lang.dns.message import Message, Question, encode
@@ -70,6 +72,16 @@ CHAIN = message(
 )
 def test_what_an_answer_says(packet: bytes, learned: list[tuple[str, object, int]]) -> None:
     assert sorted(tuple(x) for x in read(packet)) == learned
+
+
+@given(st.integers(0, len(CHAIN) - 1), st.integers(0, 255), st.integers(0, len(CHAIN)))
+@settings(deadline=None, max_examples=500)
+def test_broken_answers_teach_at_most_something_wrong(at: int, byte: int, end: int) -> None:
+    broken = bytearray(CHAIN)
+    broken[at] = byte
+    for wrap in (udp4, udp6, tcp4):
+        read(wrap(bytes(broken)))
+        read(wrap(bytes(broken[:end])))
 
 
 def always(name: str) -> bool:

@@ -396,6 +396,31 @@ def test_a_host_port_leads_to_its_pod() -> None:
     assert [a["ingress"]["policy"] for a in answers] == ["NetworkPolicy y/p80", None]
 
 
+FROM_X = netpol(
+    "from-x",
+    "y",
+    {"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": labels(ns="x")}]}]},
+)
+
+
+@pytest.mark.parametrize(
+    ("policy", "source", "verdict"),
+    [
+        (FROM_X, "x/a", "allow"),
+        (FROM_X, "x/b", "deny"),
+        (ONLY_NODE_1, "x/b", "allow"),
+        (ONLY_NODE_1, "x/a", "deny"),
+    ],
+)
+def test_a_pod_of_another_node_comes_to_a_node_port_as_its_node(
+    policy: JSON, source: str, verdict: str
+) -> None:
+    front = service("s", "10.96.0.9", 80, type="NodePort")
+    front["spec"]["ports"][0]["nodePort"] = 30001
+    answer = ask([policy, front, slice_of("s", Y_B.ip)], source, "172.30.0.10", 30001)
+    assert answer["ingress"]["verdict"] == verdict
+
+
 NAMED = cluster(
     "names",
     "Admin",

@@ -8,6 +8,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from kubewire.kernel.netlink import Message, NetlinkSocket, attr, attributes
@@ -71,7 +72,9 @@ class Queue(NetlinkSocket):
     def accept(self, identity: bytes) -> None:
         """Let a packet go on."""
         body = self._head + attr(_VERDICT_HEADER, struct.pack(">I", _ACCEPT) + identity)
-        self.socket.send(struct.pack("=IHHII", 16 + len(body), _VERDICT, _REQUEST, 0, 0) + body)
+        with suppress(OSError):
+            # A word that is lost is a packet that is lost: who sent it will send it again.
+            self.socket.send(struct.pack("=IHHII", 16 + len(body), _VERDICT, _REQUEST, 0, 0) + body)
 
     def _config(self, kind: int, data: bytes) -> Message:
         return Message(_CONFIG, 0, self._head + attr(kind, data), "bind a queue")

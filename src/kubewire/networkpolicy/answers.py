@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.message import Message, WireError, parse
+from kubewire.lang.dns.message import Message, parse
 from kubewire.lang.dns.record import RR, address_text
 from kubewire.networkpolicy.model import Address
 
@@ -37,11 +37,12 @@ def read(packet: bytes) -> list[Learned]:
     data = _payload(packet)
     try:
         message = parse(data) if data else None
-    except WireError:
+        if message is None or not message.flags & _RESPONSE or message.rcode:
+            return []
+        return list(_learned(message))
+    except ValueError:
+        # Not DNS, or records that are not what their type says.
         return []
-    if message is None or not message.flags & _RESPONSE or message.rcode or not message.question:
-        return []
-    return list(_learned(message))
 
 
 def _payload(packet: bytes) -> bytes:
@@ -62,7 +63,8 @@ def _payload(packet: bytes) -> bytes:
 
 
 def _learned(message: Message) -> Iterator[Learned]:
-    assert message.question is not None
+    if message.question is None:
+        return
     by_owner: dict[str, list[RR]] = {}
     for record in message.answer:
         by_owner.setdefault(_plain(record.name), []).append(record)
@@ -78,7 +80,7 @@ def _addresses(by_owner: dict[str, list[RR]], owner: str) -> Iterator[tuple[Addr
         seen.add(owner)
         following = ""
         for record in by_owner.get(owner, ()):
-            if record.type == codes.CNAME:
+            if record.type == codes.CNAME and record.rdata:
                 following, ttl = _plain(str(record.target)), min(ttl, record.ttl)
             elif record.type in (codes.A, codes.AAAA) and record.rdata:
                 yield ip_address(address_text(record)), min(ttl, record.ttl)

@@ -224,22 +224,37 @@ class Asker:
         flow = Flow(source, target, question.protocol, backend.port)
         egress = ingress = flow
         if node is not None:
-            egress, ingress = _over_node(flow, node, _number(question.port))
+            egress, ingress = self._over_node(flow, node, _number(question.port))
         return _answer(judge(self.plan, egress, "egress"), judge(self.plan, ingress, "ingress"))
+
+    def _over_node(self, flow: Flow, node: Party, port: int | None) -> tuple[Flow, Flow]:
+        """Both views of a node's port: the node translates, and masquerades what leaves it again."""
+        pod = flow.source.pod
+        if pod is not None and pod.node == node.node:
+            egress, source = flow, flow.source
+        else:
+            egress, source = (
+                Flow(flow.source, node, flow.protocol, port),
+                self._outside(flow.source),
+            )
+        stays = flow.target.pod is not None and flow.target.pod.node == node.node
+        source = source if stays else node
+        return egress, Flow(source, flow.target, flow.protocol, flow.port)
+
+    def _outside(self, source: Party) -> Party:
+        """A pod, as it is seen beyond its node: what it sends to no pod has its node's address."""
+        home = self.plan.nodes.get(source.pod.node) if source.subject and source.pod else None
+        version = source.address.version if source.address else 4
+        for address in home.addresses if home else ():
+            if address.version == version:
+                return self._at(address, str(address))
+        return source
 
     def _backend(self, backend: Backend) -> Party:
         if backend.address is not None:
             return self._at(backend.address, str(backend.address))
         assert isinstance(backend.pod, Pod)
         return self._pod(pod_facts(backend.pod))
-
-
-def _over_node(flow: Flow, node: Party, port: int | None) -> tuple[Flow, Flow]:
-    """Both views of a node port: the node translates, and masquerades what leaves it again."""
-    own = flow.source.pod is not None and flow.source.pod.node == node.node
-    egress = flow if own else Flow(flow.source, node, flow.protocol, port)
-    stays = flow.target.pod is not None and flow.target.pod.node == node.node
-    return egress, flow if stays else Flow(node, flow.target, flow.protocol, flow.port)
 
 
 def _same_family(source: Party, target: Party) -> tuple[Party, Party]:

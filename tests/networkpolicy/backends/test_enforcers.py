@@ -1,5 +1,6 @@
 import asyncio
 import socket
+import subprocess
 import time
 from contextlib import ExitStack, aclosing, closing, nullcontext, suppress
 from ipaddress import ip_address
@@ -252,6 +253,29 @@ def test_long_names_are_told_whole(backend: str, tmp_path: Path) -> None:
     with enforcer(backend) as kernel:
         kernel.replace(Compiler(plan, "node-0").program())
         assert f"NetworkPolicy x/{name}||ingress" in kernel.counters()
+
+
+@pytest.mark.tool("nft")
+def test_the_nft_program_can_list_everything() -> None:
+    names = {"action": "Accept", "to": [{"domainNames": ["*.example.com"]}]}
+    policies = [
+        netpol("n" * 200, "x", {"podSelector": {}}),
+        audited(cluster("a", "Admin", 1, subject={"namespaces": {}}, egress=[names])),
+        cluster("b", "Baseline", 1, subject={"namespaces": {}}, egress=[names]),
+    ]
+    ports = {"ports": [{"port": 80, "endPort": 90}, {"port": "serve-80-tcp"}]}
+    blocks = {"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}], **ports}
+    policies.append(netpol("ports", "x", {"podSelector": {}, "ingress": [blocks]}))
+    plan = worlds.plan([*fixture(), *policies])
+    with Netfilter() as kernel:
+        kernel.replace(Compiler(plan, "node-0", strict=True).program())
+        listed = subprocess.run(
+            ["nft", "list", "table", "inet", kernel.tables()[0]],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert "queue num 27511 bypass" in listed.stdout
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -41,12 +41,11 @@ from kubewire.lang.nftables.expressions import (
     Vmap,
 )
 from kubewire.lang.nftables.model import Chain, Data, Rule, Set, Table
-from kubewire.lang.nftables.types import IPV4, IPV6, MARK, PORT, PROTO, integer_bytes
+from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO
 from kubewire.networkpolicy.backends.nftables.expressions import (
     Counter,
     Inside,
     Log,
-    Mapped,
     Midstream,
     PortRange,
     Queue,
@@ -90,8 +89,6 @@ class Compiler:
         self.name = name
         self._program: Program | None = None
         self._table = Table(name)
-        self._number: dict[str, bytes] = {}
-        """Chain of a profile -> what stands for it; never used for another one."""
 
     def table(self, program: Program) -> Table:
         """Spell a program."""
@@ -131,14 +128,9 @@ class Compiler:
         return chains
 
     def _dispatch(self, way: str, program: Program, old: Program | None) -> dict[str, Set]:
-        """Address -> number of a profile, and number -> its chain.
-
-        Two steps, because the kernel walks the whole table whenever a verdict changes: a pod that
-        moves changes a number only.
-        """
         entries: dict[bytes, str] = getattr(program, way)
         before: dict[bytes, str] = getattr(old, way) if old else {}
-        found = {f"{way}-chains": self._numbers(way, program, old)}
+        found: dict[str, Set] = {}
         for family, size in ((4, 4), (6, 16)):
             name = f"{way}{family}"
             known = self._table.sets.get(name)
@@ -148,22 +140,10 @@ class Compiler:
                 for key in changed:
                     elements.pop(key, None)
                     if key in entries:
-                        elements[key] = self._number[entries[key]]
-                known = Set(name, (ADDRESS[family],), (MARK,), elements=elements)
+                        elements[key] = _jump(entries[key])
+                known = Set(name, (ADDRESS[family],), verdicts=True, elements=elements)
             found[name] = known
         return found
-
-    def _numbers(self, way: str, program: Program, old: Program | None) -> Set:
-        name = f"{way}-chains"
-        if old and program.chains is old.chains:
-            return self._table.sets[name]
-        chains = [c for c in program.chains if c.startswith(f"{way}/")]
-        for chain in chains:
-            if chain not in self._number:
-                self._number[chain] = integer_bytes(len(self._number) + 1)
-        return Set(
-            name, (MARK,), verdicts=True, elements={self._number[c]: _jump(c) for c in chains}
-        )
 
 
 @lru_cache(maxsize=65536)
@@ -300,11 +280,9 @@ def _egress(program: Program) -> Iterator[Rule]:
                 cut = (_family(family), Midstream(), ours, Counter(), DROP)
                 yield Rule(cut, CUT)
     for family in (4, 6):
-        profile = Mapped(SOURCE[family], f"egress{family}", MARK)
-        yield Rule((_family(family), Vmap((profile,), "egress-chains")))
+        yield Rule((_family(family), Vmap((SOURCE[family],), f"egress{family}")))
 
 
 def _ingress() -> Iterator[Rule]:
     for family in (4, 6):
-        profile = Mapped(TARGET[family], f"ingress{family}", MARK)
-        yield Rule((_family(family), Vmap((profile,), "ingress-chains")))
+        yield Rule((_family(family), Vmap((TARGET[family],), f"ingress{family}")))
