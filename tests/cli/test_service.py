@@ -55,3 +55,50 @@ def test_explain_shows_the_table(words: list[str]) -> None:
     assert result.exit_code == 0, result.output
     assert "ClusterIP    10.96.0.41:80/TCP" in result.stdout
     assert "endpoint 10.244.0.1:8080 in  ready" in result.stdout
+
+
+@pytest.mark.kernel
+def test_trace_sends_real_packets(words: list[str]) -> None:
+    lines = [{"from": "203.0.113.2", "to": "10.96.0.41", "port": p} for p in (80, 81)]
+    stdin = "\n".join(map(json.dumps, lines))
+    result = run("trace", *words, "--kernel", "--flows", "-", stdin=stdin)
+    assert result.exit_code == 0, result.output
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first["endpoints"] == ["10.244.0.1:8080", "10.244.1.1:8080"]
+    assert (first["verdict"], first["masquerade"]) == ("accept", True)
+    assert second["verdict"] == "reject"
+
+
+def test_explain_says_where_the_kernel_has_it(words: list[str]) -> None:
+    result = run("explain", "ns1/svc1", *words, "-o", "json")
+    assert result.exit_code == 0, result.output
+    (node,) = json.loads(result.stdout)["nodes"]
+    (frontend,) = node["frontends"]
+    assert "element services4: 10.96.0.41 . tcp . 80 : goto ipv4-c2-c2m-c2m" in frontend["kernel"]
+    assert frontend["connections"] is None
+
+
+def test_a_question_finds_its_node(tmp_path: Path) -> None:
+    """Without --node it is the sender's; what a Local policy allows differs between nodes."""
+    path = tmp_path / "objects.yaml"
+    path.write_text(yaml.safe_dump_all(objects("internal-local")))
+    ends = []
+    for sender in ("192.168.0.2", "192.168.0.3"):
+        result = run("trace", "-f", str(path), "--from", sender, "--to", "10.96.0.41", "--port", "80", "-o", "json")  # fmt: skip
+        ends.append(json.loads(result.stdout)["endpoints"])
+    assert ends == [["10.244.0.1:8080"], ["10.244.1.1:8080"]]
+
+
+def test_pods_are_senders_by_name(words: list[str], tmp_path: Path) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "asker", "namespace": "ns1"},
+        "spec": {"nodeName": NODE, "containers": []},
+        "status": {"podIP": "10.244.0.9"},
+    }
+    path = tmp_path / "pod.yaml"
+    path.write_text(yaml.safe_dump(pod))
+    question = json.dumps({"from": "ns1/asker", "to": "10.96.0.41", "port": 80})
+    result = run("trace", *words, "-f", str(path), "--flows", "-", stdin=question)
+    assert json.loads(result.stdout)["masquerade"] is False

@@ -91,7 +91,7 @@ def api() -> FakeApi:
 
 @pytest.fixture
 async def proxy(api: FakeApi) -> AsyncIterator[KubeProxy]:
-    made = KubeProxy(api.client(), "n", (NODE_IP,), CONFIG)
+    made = KubeProxy(api.client(), "n", (NODE_IP,), CONFIG, alone=True)
     task = asyncio.create_task(made.run())
     await asyncio.wait_for(made.loop.wait_applied(), 10)
     yield made
@@ -244,28 +244,32 @@ async def test_a_table_that_went_away_does_not_stop_the_next_change(
     assert reached(network, listeners, 3) == {B: 3}
 
 
-@pytest.mark.parametrize(
-    ("objects", "reason", "text"),
-    [
-        ([service(), piece(A, "fd00::1")], "FailedToUseEndpoint", "fd00::1"),
-        ([service(), piece(A, "127.0.0.1")], "FailedToUseEndpoint", "127.0.0.1"),
-        ([service(), piece(A, "169.254.1.1")], "FailedToUseEndpoint", "169.254.1.1"),
-        ([service(), piece(A), service("t", "10.96.0.11", type="NodePort", ports=[{"name": "p", "port": 80, "nodePort": 30080}]), service("u", "10.96.0.12", type="NodePort", ports=[{"name": "p", "port": 80, "nodePort": 30080}])], "FrontendConflict", "30080"),
-        ([service(), piece(A), service("t", VIP)], "FrontendConflict", VIP),
-        ([service(), piece(A), service("t", "10.96.0.11", externalIPs=[VIP])], "FrontendConflict", VIP),
-    ],
-)  # fmt: skip
+BAD: list[tuple[list[JSON], str, str]] = [
+    ([piece("fd00::1", name="six")], "FailedToUseEndpoint", "fd00::1"),
+    ([piece("127.0.0.1", name="loop")], "FailedToUseEndpoint", "127.0.0.1"),
+    ([piece("169.254.1.1", name="link")], "FailedToUseEndpoint", "169.254.1.1"),
+    ([service(n, f"10.96.0.{i}", type="NodePort", ports=[{"name": "p", "port": 80, "nodePort": 30080}]) for i, n in ((11, "t"), (12, "u"))], "FrontendConflict", f"NodePort {NODE_IP}:30080"),
+    ([service("v", VIP)], "FrontendConflict", f"ClusterIP {VIP}:80"),
+    ([service("w", "10.96.0.13", externalIPs=[VIP])], "FrontendConflict", f"ExternalIP {VIP}:80"),
+]  # fmt: skip
+
+
 async def test_bad_input_is_told_and_the_rest_works(
-    api: FakeApi, proxy: KubeProxy, network: Network, objects: list[JSON], reason: str, text: str
+    api: FakeApi, proxy: KubeProxy, network: Network
 ) -> None:
     listeners = {A: network.listener(A, 8080)}
-    for obj in objects:
-        api.put(obj)
-    await api.converge()
-    assert reached(network, listeners, 3) == {A: 3}
-    event = await api.until(lambda: next(iter(api.all(EVENTS)), None))
-    assert event["reason"] == reason and text in event["message"]
-    assert event["type"] == "Warning" and event["involvedObject"]["kind"] == "Service"
+    api.put(service())
+    api.put(piece(A))
+    for objects, reason, text in BAD:
+        for obj in objects:
+            api.put(obj)
+        await api.converge()
+        assert reached(network, listeners, 3) == {A: 3}
+        event = await api.until(
+            lambda t=text: next((e for e in api.all(EVENTS) if t in e["message"]), None)
+        )
+        assert (event["type"], event["reason"]) == ("Warning", reason)
+        assert event["involvedObject"]["kind"] == "Service"
 
 
 async def test_what_leads_nowhere_is_no_fault(

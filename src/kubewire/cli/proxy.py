@@ -35,8 +35,8 @@ FLAGS: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
     ("--pod-interface-name-prefix", ("detectLocal", "interfaceNamePrefix"), {"help": "For InterfaceNamePrefix."}),
     ("--nodeport-addresses", ("nodePortAddresses",), {"metavar": "CIDR|primary|localhost|all[,...]", "help": "Where nodePorts answer.  [default: primary (nftables, envoy), all (others)]"}),
     ("--masquerade-all", (MODE, "masqueradeAll"), {"is_flag": True, "help": "Masquerade everything to ClusterIPs."}),
-    ("--healthz-bind-address", ("healthzBindAddress",), {"metavar": "IP:PORT", "help": "/healthz and /livez; empty: none.  [default: 0.0.0.0:10256]"}),
-    ("--metrics-bind-address", ("metricsBindAddress",), {"metavar": "IP:PORT", "help": "/metrics and /proxyMode; empty: none.  [default: 127.0.0.1:10249]"}),
+    ("--healthz-bind-address", ("healthzBindAddress",), {"metavar": "IP:PORT", "help": "/healthz and /livez.  [default: 0.0.0.0:10256]"}),
+    ("--metrics-bind-address", ("metricsBindAddress",), {"metavar": "IP:PORT", "help": "/metrics and /proxyMode.  [default: 127.0.0.1:10249]"}),
     ("--iptables-masquerade-bit", ("iptables", "masqueradeBit"), {"type": int, "help": "Bit of the mark, iptables and ipvs.  [default: 14]"}),
     ("--iptables-localhost-nodeports/--no-iptables-localhost-nodeports", ("iptables", "localhostNodePorts"), {"default": None, "help": "nodePorts on 127.0.0.1."}),
     ("--iptables-sync-period", ("iptables", "syncPeriod"), {"help": "How often the kernel is read back.  [default: 30s]"}),
@@ -160,7 +160,8 @@ def proxy(
 
             backends.clear_others("", config)
             return
-        asyncio.run(_run(kubeconfig, context, master, config, service_cidrs))
+        found = kubeconfig or config.kubeconfig or None
+        asyncio.run(_run(found, context, master, config, service_cidrs))
     except PermissionError as error:
         raise click.ClickException(f"cannot change the rules of this namespace: {error}") from error
 

@@ -100,7 +100,7 @@ def ways(cable: Cable, version: int) -> list[Route]:
 
 def node_side(index: int, cable: Cable) -> list[Message]:
     """Requests on the node once the pod's end is up."""
-    batch = [links.set_link(index, up=True, no_autoconf=True, alias=cable.alias)]
+    batch = [links.set_link(index, alias=cable.alias), *links.bring_up(index)]
     for address in cable.addresses:
         batch.append(routes.put_route(Route(ip_network(address), index)))
         batch.append(routes.put_neighbour(index, address, cable.mac))
@@ -112,7 +112,7 @@ def node_side(index: int, cable: Cable) -> list[Message]:
 
 def pod_side(index: int, cable: Cable) -> list[Message]:
     """Requests inside the pod."""
-    batch = [links.set_link(index, up=True, no_autoconf=True)]
+    batch = [*links.bring_up(index)]
     for address in cable.addresses:
         batch.append(routes.add_address(index, ip_interface(address)))
         if address.version == 6:

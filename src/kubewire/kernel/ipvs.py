@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from kubewire.kernel import sysctl
 from kubewire.kernel.netlink import Message, NetlinkError, NetlinkSocket, attributes, text
 from kubewire.kernel.netns import Netns, entered
 from kubewire.lang.ipvs import connections, wire
@@ -154,9 +153,3 @@ class Ipvs:
 def _table() -> list[str]:
     path = Path("/proc/thread-self/net/ip_vs_conn")
     return path.read_text().splitlines() if path.exists() else []
-
-
-def set_sysctl(name: str, value: int) -> None:
-    """Set ``net.ipv4.vs.NAME`` where this kernel has it."""
-    if sysctl.exists(f"net.ipv4.vs.{name}"):
-        sysctl.write(f"net.ipv4.vs.{name}", value)

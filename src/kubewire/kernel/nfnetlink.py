@@ -42,7 +42,8 @@ class Nfnetlink:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._buffer = 0
         self._room = 0
-        self._netns = netns
+        # Closing such a socket waits for the kernel's grace period (10 ms): there is but one.
+        self._asking = NetlinkSocket(_NETLINK_NETFILTER, netns)
 
     def __enter__(self) -> Self:
         return self
@@ -51,8 +52,9 @@ class Nfnetlink:
         self.close()
 
     def close(self) -> None:
-        """Close the socket; the rules stay."""
+        """Close the sockets; the rules stay."""
         self._socket.close()
+        self._asking.close()
 
     def commit(self, change: Transaction) -> None:
         """Apply a transaction; NftablesError names the first thing that the kernel refused."""
@@ -87,29 +89,25 @@ class Nfnetlink:
 
     def tables(self) -> set[str]:
         """Names of the inet tables."""
-        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
-            answer = asking.dump(_GET_TABLE, _INET, "list tables")
+        answer = self._asking.dump(_GET_TABLE, _INET, "list tables")
         found = (dict(attributes(body, 4)).get(1, b"") for _, body in answer)
         return {name.rstrip(b"\0").decode() for name in found}
 
     def hooked(self) -> set[str]:
         """Names of the inet tables that packets meet: those with base chains."""
-        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
-            answer = asking.dump(_GET_CHAIN, _INET, "list chains")
+        answer = self._asking.dump(_GET_CHAIN, _INET, "list chains")
         found = (readback.chain(body) for _, body in answer)
         return {table for table, _, kind in found if kind.hook}
 
     def generation(self) -> int:
         """A number that every change of any table of this namespace raises."""
-        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
-            _, body = asking.ask(Message(_GET_GENERATION, 0, _INET, "ask for the generation"))
+        _, body = self._asking.ask(Message(_GET_GENERATION, 0, _INET, "ask for the generation"))
         return int.from_bytes(dict(attributes(body, 4))[1], "big")
 
     def rules(self, table: str, chain: str = "") -> dict[str, list[KernelRule]]:
         """The rules of a table, or of one of its chains, as the kernel keeps them."""
         body = _INET + wire.string(1, table) + (wire.string(2, chain) if chain else b"")
-        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
-            answer = asking.dump(_GET_RULE, body, f"list rules of {table}")
+        answer = self._asking.dump(_GET_RULE, body, f"list rules of {table}")
         found: dict[str, list[KernelRule]] = {}
         for _, data in answer:
             name, rule = readback.rule(data)
@@ -119,13 +117,12 @@ class Nfnetlink:
     def elements(self, table: str, names: Collection[str]) -> dict[str, dict[bytes, Data]]:
         """The elements of those of these plain sets that a table has."""
         named = _INET + wire.string(1, table)
-        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
-            sets = asking.dump(_GET_SET, named, f"list sets of {table}")
-            found = {}
-            for name in (n for n, _ in (readback.set_(body) for _, body in sets) if n in names):
-                body = named + wire.string(2, name)
-                listed = asking.dump(_GET_ELEMENTS, body, f"list elements of {name}")
-                found[name] = readback.elements((data for _, data in listed), interval=False)
+        sets = self._asking.dump(_GET_SET, named, f"list sets of {table}")
+        found = {}
+        for name in (n for n, _ in (readback.set_(body) for _, body in sets) if n in names):
+            body = named + wire.string(2, name)
+            listed = self._asking.dump(_GET_ELEMENTS, body, f"list elements of {name}")
+            found[name] = readback.elements((data for _, data in listed), interval=False)
         return found
 
     def read(self, table: str) -> Actual:
@@ -134,20 +131,19 @@ class Nfnetlink:
         if table not in self.tables():
             return actual
         named = _INET + wire.string(1, table)
-        with NetlinkSocket(_NETLINK_NETFILTER, self._netns) as asking:
-            for _, body in asking.dump(_GET_CHAIN, _INET, "list chains"):
-                owner, name, kind = readback.chain(body)
-                if owner == table:
-                    actual.chains[name] = kind
-            found = asking.dump(_GET_SET, named, f"list sets of {table}")
-            actual.sets = dict(readback.set_(body) for _, body in found)
-            for name, one in actual.sets.items():
-                if one.dynamic:
-                    continue
-                body = named + wire.string(2, name)
-                listed = asking.dump(_GET_ELEMENTS, body, f"list elements of {name}")
-                bodies = (data for _, data in listed)
-                actual.elements[name] = readback.elements(bodies, interval=one.interval)
+        for _, body in self._asking.dump(_GET_CHAIN, _INET, "list chains"):
+            owner, name, kind = readback.chain(body)
+            if owner == table:
+                actual.chains[name] = kind
+        found = self._asking.dump(_GET_SET, named, f"list sets of {table}")
+        actual.sets = dict(readback.set_(body) for _, body in found)
+        for name, one in actual.sets.items():
+            if one.dynamic:
+                continue
+            body = named + wire.string(2, name)
+            listed = self._asking.dump(_GET_ELEMENTS, body, f"list elements of {name}")
+            bodies = (data for _, data in listed)
+            actual.elements[name] = readback.elements(bodies, interval=one.interval)
         actual.rules = self.rules(table)
         return actual
 

@@ -32,6 +32,8 @@ class Config:
     """CIDRs, "primary", "localhost", "all"; None: the mode's default."""
     localhost_node_ports: bool = True
     hostname_override: str = ""
+    kubeconfig: str = ""
+    """clientConnection.kubeconfig: how the API server is reached, unless a flag says it."""
     bind_address: str = ""
     """This node's primary address, if it is not what its Node says; nothing is bound to it."""
     healthz_bind_address: str = "0.0.0.0:10256"
@@ -76,8 +78,12 @@ class Config:
         """Tell whether pods of an IP family can be told from others."""
         if self.detect_local in ("BridgeInterface", "InterfaceNamePrefix"):
             return True
-        networks = map(parse_network, self.cluster_cidrs)
-        return any(n is not None and n.version == version for n in networks)
+        return version in _versions(self.cluster_cidrs)
+
+
+@lru_cache(maxsize=16)
+def _versions(networks: tuple[str, ...]) -> frozenset[int]:
+    return frozenset(n.version for n in map(parse_network, networks) if n is not None)
 
 
 def contains(networks: Iterable[str], address: str) -> bool:
@@ -140,9 +146,14 @@ def read(document: Mapping[str, Any], source: str) -> Config:
         node_port_addresses=tuple(a.strip() for a in given) if given else None,
         localhost_node_ports=local is not False,
         hostname_override=(found.hostname_override or "").strip().lower(),
+        kubeconfig=(found.client_connection and found.client_connection.kubeconfig) or "",
         bind_address=found.bind_address or "",
-        healthz_bind_address=_bind(found.healthz_bind_address, found.bind_address, 10256),
-        metrics_bind_address=_bind(found.metrics_bind_address, None, 10249),
+        healthz_bind_address=_bind(
+            found.healthz_bind_address, found.bind_address, ("0.0.0.0", "::"), 10256
+        ),
+        metrics_bind_address=_bind(
+            found.metrics_bind_address, found.bind_address, ("127.0.0.1", "::1"), 10249
+        ),
         bind_address_hard_fail=bool(found.bind_address_hard_fail),
         sync_period=configfile.seconds(periods.sync_period, 30.0),
         min_sync_period=configfile.seconds(periods.min_sync_period, 0.0),
@@ -150,10 +161,9 @@ def read(document: Mapping[str, Any], source: str) -> Config:
     )
 
 
-def _bind(given: str | None, address: str | None, port: int) -> str:
-    """Where a server listens; upstream's defaults follow the family of bindAddress."""
-    if given is not None:
-        return given
-    if port == 10249:
-        return f"127.0.0.1:{port}"
-    return f"[::]:{port}" if address and ":" in address else f"0.0.0.0:{port}"
+def _bind(given: str | None, bind_address: str | None, hosts: tuple[str, str], port: int) -> str:
+    """Where a server listens: upstream's defaults follow the family of bindAddress."""
+    host = given or hosts[":" in (bind_address or "")]
+    if not configfile.is_ip(host):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -311,7 +311,7 @@ def _conntrack_faults(section: Conntrack) -> Iterator[Fault]:
 
 
 def _address_faults(found: KubeProxyConfiguration) -> Iterator[Fault]:
-    if found.bind_address and not _is_ip(found.bind_address):
+    if found.bind_address and not is_ip(found.bind_address):
         text = "not a valid textual representation of an IP address"
         yield "bindAddress", _invalid(found.bind_address, text)
     for field, value in (
@@ -319,22 +319,25 @@ def _address_faults(found: KubeProxyConfiguration) -> Iterator[Fault]:
         ("metricsBindAddress", found.metrics_bind_address),
     ):
         if value:
-            yield from host_port_faults(field, value)
+            yield from _host_port_faults(field, value)
 
 
-def host_port_faults(field: str, text: str) -> Iterator[Fault]:
-    """What is wrong with ``IP:port``; upstream takes a bare address in flags only."""
+def _host_port_faults(field: str, text: str) -> Iterator[Fault]:
+    """What is wrong with ``IP:port``; a bare address gets the usual port."""
+    if is_ip(text):
+        return
     host, colon, port = text.rpartition(":")
     if not colon or (":" in host and not host.startswith("[")):
         yield field, _invalid(text, "must be IP:port")
         return
-    if not _is_ip(host.strip("[]")):
+    if not is_ip(host.strip("[]")):
         yield field, _invalid(host, "must be a valid IP")
     if not (port.isdecimal() and 0 < int(port) < 65536):
         yield field, _invalid(port, "must be a valid port")
 
 
-def _is_ip(text: str) -> bool:
+def is_ip(text: str) -> bool:
+    """Tell an address from something else."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -6,15 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from http import HTTPStatus
 
 from kubewire.api.meta import Key
 from kubewire.kubeproxy.health import Page, ProxyHealth, service_page
 from kubewire.kubeproxy.metrics import Metrics
 from kubewire.kubeproxy.plan import HealthCheck
-
-if TYPE_CHECKING:
-    from aiohttp import web
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +19,8 @@ Pages = Mapping[str, Callable[[], Page]]
 """Path -> answer; "" answers every path."""
 TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 PROMETHEUS = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+IDLE = 5.0
+"""Seconds that a client has for its request."""
 AGAIN = 5.0
 """Seconds until a port that somebody else holds is tried again."""
 
@@ -32,34 +31,56 @@ def host_port(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def listening(pages: Pages, hosts: Iterable[str], port: int) -> web.ServerRunner:
-    """Serve until ``cleanup``; OSError if a port is taken."""
-    from aiohttp import web
+class Listener:
+    """GET of fixed paths, one request for each connection: all that probes and scrapers need."""
 
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        page = pages.get(request.path) or pages.get("")
-        if page is None:
-            return web.Response(status=404, text="404 page not found\n")
-        status, body, headers = page()
-        return web.Response(status=status, body=body.encode(), headers=headers)
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+        self._servers: list[asyncio.Server] = []
 
-    runner = web.ServerRunner(web.Server(answer, access_log=None))
-    await runner.setup()
-    try:
-        for host in hosts:
-            await web.TCPSite(runner, host or None, port, reuse_address=True).start()
-    except OSError:
-        await runner.cleanup()
-        raise
-    return runner
+    async def open(self, hosts: Iterable[str], port: int) -> None:
+        """Listen; OSError if a port is taken."""
+        try:
+            for host in hosts:
+                self._servers.append(await asyncio.start_server(self._answer, host or None, port))
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop to listen."""
+        for server in self._servers:
+            server.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(IDLE):
+                head = await reader.readuntil(b"\r\n\r\n")
+                method, path, *_ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+                writer.write(self._response(method, path.partition("?")[0]))
+                await writer.drain()
+        except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):  # fmt: skip
+            return
+        finally:
+            writer.close()
+
+    def _response(self, method: str, path: str) -> bytes:
+        answer = self._pages.get(path) or self._pages.get("")
+        page = answer() if answer else Page(404, "404 page not found\n", TEXT)
+        body = page.body.encode()
+        headers = page.headers | {"Content-Length": str(len(body)), "Connection": "close"}
+        lines = [f"HTTP/1.1 {page.status} {HTTPStatus(page.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode() + (b"" if method == "HEAD" else body)
 
 
 async def serve(what: str, address: str, pages: Pages, *, hard_fail: bool) -> None:
     """Serve at one address for ever; a taken port is waited for, unless that is to be fatal."""
     host, port = host_port(address)
     while True:
+        listener = Listener(pages)
         try:
-            runner = await listening(pages, [host], port)
+            await listener.open([host], port)
         except OSError as error:
             if hard_fail:
                 raise
@@ -69,7 +90,7 @@ async def serve(what: str, address: str, pages: Pages, *, hard_fail: bool) -> No
         try:
             await asyncio.Event().wait()
         finally:
-            await runner.cleanup()
+            listener.close()
 
 
 def proxy_pages(health: ProxyHealth, metrics: Metrics) -> Pages:
@@ -98,23 +119,24 @@ class HealthChecks:
     def __init__(self, health: ProxyHealth) -> None:
         self._health = health
         self._checks: dict[Key, HealthCheck] = {}
-        self._open: dict[tuple[Key, int], web.ServerRunner] = {}
+        self._open: dict[tuple[Key, int], Listener] = {}
         self._hosts: tuple[str, ...] = ()
 
     async def update(self, checks: Mapping[Key, HealthCheck], hosts: Iterable[str]) -> list[str]:
         """Open what is new, close what is gone; returns what could not be opened, and why."""
         self._checks = dict(checks)
         if (hosts := tuple(hosts)) != self._hosts:
-            await self.close()
+            self.close()
             self._hosts = hosts
         wanted = {(key, check.port) for key, check in checks.items()}
         for place in self._open.keys() - wanted:
-            await self._open.pop(place).cleanup()
+            self._open.pop(place).close()
         failed = []
         for key, port in wanted - self._open.keys():
+            listener = Listener({"": self._page(key)})
             try:
-                pages = {"": self._page(key)}
-                self._open[key, port] = await listening(pages, hosts, port)
+                await listener.open(hosts, port)
+                self._open[key, port] = listener
             except OSError as error:
                 failed.append(f"Service {key}: healthCheckNodePort {port}: {error.strerror}")
         return failed
@@ -124,8 +146,7 @@ class HealthChecks:
             self._checks[key], proxy_healthy=self._health.healthy(time.time())
         )
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close every one."""
         while self._open:
-            _, runner = self._open.popitem()
-            await runner.cleanup()
+            self._open.popitem()[1].close()

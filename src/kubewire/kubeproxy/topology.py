@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
+from socket import AF_INET, inet_pton
 from typing import NamedTuple
 
 from kubewire.api.service import EndpointSlice, ServicePort
@@ -118,18 +119,18 @@ def reachable(text: str, version: int) -> str | None:
 
 def _plain_ipv4(text: str) -> bool:
     """Canonical and unicast beyond doubt; told without the cost of ``ipaddress``."""
-    parts = text.split(".")
-    if len(parts) != 4 or not text.isascii():
+    try:
+        first = inet_pton(AF_INET, text)[0]
+    except (OSError, ValueError):
         return False
-    for part in parts:
-        if not part.isdecimal() or (part[0] == "0" and part != "0") or int(part) > 255:
-            return False
-    return parts[0] not in ("0", "127", "169") and int(parts[0]) < 224
+    return first not in (0, 127, 169) and first < 224
 
 
 def _of(
     piece: EndpointSlice, number: int, node: NodeView, version: int, skipped: set[str] | None
 ) -> Iterable[Target]:
+    """Hot: runs for every endpoint of the cluster at a full sync."""
+    weight, here = piece.weight, node.name or None
     for endpoint in piece.endpoints or ():
         # Further addresses of one endpoint are interchangeable; upstream uses the first.
         for text in endpoint.addresses[:1]:
@@ -138,21 +139,20 @@ def _of(
                 if skipped is not None:
                     skipped.add(f"{piece.metadata.name}: {text}")
                 continue
-            hints = endpoint.hints
-            reference = endpoint.target_ref
+            state, hints, reference = endpoint.conditions, endpoint.hints, endpoint.target_ref
             yield Target(
-                ip=ip,
-                port=number,
-                ready=endpoint.ready,
-                serving=endpoint.serving,
-                terminating=endpoint.terminating,
-                local=bool(node.name) and endpoint.node_name == node.name,
-                zones=frozenset(z.name for z in hints.for_zones or ()) if hints else NOBODY,
-                nodes=frozenset(n.name for n in hints.for_nodes or ()) if hints else NOBODY,
-                pod=f"{reference.namespace or piece.metadata.namespace}/{reference.name}"
+                ip,
+                number,
+                state.ready is not False,
+                state.serving is not False,
+                bool(state.terminating),
+                here is not None and endpoint.node_name == here,
+                frozenset(z.name for z in hints.for_zones or ()) if hints else NOBODY,
+                frozenset(n.name for n in hints.for_nodes or ()) if hints else NOBODY,
+                f"{reference.namespace or piece.metadata.namespace}/{reference.name}"
                 if reference and reference.kind == "Pod"
                 else "",
-                weight=piece.weight,
+                weight,
             )
 
 

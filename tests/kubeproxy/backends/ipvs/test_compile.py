@@ -36,7 +36,7 @@ def test_a_cluster_ip() -> None:
 def test_a_local_balancer_has_a_second_server_for_clients_inside() -> None:
     frontend = frontends(**BALANCER, **LOCAL, **SRC)["LoadBalancer"]
     compiled = compile_frontend(frontend, CONFIG)
-    plain, pods, node = compiled.servers
+    plain, node, pods = compiled.servers
     assert [end.address for end in plain.destinations] == ["10.244.0.1"]
     assert [end.address for end in pods.destinations] == ["10.244.0.1", "10.244.0.2"]
     assert pods.destinations == node.destinations
@@ -44,8 +44,8 @@ def test_a_local_balancer_has_a_second_server_for_clients_inside() -> None:
     assert not pods.key.mark & CONFIG.mark
     marks = f"0x{pods.key.mark:x}", f"0x{node.key.mark:x}"
     assert [r.render() for r in compiled.rules] == [
-        f'-s 10.244.0.0/16 -d 198.51.100.1/32 -p tcp -m tcp --dport 80 -m comment --comment "ns/s:p from inside" -j MARK --set-xmark {marks[0]}/0xffffffff',
         f'-d 198.51.100.1/32 -p tcp -m addrtype --src-type LOCAL -m tcp --dport 80 -m comment --comment "ns/s:p from inside" -j MARK --set-xmark {marks[1]}/0xffffffff',
+        f'-s 10.244.0.0/16 -d 198.51.100.1/32 -p tcp -m tcp --dport 80 -m comment --comment "ns/s:p from inside" -j MARK --set-xmark {marks[0]}/0xffffffff',
     ]
     assert dict(compiled.elements).keys() == {
         "KUBE-LOAD-BALANCER",

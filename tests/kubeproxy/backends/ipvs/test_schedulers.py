@@ -1,11 +1,17 @@
 """Every scheduler's share over 1,000 connections: the kernel's count against the pure model's."""
 
+import resource
 import socket
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from ipaddress import ip_interface, ip_network
 
 import pytest
 
-from kubewire.kernel import links, routes
+from kubewire.kernel import routes
 from kubewire.kernel.ipvs import Ipvs
 from kubewire.kernel.routes import TABLE_LOCAL, Route
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -29,51 +35,49 @@ BOUND = 5 * (CONNECTIONS / 4) ** 0.5
 
 
 def furnish() -> None:
-    """Clients are addresses of this machine; what goes to a destination ends in a dummy."""
+    """Clients, the virtual address and its destinations are all addresses of this machine."""
     with RtNetlink() as netlink:
-        netlink.transact([links.add_dummy("sink")])
-        sink, own = netlink.index("sink"), netlink.index("lo")
+        own = netlink.index("lo")
+        clients = Route(ip_network("10.9.0.0/16"), own, kind="local", table=TABLE_LOCAL)
+        addresses = ["10.96.0.1", *(end.address for end in WEIGHTS)]
         netlink.transact(
             [
-                links.set_link(sink, up=True),
-                routes.add_address(sink, ip_interface("10.244.255.1/16")),
-                routes.add_address(own, ip_interface("10.96.0.1/32")),
-                routes.add_route(
-                    Route(ip_network("10.9.0.0/16"), own, kind="local", table=TABLE_LOCAL)
-                ),
+                routes.add_route(clients),
+                *(routes.add_address(own, ip_interface(f"{a}/32")) for a in addresses),
             ]
         )
+    limit = CONNECTIONS + 200
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (limit, max(limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    )
 
 
-def connect(port: int) -> None:
-    """One datagram each: to UDP, a connection that stays open for minutes."""
-    for client in CLIENTS:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+@contextmanager
+def connected() -> Iterator[None]:
+    """Every client has a connection that stays open; nobody needs to accept it for that."""
+    with ExitStack() as stack:
+        stack.enter_context(socket.create_server(("", 8080), backlog=4096))
+        for client in CLIENTS:
+            one = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             one.bind(client)
-            one.sendto(b"x", ("10.96.0.1", port))
+            one.connect(("10.96.0.1", 80))
+        yield
 
 
-def test_shares() -> None:
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_share(scheduler: str) -> None:
     furnish()
-    ipvs = Ipvs()
-    servers = {}
-    for number, name in enumerate(SCHEDULERS):
-        key = ServerKey(4, "10.96.0.1", "UDP", 1000 + number)
-        flags = PORT_IN_HASH if name == "mh" else 0
-        servers[key] = VirtualServer(key, name, None, flags, WEIGHTS)
-    ipvs.commit(diff({}, servers))
-    for key, server in servers.items():
-        connect(key.port)
-        found = {end: load.active for end, load in ipvs.loads(server).items()}
-        assert sum(found.values()) == CONNECTIONS, server.scheduler
-        expected = share(server, CLIENTS)
-        if server.scheduler == "dh":
-            # The order in which the kernel has them says which one it is.
-            assert sorted(found.values()) == sorted(expected.values())
-        else:
-            bound = BOUND if server.scheduler in HASHED else 4
-            assert found == pytest.approx(expected, abs=bound), server.scheduler
-    table = ipvs.connections()
-    assert len(table) == CONNECTIONS * len(SCHEDULERS)
-    assert {c.state for c in table} == {"UDP"}
-    ipvs.close()
+    flags = PORT_IN_HASH if scheduler == "mh" else 0
+    server = VirtualServer(ServerKey(4, "10.96.0.1", "TCP", 80), scheduler, None, flags, WEIGHTS)
+    with closing(Ipvs()) as ipvs:
+        ipvs.commit(diff({}, {server.key: server}))
+        with connected():
+            found = {end: load.active for end, load in ipvs.loads(server).items()}
+            table = ipvs.connections()
+    assert Counter(c.state for c in table) == {"ESTABLISHED": CONNECTIONS}
+    assert {(c.client, c.client_port) for c in table} == set(CLIENTS)
+    # The kernel keeps the one that came last at the head of its list.
+    backwards = dict(reversed(WEIGHTS.items()))
+    expected = share(replace(server, destinations=backwards), CLIENTS)
+    assert found == pytest.approx(expected, abs=BOUND if scheduler in HASHED else 4)

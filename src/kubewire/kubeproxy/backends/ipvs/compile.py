@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from kubewire.kubeproxy.backends.ipvs.rules import INSIDE, pod_matches, set_name
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.ipvsoptions import SCHEDULERS
-from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend
+from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend, Source
 from kubewire.lang.iptables.matches import AddrType, Comment, Destination, Match, Ports, Proto
 from kubewire.lang.iptables.model import Rule
 from kubewire.lang.iptables.targets import SetMark
@@ -56,7 +56,7 @@ def compile_frontend(frontend: Frontend, config: Config) -> Compiled:
     servers = [_server(key, frontend, outside, config)]
     rules: tuple[Rule, ...] = ()
     if pod.action == other.action == "balance" and _ends(pod) != _ends(other):
-        marks = _marks(frontend, config)
+        marks = _marks(frontend, version, config)
         for mark in dict.fromkeys(marks.values()):
             servers.append(_server(ServerKey(version, mark=mark), frontend, pod, config))
         rules = tuple(_marking(frontend, version, marks, config))
@@ -73,10 +73,19 @@ def _server(
 ) -> VirtualServer:
     """A server without destinations refuses with an ICMP error: what "reject" means."""
     scheduler = frontend.scheduler if frontend.scheduler in SCHEDULERS else config.ipvs.scheduler
+    affinity = frontend.affinity
+    if (
+        key.mark
+        and affinity is not None
+        and {t.port for t in decision.endpoints} != {frontend.key.port}
+    ):
+        # The kernel keeps clients of a mark with a destination, but not with another port than
+        # they asked for; a hash of the client's address keeps them there as well.
+        scheduler, affinity = "sh", None
     return VirtualServer(
         key,
         scheduler,
-        frontend.affinity,
+        affinity,
         # As upstream: without the port all connections of a client would go to one endpoint.
         PORT_IN_HASH if scheduler == "mh" else 0,
         {DestinationKey(t.ip, t.port): t.weight for t in decision.endpoints},
@@ -125,35 +134,42 @@ def _element_network(network: str) -> str:
 # -- clients inside -------------------------------------------------------------------------------
 
 
-def _marks(frontend: Frontend, config: Config) -> dict[str, int]:
-    """The mark of each class inside: a number of the frontend, and the bit for masquerading."""
+_INSIDE: tuple[Source, ...] = ("node", "pod")
+"""The later rule decides: an address of the node that pods have, too, is a pod's."""
+
+
+def _marks(frontend: Frontend, version: int, config: Config) -> dict[Source, int]:
+    """The mark of each class that can be told: the frontend's number, the bit for masquerading."""
     digest = hashlib.blake2b(repr(frontend.key).encode(), digest_size=4).digest()
-    number = int.from_bytes(digest, "big") & ~config.mark | (0x80000000 if config.mark != 1 << 31 else 0x40000000)  # fmt: skip
-    bit = {s: config.mark if frontend.decisions[s].masquerade else 0 for s in ("pod", "node")}
-    return {source: number | bit[source] for source in bit}
+    never_zero = 1 << 31 if config.mark != 1 << 31 else 1 << 30
+    number = int.from_bytes(digest, "big") & ~config.mark | never_zero
+    return {
+        source: number | (config.mark if frontend.decisions[source].masquerade else 0)
+        for source in _INSIDE
+        if _who(source, version, config)
+    }
+
+
+def _who(source: Source, version: int, config: Config) -> list[Match]:
+    """What tells a class; any of them is enough."""
+    return pod_matches(config, version) if source == "pod" else [AddrType("LOCAL", "src")]
 
 
 def _marking(
-    frontend: Frontend, version: int, marks: Mapping[str, int], config: Config
+    frontend: Frontend, version: int, marks: Mapping[Source, int], config: Config
 ) -> Iterable[Rule]:
-    """Rules that mark the first packet of clients inside: pods', then the node's own."""
+    """Rules that mark the first packet of clients inside."""
     address, protocol, port = frontend.key
-    wanted: dict[str, list[tuple[Match, ...]]] = {
-        "pod": [(match,) for match in pod_matches(config, version)],
-        "node": [(AddrType("LOCAL", "src"),)],
-    }
-    name = protocol.lower()
-    comment = Comment(f"{frontend.service}:{frontend.port_name} from inside")
-    for source, alternatives in wanted.items():
-        for who in alternatives:
-            header = (
-                Destination(f"{address}/{32 if version == 4 else 128}"),
-                Proto(name),
-                Ports(name, str(port)),
-                comment,
-            )
-            matches = sorted((*who, *header), key=lambda m: m.rank)
-            yield Rule(tuple(matches), SetMark(marks[source]))
+    header = (
+        Destination(f"{address}/{32 if version == 4 else 128}"),
+        Proto(protocol.lower()),
+        Ports(protocol.lower(), str(port)),
+        Comment(f"{frontend.service}:{frontend.port_name} from inside"),
+    )
+    for source, mark in marks.items():
+        for who in _who(source, version, config):
+            matches = sorted((who, *header), key=lambda m: m.rank)
+            yield Rule(tuple(matches), SetMark(mark))
 
 
 def where(frontend: Frontend, config: Config) -> list[str]:

@@ -11,6 +11,7 @@ import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from kubewire.api.errors import InputError
 from kubewire.api.meta import Key
@@ -36,6 +37,7 @@ from kubewire.lang.ipvs.wire import Load
 log = logging.getLogger(__name__)
 
 Servers = dict[ServerKey, VirtualServer]
+T = TypeVar("T")
 
 
 class IpvsProxier:
@@ -57,6 +59,8 @@ class IpvsProxier:
         self._wanted: Servers = {}
         self._servers: Servers = {}
         """As committed: what is wanted, and what drains."""
+        self._leaving: set[ServerKey] = set()
+        """Servers of which something drains."""
 
     def close(self) -> None:
         """Close the sockets; everything in the kernel stays."""
@@ -78,20 +82,20 @@ class IpvsProxier:
     def apply(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
         """Commit what changed; the addresses of Services without frontends are not the node's."""
         marked: set[int] = set()
-        elements, bound = Counter(self._elements), Counter(self._bound)
+        elements: Counter[Element] = Counter()
+        bound: Counter[str] = Counter()
         touched: set[ServerKey] = set()
         for change in changes:
             old = self._compiled.pop(change.key, None)
             new = compile_frontend(change.new, self._config) if change.new else None
-            if old:
-                self._count(old, -1)
-                touched |= {s.key for s in old.servers}
-                for server in old.servers:
-                    self._wanted.pop(server.key, None)
+            for compiled, by in ((old, -1), (new, 1)):
+                if compiled:
+                    _count(compiled, by, elements, bound)
+                    touched |= {s.key for s in compiled.servers}
+            for server in old.servers if old else ():
+                self._wanted.pop(server.key, None)
             if new:
                 self._compiled[change.key] = new
-                self._count(new, 1)
-                touched |= {s.key for s in new.servers}
                 self._wanted |= {s.key: s for s in new.servers}
             if (old.rules if old else ()) != (new.rules if new else ()):
                 marked.add(6 if ":" in change.key.address else 4)
@@ -105,21 +109,15 @@ class IpvsProxier:
         written = RuleChange("nat", [(chain.name, chain.lines())])
         self._iptables[version].restore(written.lines())
 
-    def _count(self, compiled: Compiled, by: int) -> None:
-        for element in compiled.elements:
-            self._elements[element] += by
-        if compiled.address:
-            self._bound[compiled.address] += by
-
     def _change(
-        self, before: Counter[Element], bound: Counter[str], touched: Iterable[ServerKey]
+        self, elements: Counter[Element], bound: Counter[str], touched: Iterable[ServerKey]
     ) -> None:
-        """Sets, then servers, then addresses; from what there was to what is counted now."""
-        self._elements, self._bound = +self._elements, +self._bound
-        new = self._addresses.foreign(self._bound.keys() - bound.keys())
-        gone = bound.keys() - self._bound.keys()
-        lines = [f"add {n} {e}" for n, e in self._elements.keys() - before.keys()]
-        lines += [f"del {n} {e}" for n, e in before.keys() - self._elements.keys()]
+        """Sets, then servers, then addresses; the counters say how many more need a thing."""
+        added, removed = _transitions(self._elements, elements)
+        new, gone = _transitions(self._bound, bound)
+        new = self._addresses.foreign(new)
+        lines = [f"add {name} {element}" for name, element in added]
+        lines += [f"del {name} {element}" for name, element in removed]
         lines += [f"add {_address_set(ip)} {ip}" for ip in new]
         lines += [f"del {_address_set(ip)} {ip}" for ip in gone]
         if lines:
@@ -130,30 +128,29 @@ class IpvsProxier:
 
     def _commit(self, keys: Iterable[ServerKey]) -> None:
         """Bring some servers to what is wanted; destinations that they lose drain first."""
-        target = dict(self._servers)
-        for key in keys:
-            wanted, present = self._wanted.get(key), self._servers.get(key)
-            if wanted is None:
-                target.pop(key, None)
-            elif present is None:
-                target[key] = wanted
-            else:
-                target[key] = draining(wanted, present, present.destinations)
-        self._ipvs.commit(diff(self._servers, target))
-        self._servers = target
+        before = {key: self._servers[key] for key in keys if key in self._servers}
+        after = {key: self._wanted[key] for key in keys if key in self._wanted}
+        for key in before.keys() & after.keys():
+            after[key] = draining(after[key], before[key], before[key].destinations)
+        self._replace(before, after)
+        self._leaving |= {key for key in after if after[key] != self._wanted[key]}
         self.retire()
 
     def retire(self) -> None:
         """Remove destinations that have drained."""
-        target = dict(self._servers)
-        for key, server in self._servers.items():
-            wanted = self._wanted[key]
-            if server.destinations.keys() - wanted.destinations.keys():
-                busy = [end for end, load in self._ipvs.loads(server).items() if load.busy]
-                target[key] = draining(wanted, server, busy)
-        if target != self._servers:
-            self._ipvs.commit(diff(self._servers, target))
-            self._servers = target
+        before = {key: self._servers[key] for key in self._leaving if key in self._servers}
+        after = {}
+        for key, server in before.items():
+            busy = [end for end, load in self._ipvs.loads(server).items() if load.busy]
+            after[key] = draining(self._wanted[key], server, busy)
+        self._replace(before, after)
+        self._leaving = {key for key in after if after[key] != self._wanted[key]}
+
+    def _replace(self, before: Servers, after: Servers) -> None:
+        self._ipvs.commit(diff(before, after))
+        for key in before.keys() - after.keys():
+            del self._servers[key]
+        self._servers |= after
 
     # -- the kernel as it is ----------------------------------------------------------------------
 
@@ -177,6 +174,7 @@ class IpvsProxier:
         )
         self._put_rules()
         self._servers = present
+        self._leaving = set()
         self._commit({*present, *self._wanted})
         bound = self._addresses.bound(ip for k in present if (ip := k.address))
         wanted = self._addresses.foreign(self._bound)
@@ -261,7 +259,7 @@ class IpvsProxier:
         self._elements, self._bound = Counter(), Counter()
         if self._addresses.found():
             self._ipvs.commit(diff(self._present(), {}))
-        self._servers = {}
+        self._servers, self._leaving = {}, set()
         for version in rules.VERSIONS:
             self._restore(version, rules.removal(self._present_tables(version).values()))
         for name in _own_sets():
@@ -275,6 +273,28 @@ def lacking() -> str:
         if not there:
             return f"{package} is not installed: install the package {package}"
     return ipvs.lacking()
+
+
+def _count(compiled: Compiled, by: int, elements: Counter[Element], bound: Counter[str]) -> None:
+    for element in compiled.elements:
+        elements[element] += by
+    if compiled.address:
+        bound[compiled.address] += by
+
+
+def _transitions(held: Counter[T], more: Counter[T]) -> tuple[set[T], set[T]]:
+    """(needed from now on, needed no more); ``held`` is brought up to date."""
+    added, removed = set(), set()
+    for item, by in more.items():
+        before, after = held[item], held[item] + by
+        held[item] = after
+        if not after:
+            del held[item]
+        if before and not after:
+            removed.add(item)
+        elif after and not before:
+            added.add(item)
+    return added, removed
 
 
 def _own_sets() -> dict[str, sets.IpSet]:
