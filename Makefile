@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-quick test-ipvs packages lint lock bench clean
+.PHONY: demo test test-quick test-ipvs test-vm packages lint lock bench clean
 
 .venv/.ready: requirements.lock pyproject.toml hatch_build.py src/kubewire/dns/native/fastpath.c
 	$(PYTHON) -m venv .venv
@@ -25,7 +25,10 @@ packages:
 
 test: lint packages
 	$(BIN)/pytest -n 2 --dist loadgroup
-	$(MAKE) test-ipvs VM=--if-possible
+	$(MAKE) test-vm VM=--if-possible
+
+test-vm: .venv/.ready packages
+	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m "ipvs or wireguard" -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs tests/kernel/test_wireguard.py tests/cni/test_wireguard.py
 
 test-ipvs: .venv/.ready packages
 	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m ipvs -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs

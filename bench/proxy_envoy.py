@@ -3,10 +3,9 @@
 python bench/proxy_envoy.py [SERVICES] [ENDPOINTS]
 """
 
-import json
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +56,16 @@ def measure(services: int, endpoints: int) -> dict[str, Any]:
             VIEW,
             config,
         )
-        found["plan s"] = round(time.perf_counter() - start, 2)
+        found["planSeconds"] = round(time.perf_counter() - start, 2)
         proxier = EnvoyProxier(config)
         start = time.perf_counter()
         proxier.sync([Change(k, None, f) for k, f in table.frontends.items()], {})
-        found["cold sync s"] = round(time.perf_counter() - start, 2)
+        found["coldSyncSeconds"] = round(time.perf_counter() - start, 2)
         pid = Path(f"{folder}/envoy/envoy.pid").read_text().strip()
         status = Path(f"/proc/{pid}/status").read_text()
-        found["Envoy MiB"] = int(status.split("VmRSS:")[1].split()[0]) // 1024
-        found["one endpoint ms"] = _median(proxier, config, [1, 2, 3], endpoints)
-        found["one Service ms"] = _median(
+        found["envoyMiB"] = int(status.split("VmRSS:")[1].split()[0]) // 1024
+        found["endpointMilliseconds"] = _median(proxier, config, [1, 2, 3], endpoints)
+        found["serviceMilliseconds"] = _median(
             proxier, config, [services + i for i in range(3)], endpoints
         )
         proxier.clear()
@@ -88,10 +87,6 @@ def _median(proxier: EnvoyProxier, config: Config, numbers: list[int], endpoints
     return round(sorted(times)[len(times) // 2], 1)
 
 
-def main() -> None:
-    services, endpoints = (int(a) for a in (*sys.argv[1:], *("1000", "10")[len(sys.argv) - 1 :]))
-    print(json.dumps(sandbox.run(lambda: measure(services, endpoints)), indent=1))
-
-
-if __name__ == "__main__":
-    main()
+def figures() -> Iterator[dict[str, Any]]:
+    for services in (100, 1_000):
+        yield sandbox.run(lambda n=services: measure(n, 10))  # type: ignore[misc]

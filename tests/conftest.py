@@ -38,7 +38,8 @@ settings.load_profile("kubewire")
 SEARCH = os.pathsep.join(
     (str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin", "/sbin")
 )
-IPVS = "ip_vs (make test-ipvs runs them)"
+IPVS = "ip_vs (make test-vm runs them)"
+WIREGUARD = "WireGuard in the kernel (make test-vm runs them)"
 _missing: Counter[str] = Counter()
 
 
@@ -50,6 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         absent = [name for name in wanted if shutil.which(name, path=SEARCH) is None]
         if item.get_closest_marker("ipvs") and not _has_ipvs():
             absent.append(IPVS)
+        if item.get_closest_marker("wireguard") and not Path("/sys/module/wireguard").exists():
+            absent.append(WIREGUARD)
         _missing.update(absent)
         (left_out if absent else kept).append(item)
     if left_out:

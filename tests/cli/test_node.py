@@ -12,7 +12,8 @@ import pytest
 
 from kubewire.api.resources import NODES
 from kubewire.client.rest import Client
-from kubewire.kernel import links, routes
+from kubewire.kernel import links, routes, wireguard
+from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kernel.rtnetlink import RtNetlink
 
 pytestmark = pytest.mark.kernel
@@ -52,6 +53,7 @@ async def test_the_agent_leads_to_the_other_nodes_and_answers_cni(tmp_path: Path
         async with Client.from_kubeconfig(kubeconfig) as client:
             await client.create(NODES, node("a", "192.0.2.1", "10.244.0.0/24"))
             await client.create(NODES, node("b", "192.0.2.2", "10.244.1.0/24"))
+            await client.create(NODES, node("thief", "192.0.2.3", "10.96.0.0/24"))
         agent = subprocess.Popen(
             [
                 *KUBEWIRE,
@@ -62,6 +64,10 @@ async def test_the_agent_leads_to_the_other_nodes_and_answers_cni(tmp_path: Path
                 "a",
                 "--pod-network",
                 "host-gw",
+                "--cluster-cidr",
+                "10.244.0.0/16",
+                "--non-masquerade-cidr",
+                "192.0.2.0/24",
                 "--cni-socket",
                 str(calls),
             ]
@@ -72,6 +78,10 @@ async def test_the_agent_leads_to_the_other_nodes_and_answers_cni(tmp_path: Path
                 until(
                     lambda: "10.244.1.0/24" in {str(r.destination) for r in netlink.routes()}, agent
                 )
+                destinations = {str(r.destination) for r in netlink.routes()}
+                assert "10.96.0.0/24" not in destinations
+            with Nfnetlink() as nftables:
+                assert "kubewire-masquerade" in nftables.tables()
             with socket.socket(socket.AF_UNIX) as call:
                 call.connect(str(calls))
         finally:
@@ -80,3 +90,18 @@ async def test_the_agent_leads_to_the_other_nodes_and_answers_cni(tmp_path: Path
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.mark.parametrize("command", ["up", "node"])
+def test_a_kernel_without_wireguard_is_told_in_one_line(command: str, tmp_path: Path) -> None:
+    if wireguard.available():
+        return
+    environment = os.environ | {"KUBEWIRE_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [*KUBEWIRE, command, "--pod-network", "wireguard"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("wireguard: this kernel has no WireGuard devices")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "home").exists()

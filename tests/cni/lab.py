@@ -72,7 +72,7 @@ class Lab:
             index = inside.index("eth0")
             inside.transact(
                 [
-                    links.set_link(index, up=True, no_autoconf=True),
+                    *links.bring_up(index),
                     routes.add_address(index, routes.link_local(mac)),
                     routes.add_address(index, ip_interface(f"172.30.0.1{number}/16")),
                     routes.add_address(index, ip_interface(f"fd30::1{number}/64")),

@@ -105,6 +105,8 @@ def test_dns_of_the_runtime_goes_first() -> None:
         ({"ipam": {"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/25"}]]}}, "ipam.ranges[1]: 10.1.0.1-10.1.0.126 overlaps"),
         ({"ipam": {"subnet": "10.1.0.0/24", "rangeStart": "10.2.0.1"}}, "ipam.rangeStart 10.2.0.1: is not in subnet"),
         ({"ipam": {"subnet": "10.1.0.0/24", "routes": [{"dst": "x"}]}}, "ipam.routes[0]: 'x'"),
+        ({"ipam": {"subnet": "10.1.0.0/24", "routes": [{}]}}, "ipam.routes[0].dst: is missing"),
+        ({"ipam": {"subnet": "10.1.0.0/24", "routes": [{"dst": "10.0.0.0/8", "mtu": -1}]}}, "ipam.routes[0].mtu: expected"),
         ({"runtimeConfig": {"ips": ["x"]}}, "runtimeConfig.ips:"),
         ({"runtimeConfig": {"mac": "x"}}, "runtimeConfig.mac 'x'"),
     ],

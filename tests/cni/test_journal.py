@@ -13,6 +13,7 @@ from kubewire.cni import attach, builtin_ipam
 from kubewire.cni.hostports import HostPorts
 from kubewire.cni.journal import Journal
 from kubewire.cni.plugin import Plugin
+from kubewire.cni.spec import CniError
 from kubewire.kernel import namespaces, netns, process
 from kubewire.kernel.rtnetlink import RtNetlink
 
@@ -45,6 +46,16 @@ def test_a_mark_is_gone_with_its_call_and_stays_after_a_kill(tmp_path: Path) -> 
         assert (call.program, call.env, call.stdin) == ("p", {"CNI_X": "1"}, b"in")
         assert len(list(tmp_path.iterdir())) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_call_twice_at_once_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with journal.mark("p", {"CNI_X": "1"}, b"in"):
+        with pytest.raises(CniError, match="under way"), journal.mark("p", {"CNI_X": "1"}, b"in"):
+            pass
+        with journal.mark("p", {"CNI_X": "2"}, b"in"):
+            assert list(journal.abandoned()) == []
+        assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.kernel

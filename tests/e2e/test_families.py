@@ -179,6 +179,13 @@ def test_what_leaves_the_cluster_has_the_nodes_address(cluster: Kubewire) -> Non
             assert server.stdout.readline().strip() == expected
 
 
+def test_the_largest_packet_fits_the_way_between_nodes(cluster: Kubewire) -> None:
+    """VXLAN over the nodes' first address: 50 bytes over IPv4, 70 over IPv6."""
+    name = web(cluster)[0]["metadata"]["name"]
+    shown = cluster.exec(f"default/{name}", "ip", "-o", "link", "show", "eth0")
+    assert f" mtu {({'dual': 1450, 'ipv6': 1430})[cluster.name]} " in shown
+
+
 def test_nobody_waits_for_duplicate_addresses(cluster: Kubewire) -> None:
     for place in (["exec", "-n", "default", web(cluster)[0]["metadata"]["name"]], ["node-exec", "node-1"]):  # fmt: skip
         assert cluster(*place, "--", "ip", "-6", "address", "show", "tentative").stdout == ""

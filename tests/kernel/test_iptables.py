@@ -1,5 +1,7 @@
 """What was restored is what the kernel lists: both families, both variants."""
 
+from pathlib import Path
+
 import pytest
 
 from kubewire.kernel import ipset
@@ -77,12 +79,19 @@ def test_a_missing_program_is_named() -> None:
         ("nft", ["*mangle", ":KUBE-KUBELET-CANARY - [0:0]", "COMMIT"]),
         ("legacy", ["*mangle", ":KUBE-IPTABLES-HINT - [0:0]", "COMMIT"]),
         ("legacy", ["*filter", "-A INPUT -j ACCEPT", "COMMIT"]),
+        ("legacy", ["*mangle", ":KUBE-PROXY-CANARY - [0:0]", "COMMIT"]),
         ("nft", ["*filter", "COMMIT"]),
     ],
 )
 def test_detection(variant: str, lines: list[str]) -> None:
     Iptables(4, variant).restore(lines)
     assert detect() == variant
+
+
+def test_detection_makes_no_tables() -> None:
+    detect()
+    names = Path("/proc/thread-self/net/ip_tables_names")
+    assert not names.exists() or not names.read_text()
 
 
 def test_ipset() -> None:

@@ -41,7 +41,7 @@ def _iptables(program: _ById) -> tuple[Any, matches.World]:
     return tables, matches.World(rules.sets)
 
 
-def judged(program: Program, packet: Packet, backend: str, hook: str = "forward") -> str:
+def judged(program: Program, packet: Packet, backend: str, hook: str = "postrouting") -> str:
     """The verdict of a back end's rules on a packet."""
     if backend == "nftables":
         return nftables.evaluate([_nftables(_ById(program))], hook, packet).verdict

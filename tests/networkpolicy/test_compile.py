@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from kubewire.api.meta import Key
 from kubewire.networkpolicy.backends import BACKENDS
+from kubewire.networkpolicy.backends.iptables import compile as iptables
 from kubewire.networkpolicy.compile import Compiler
 from kubewire.networkpolicy.plan import Plan, as_policy, pod_facts
 from networkpolicy import reference, worlds
 from networkpolicy.interpreter import passes
 from networkpolicy.strategies import policy_lists
-from networkpolicy.table import ALL, FLOWS, ROWS, Row, cluster, fixture, pod
+from networkpolicy.table import ALL, FLOWS, ROWS, Row, cluster, fixture, netpol, pod
 from networkpolicy.table import P as Pod
 
 NODES = ("node-0", "node-1")
@@ -118,7 +119,7 @@ def test_pods_with_equal_policies_share_a_chain_and_equal_selectors_a_set() -> N
 
 
 @given(policy_lists())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_both_back_ends_agree_with_a_naive_reference(policies: list[dict[str, Any]]) -> None:
     world = [*fixture(), *policies]
     plan = worlds.plan(world)
@@ -148,3 +149,28 @@ def test_names_that_dns_answers_with_become_addresses() -> None:
     plan.set_domain("example.com", frozenset({ip_address("192.0.2.8")}))
     program = compiler.update(program, plan.take_changes())
     assert not passes(program, source, "192.0.2.8", 443, "TCP")
+
+
+def test_many_profiles_are_found_in_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iptables, "FEW", 1)
+    only = {"podSelector": {"matchLabels": {"pod": "a"}}, "ingress": [{"ports": [{"port": 80}]}]}
+    deny: dict[str, Any] = {"podSelector": {"matchLabels": {"pod": "b"}}}
+    policies = [
+        netpol(f"{n}-{s}", n, spec) for n in "xyz" for s, spec in (("a", only), ("b", deny))
+    ]
+    plan = worlds.plan([*fixture(), *policies])
+    compiler, spelled = Compiler(plan, "node-0"), iptables.Compiler()
+    program = compiler.program()
+    rules = spelled.rules(program)
+    assert [c for c in rules.tables[4].chains if c.startswith("KWP-")]
+    for flow in FLOWS:
+        want = flow.dst.node == "node-1" or flow.dst.name == "c" or flow.src == flow.dst
+        want |= flow.dst.name == "a" and (flow.port, flow.protocol) == (80, "TCP")
+        ends = (flow.src.ip, flow.dst.ip)
+        assert passes(program, *ends, flow.port, flow.protocol, "iptables") == want, flow
+    plan.take_changes()
+    (moved,) = worlds.objects([relabelled(Pod("x", "a"), {"pod": "b"})]).pods
+    plan.set_pod(pod_facts(moved))
+    program = compiler.update(program, plan.take_changes())
+    assert spelled.rules(program) == iptables.Compiler().rules(program)
+    assert not passes(program, Pod("y", "a").ip, Pod("x", "a").ip, 80, "TCP", "iptables")

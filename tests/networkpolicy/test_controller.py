@@ -58,6 +58,9 @@ class Memory:
     async def clear(self) -> None:
         self.cleared += 1
 
+    async def settle(self) -> None:
+        pass
+
     async def drops(self) -> AsyncGenerator[Drop, None]:
         while True:
             yield await self.dropped.get()

@@ -28,8 +28,9 @@ $b mkdir -p /dev/shm /dev/pts
 for folder in /dev/shm /tmp /run; do $b mount -t tmpfs -o mode=1777 tmpfs $folder; done
 $b mount -t devpts devpts /dev/pts
 exec </dev/null >/dev/console 2>&1
-# The rest comes by itself, but tests ask whether this one is there.
+# The rest comes by itself, but tests ask whether these are there.
 $b modprobe ip_vs
+$b modprobe wireguard
 $b ifconfig lo 127.0.0.1 up
 /bin/sh -e /kubewire-vm-command
 # The last line of the console tells the host.

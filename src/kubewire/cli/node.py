@@ -27,7 +27,14 @@ import click
     metavar="CIDR[,CIDR]",
     help="Where pods are; podCIDRs outside are refused.",
 )
-@click.option("--mtu", default=0, help="Of pods.  [default: what fits the way between nodes]")
+@click.option("--vxlan-vni", type=click.IntRange(1, (1 << 24) - 1), default=1, show_default=True)
+@click.option("--vxlan-port", type=click.IntRange(1, 65535), default=8472, show_default=True)
+@click.option(
+    "--mtu",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Of pods.  [default: what fits the way between nodes]",
+)
 @click.option(
     "--masquerade/--no-masquerade",
     default=True,

@@ -102,11 +102,13 @@ def _packets(nodes: Nodes, flows: list[Flow]) -> list[JSON]:
     from kubewire.kernel import sandbox
     from kubewire.kernel.probe import Probe
     from kubewire.kubeproxy import backends
+    from kubewire.kubeproxy.connect import ConnectionTracer
     from kubewire.kubeproxy.kerneltrace import KernelTracer, pods_device
     from kubewire.kubeproxy.trace import Tracer
 
     def ask(tracer: Tracer, indexes: list[int]) -> list[JSON]:
-        packets = KernelTracer(tracer, Probe(tracer.node.ips, pods_device(tracer.config)))
+        made = ConnectionTracer if tracer.config.mode == "envoy" else KernelTracer
+        packets = made(tracer, Probe(tracer.node.ips, pods_device(tracer.config)))
         return [packets.ask(flows[i]).to_json() for i in indexes]
 
     by_node: dict[int, tuple[Tracer, list[int]]] = {}

@@ -69,7 +69,14 @@ from kubewire.cli.options import name_option
 @click.option("--node-cidr-mask-size", default=0, help="A node's pod range, with one family.")
 @click.option("--node-cidr-mask-size-ipv4", default=24, show_default=True)
 @click.option("--node-cidr-mask-size-ipv6", default=64, show_default=True)
-@click.option("--mtu", default=0, help="Of pods.  [default: what fits the way between nodes]")
+@click.option("--vxlan-vni", type=click.IntRange(1, (1 << 24) - 1), default=1, show_default=True)
+@click.option("--vxlan-port", type=click.IntRange(1, 65535), default=8472, show_default=True)
+@click.option(
+    "--mtu",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Of pods.  [default: what fits the way between nodes]",
+)
 @click.option(
     "--non-masquerade-cidr",
     default="",

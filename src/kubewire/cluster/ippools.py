@@ -59,6 +59,7 @@ class IpPools:
 
     async def complete(self, pod: Pod) -> Pod:
         """Look up the namespace, if there are pools that may ask for it."""
+        await self.config.wait_synced()
         if not pod.namespace or not self._specified():
             return pod
         meta = await self._metadata(NAMESPACES, pod.namespace)

@@ -22,7 +22,7 @@ from kubewire.cluster.podnetwork import PROGRAMS, NodeNetwork, PodNetwork
 from kubewire.cni import masquerade
 from kubewire.cni.ipam import Network
 from kubewire.cni.plugin import Plugin
-from kubewire.cni.routes import Mode
+from kubewire.cni.routes import VXLAN_PORT, VXLAN_VNI, Mode
 from kubewire.cni.server import Server
 from kubewire.dns import run as dns
 from kubewire.ingress import run as ingress
@@ -44,6 +44,8 @@ class AgentOptions:
     pod_network: Mode
     cluster_cidrs: tuple[Network, ...] = ()
     """Where pods are: podCIDRs outside are refused, and packets to it keep their source."""
+    vxlan_vni: int = VXLAN_VNI
+    vxlan_port: int = VXLAN_PORT
     mtu: int = 0
     """Of pods; 0: what fits the way between nodes."""
     masquerade: bool = True
@@ -57,7 +59,10 @@ class AgentOptions:
 async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
     """Run it for ever: CNI calls, routes, Services, policies."""
     nodes: Informer[Node] = Informer(client, NODES, Node, agent=f"pod-network/{name}")
-    network = NodeNetwork(client, name, nodes, options.pod_network, options.cluster_cidrs)
+    network = NodeNetwork(
+        client, name, nodes, options.pod_network, options.cluster_cidrs,
+        vni=options.vxlan_vni, port=options.vxlan_port,
+    )  # fmt: skip
     own = Key("", name)
     plugin = Plugin(
         network.pod_cidrs,
@@ -96,7 +101,10 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
     folder = run_dir / "nodes" / name
     nodes: Informer[Node] = Informer(client, NODES, Node, agent=f"pod-network/{name}")
     pods = options.addresses.pods
-    network = NodeNetwork(client, name, nodes, options.pod_network, pods)
+    network = NodeNetwork(
+        client, name, nodes, options.pod_network, pods,
+        vni=options.vxlan_vni, port=options.vxlan_port,
+    )  # fmt: skip
     programs = run_dir / PROGRAMS if options.cni == "exec" else None
     pod_network = PodNetwork(folder, network, pods, mtu=options.mtu, programs=programs)
     masquerade.cover(pods, networks("--non-masquerade-cidr", options.non_masquerade_cidr))

@@ -66,6 +66,8 @@ class Options:
     """For both families, in place of the two below."""
     node_cidr_mask_size_ipv4: int = MASKS[4]
     node_cidr_mask_size_ipv6: int = MASKS[6]
+    vxlan_vni: int = 1
+    vxlan_port: int = 8472
     mtu: int = 0
     """Of pods; 0: what fits the way between nodes."""
     non_masquerade_cidr: str = ""

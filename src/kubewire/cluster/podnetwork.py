@@ -44,6 +44,9 @@ class NodeNetwork:
         nodes: Informer[Node],
         mode: Mode,
         cluster: Sequence[Network],
+        *,
+        vni: int,
+        port: int,
     ) -> None:
         self.node = node
         self._nodes = nodes
@@ -52,7 +55,7 @@ class NodeNetwork:
         async def annotate(name: str, value: str) -> None:
             await client.patch(NODES, node, {"metadata": {"annotations": {name: value}}})
 
-        table = RouteTable(node, mode, cluster=cluster)
+        table = RouteTable(node, mode, cluster=cluster, vni=vni, port=port)
         reconcile = NodeRoutes(table, nodes, annotate).reconcile
         self.pools = IpPools(client, node, nodes)
         # Pools have nothing to be applied to; but who waits for a sync waits for them, too.

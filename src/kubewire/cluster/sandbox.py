@@ -84,7 +84,7 @@ def make_underlay(options: Options, run_dir: Path) -> None:
             [
                 links.set_link("lo", up=True),
                 links.add_bridge(BRIDGE, mac=_mac(1)),
-                links.set_link(BRIDGE, up=True, no_autoconf=True),
+                *links.bring_up(BRIDGE),
             ]
         )
         bridge = netlink.index(BRIDGE)
@@ -97,7 +97,8 @@ def make_underlay(options: Options, run_dir: Path) -> None:
                 netlink.transact(
                     [
                         links.add_veth(port, UPLINK, peer_netns=node, peer_mac=_mac(10 + index)),
-                        links.set_link(port, master=bridge, up=True, no_autoconf=True),
+                        links.set_link(port, master=bridge),
+                        *links.bring_up(port),
                     ]
                 )
             _set_up_node(path, options.addresses, index)
@@ -113,7 +114,7 @@ def _set_up_node(path: Path, addresses: Addresses, index: int) -> None:
             uplink = netlink.index(UPLINK)
             netlink.transact(
                 [
-                    links.set_link(UPLINK, up=True, no_autoconf=True),
+                    *links.bring_up(UPLINK),
                     *_addresses(uplink, addresses.node(index), _mac(10 + index)),
                     *(
                         routes.add_route(Route(ANYWHERE[via.version], uplink, via, protocol=STATIC))

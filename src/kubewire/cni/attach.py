@@ -11,6 +11,7 @@ from kubewire.cni.spec import (
     INVALID_CONFIG,
     INVALID_ENVIRONMENT,
     UNKNOWN_CONTAINER,
+    UNSUPPORTED_FIELD,
     CniError,
     Ip,
     Link,
@@ -20,6 +21,7 @@ from kubewire.cni.spec import (
 )
 from kubewire.cni.wiring import Cable
 from kubewire.kernel import netns, sysctl
+from kubewire.kernel.routes import TABLE_MAIN, Route
 from kubewire.kernel.rtnetlink import RtNetlink
 
 _PREFIX = "kc"
@@ -32,7 +34,7 @@ def refuse_unusable(node: RtNetlink, request: Request) -> None:
         raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS {request.netns}: is not a network namespace")
     if netns.inode(request.netns) == netns.inode("/proc/thread-self/ns/net"):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {request.netns}: is the node's own namespace")  # fmt: skip
-    name = wiring.host_interface(request.owner, _PREFIX)
+    name = host_interface(request.name, request.owner)
     there = wiring.exists(node, name)
     if there and not node.link(name).up:
         # A leftover of this very attachment from before a kill; nobody else has this name.
@@ -53,13 +55,13 @@ def add(node: RtNetlink, request: Request, config: Config, assigned: Result) -> 
     for version in {a.version for a in addresses}:
         sysctl.write(FORWARDING[version], 1)
     cable = Cable(
-        host_interface=wiring.host_interface(request.owner, _PREFIX),
+        host_interface=host_interface(config.name, request.owner),
         interface=request.interface,
         mac=config.mac or wiring.pod_mac(addresses),
         addresses=addresses,
         mtu=config.mtu,
         alias=f"{config.name}:{request.owner}",
-        routes=tuple(route.destination for route in assigned.routes),
+        routes=tuple(map(_way, assigned.routes)),
     )
     wiring.wire(node, request.netns, cable)
     try:
@@ -78,9 +80,16 @@ def _result(
 ) -> Result:
     mtu = node.link(cable.host_interface).mtu
     routes = tuple(
-        ResultRoute(destination=destination, gateway=wiring.next_hop(destination.version))
+        ResultRoute(
+            destination=way.destination,
+            gateway=wiring.next_hop(version),
+            mtu=way.mtu,
+            advmss=way.advmss,
+            priority=way.metric,
+            table=None if way.table == TABLE_MAIN else way.table,
+        )
         for version in sorted({a.version for a in cable.addresses})
-        for destination in wiring.destinations(cable, version)
+        for way in wiring.ways(cable, version)
     )
     return Result(
         interfaces=(
@@ -96,9 +105,21 @@ def _result(
     )
 
 
-def host_interface(owner: str) -> str:
-    """The node's end of an attachment."""
-    return wiring.host_interface(owner, _PREFIX)
+def _way(wanted: ResultRoute) -> Route:
+    if wanted.scope:
+        raise CniError(UNSUPPORTED_FIELD, f"ipam.routes scope {wanted.scope}: every route of a pod has a next hop")  # fmt: skip
+    return Route(
+        wanted.destination,
+        mtu=wanted.mtu,
+        advmss=wanted.advmss,
+        metric=wanted.priority,
+        table=TABLE_MAIN if wanted.table is None else wanted.table,
+    )
+
+
+def host_interface(network: str, owner: str) -> str:
+    """The node's end of an attachment: another network's DEL must not find it."""
+    return wiring.host_interface(f"{network}:{owner}", _PREFIX)
 
 
 def is_limited(node: RtNetlink, versions: Iterable[int]) -> bool:
@@ -129,7 +150,7 @@ def check(node: RtNetlink, request: Request, config: Config) -> None:
         present = {a.address.ip for a in pod.addresses()}
         for address in addresses:
             _require(address in present, f"{request.interface}: address {address} is missing")
-    name = wiring.host_interface(request.owner, _PREFIX)
+    name = host_interface(config.name, request.owner)
     _require(wiring.exists(node, name), f"interface {name} of the node is missing")
     cable = node.link(name)
     _require(cable.up, f"interface {name} of the node is down")

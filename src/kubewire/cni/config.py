@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -55,6 +55,19 @@ class _Pool(_Wire, frozen=True):
     ranges: list[list[_Range]]
     namespaces: list[str] = []
     namespace_selector: LabelSelector | None = None
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+
+
+class _Route(_Wire, frozen=True):
+    dst: str
+    gw: str = ""
+    mtu: _Count = 0
+    advmss: _Count = 0
+    priority: _Count = 0
+    table: _Count | None = None
+    scope: _Count | None = None
 
 
 class _Ipam(_Range, frozen=True):
@@ -292,11 +305,11 @@ def _ipam(
 
 def _routes(wire: Iterable[JSON]) -> Iterator[ResultRoute]:
     for number, route in enumerate(wire):
+        convert(route, _Route, f"ipam.routes[{number}]")
         try:
             yield parse_route(route)
-        except (ValueError, KeyError, TypeError) as error:
-            text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise CniError(INVALID_CONFIG, f"ipam.routes[{number}]: {text}") from None
+        except ValueError as error:
+            raise CniError(INVALID_CONFIG, f"ipam.routes[{number}]: {error}") from None
 
 
 def _sets(wire: _Ipam) -> tuple[RangeSet, ...]:

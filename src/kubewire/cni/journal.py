@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from kubewire.cni.spec import TRY_AGAIN_LATER, CniError
+
 NAME = "adding"
 """Of the folder, within the network's."""
 
@@ -44,9 +46,9 @@ class Journal:
         call = Call(program, {k: v for k, v in env.items() if k.startswith("CNI_")}, stdin)
         data = msgspec.json.encode(call)
         path = self._folder / hashlib.sha256(data).hexdigest()[:32]
-        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = _lock(path)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.ftruncate(fd, 0)
             os.write(fd, data)
             yield
         finally:
@@ -64,3 +66,20 @@ class Journal:
                 with suppress(msgspec.DecodeError):
                     yield msgspec.json.decode(file.read(), type=Call)
                 path.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> int:
+    """Make and lock a file of that name; CniError if the very same call is under way."""
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(fd)):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            raise CniError(TRY_AGAIN_LATER, "CNI_COMMAND ADD: the same call is under way") from None
+        except FileNotFoundError:
+            pass
+        # Its owner has just taken it away.
+        os.close(fd)

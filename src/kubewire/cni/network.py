@@ -7,7 +7,7 @@ network namespace.
 
 What the plugin answered is kept in a file for each pod, so that a restarted agent can ask the
 plugin whether all of it is still there (CHECK). The file is made, empty, before the first call:
-an empty one is what a kill in the middle of an ADD leaves.
+an empty one is what a failure or a kill in the middle of an ADD leaves, and means DEL first.
 """
 
 import asyncio
@@ -112,7 +112,6 @@ class PodNetwork:
             path.write_bytes(b"")
             answer = await self._call("ADD", pod.uid, config, _environment(pod))
         except (CniError, BandwidthError, OSError) as error:
-            path.unlink(missing_ok=True)
             raise PodNetworkError(f"pod {pod.namespace}/{pod.name}: {error}") from error
         beside = path.with_suffix(".new")
         beside.write_bytes(answer)
@@ -124,7 +123,7 @@ class PodNetwork:
         path = self._results / uid
         try:
             await self._call("DEL", uid, self._config({}), {})
-        except CniError as error:
+        except (CniError, OSError) as error:
             raise PodNetworkError(f"pod {uid}: {error}") from error
         path.unlink(missing_ok=True)
         self._pods.pop(uid, None)

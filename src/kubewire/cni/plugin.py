@@ -180,20 +180,37 @@ class Plugin:
         request: Request,
         config: Config,
     ) -> Result | None:
-        """Do it; where the node has no address left of a cluster's pool, get more of it first."""
-        supply = config.ipam.supply
-        if self._pools is None or request.command != "ADD" or config.ipam.type != BUILTIN_IPAM:
+        """Do it; where no address is left for an ADD, find some first."""
+        if request.command != "ADD" or config.ipam.type != BUILTIN_IPAM:
             return await work(request, config)
-        far = [address for address in config.wanted if not supply.holds(address)]
-        if far and all([await self._pools.reach(address) for address in far]):
+        far = [address for address in config.wanted if not config.ipam.supply.holds(address)]
+        if self._pools and far and all([await self._pools.reach(address) for address in far]):
             config = await self._config(request)
         try:
             return await work(request, config)
         except ExhaustedError:
-            pool = supply.pool_for(config.pod)
-            if pool is None or not await self._pools.grow(pool):
+            reclaimed = work == self._main and await self._reclaim(config)
+            if not reclaimed and not await self._grow(config):
+                self.exhausted[config.name] += 1
                 raise
         return await work(request, await self._config(request))
+
+    async def _grow(self, config: Config) -> bool:
+        """Get more of the cluster's pool that the pod takes from."""
+        pool = config.ipam.supply.pool_for(config.pod)
+        return bool(self._pools and pool and await self._pools.grow(pool))
+
+    async def _reclaim(self, config: Config) -> bool:
+        """Take back the addresses of attachments that ended without a DEL: their cables are gone."""
+        freed = False
+        async with self._gate(config, exclusive=True):
+            present = {link.name for link in self._netlink.links()}
+            store = self._networks[config.data_dir / config.name].store
+            for owner in store.owners():
+                if attach.host_interface(config.name, owner) not in present:
+                    self._unmap(config, owner)
+                    freed |= bool(store.drop(owner))
+        return freed
 
     def _refuse_foreign(self, pod_cidrs: Iterable[str]) -> None:
         for cidr in map(ip_network, pod_cidrs):
@@ -258,7 +275,7 @@ class Plugin:
 
     async def _delete(self, request: Request, config: Config) -> None:
         self._unmap(config, request.owner)
-        await self._sweeper.remove(self._netlink, attach.host_interface(request.owner))
+        await self._sweeper.remove(self._netlink, attach.host_interface(config.name, request.owner))
         await self._address(request, config, "DEL")
 
     async def _collect(self, request: Request, config: Config) -> None:
@@ -271,7 +288,7 @@ class Plugin:
         for owner in self._strays(config):
             try:
                 self._unmap(config, owner)
-                await self._sweeper.remove(self._netlink, attach.host_interface(owner))
+                await self._sweeper.remove(self._netlink, attach.host_interface(config.name, owner))
             except OSError as error:
                 errors.append(error)
         await self._address(request, config)
@@ -305,11 +322,7 @@ class Plugin:
 
     def _builtin_ipam(self, request: Request, config: Config, command: str) -> Result | None:
         store = self._networks[config.data_dir / config.name].store
-        try:
-            return builtin_ipam.run(store, request, config, command)
-        except ExhaustedError:
-            self.exhausted[config.name] += 1
-            raise
+        return builtin_ipam.run(store, request, config, command)
 
     def _has_ports(self, config: Config) -> bool:
         return config.data_dir in self._ports or HostPorts.exist(config.data_dir)

@@ -57,7 +57,7 @@ class RouteTable:
         *,
         cluster: Sequence[Network] = (),
         vni: int = VXLAN_VNI,
-        port: int = 0,
+        port: int = VXLAN_PORT,
     ) -> None:
         self.node_name = node_name
         self.mode = mode
@@ -67,7 +67,7 @@ class RouteTable:
         """Why podCIDRs of Nodes lead nowhere."""
         self._cluster = cluster
         self._vni = vni
-        self._port = port or (WIREGUARD_PORT if mode == "wireguard" else VXLAN_PORT)
+        self._port = WIREGUARD_PORT if mode == "wireguard" else port
         self._netlink = RtNetlink()
         self._wireguard = WireGuard() if mode == "wireguard" else None
         self._applied: Plan | None = None
@@ -187,9 +187,7 @@ class RouteTable:
         if self._wireguard:
             self._set_key(self._wireguard)
         if not found or not found.up:
-            # Apart: the kernel looks at "up" first, and makes an address of its own then.
-            quiet = links.set_link(self._index, no_autoconf=True)
-            self._netlink.transact([quiet, links.set_link(self._index, up=True)])
+            self._netlink.transact(links.bring_up(self._index))
         self._address(device)
 
     def _address(self, device: Device) -> None:

@@ -12,10 +12,10 @@ import errno
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Interface, ip_address, ip_interface, ip_network
 
-from kubewire.cni.ipam import Address, Network
+from kubewire.cni.ipam import Address
 from kubewire.kernel import links, routes
 from kubewire.kernel.netlink import Message, NetlinkError
 from kubewire.kernel.netns import Netns, current, opened
@@ -46,8 +46,8 @@ class Cable:
     mtu: int = 0
     alias: str = ""
     """Says on the node's end whose it is (``ip link``)."""
-    routes: tuple[Network, ...] = ()
-    """Destinations that lead to the node; none means everything."""
+    routes: tuple[Route, ...] = ()
+    """What leads to the node, by whatever device and next hop; none means everything."""
 
 
 def host_interface(owner: str, prefix: str = "kw") -> str:
@@ -89,14 +89,15 @@ def next_hop(version: int) -> Address:
     return _NEXT_HOPS[version]
 
 
-def destinations(cable: Cable, version: int) -> list[Network]:
+def ways(cable: Cable, version: int) -> list[Route]:
     """What leads out of the pod by the cable."""
-    return [n for n in cable.routes if n.version == version] or [_DEFAULTS[version]]
+    found = [way for way in cable.routes if way.destination.version == version]
+    return found or [Route(_DEFAULTS[version])]
 
 
 def node_side(index: int, cable: Cable) -> list[Message]:
     """Requests on the node once the pod's end is up."""
-    batch = [links.set_link(index, up=True, no_autoconf=True, alias=cable.alias)]
+    batch = [links.set_link(index, alias=cable.alias), *links.bring_up(index)]
     for address in cable.addresses:
         batch.append(routes.put_route(Route(ip_network(address), index)))
         batch.append(routes.put_neighbour(index, address, cable.mac))
@@ -108,7 +109,7 @@ def node_side(index: int, cable: Cable) -> list[Message]:
 
 def pod_side(index: int, cable: Cable) -> list[Message]:
     """Requests inside the pod."""
-    batch = [links.set_link(index, up=True, no_autoconf=True)]
+    batch = [*links.bring_up(index)]
     for address in cable.addresses:
         batch.append(routes.add_address(index, ip_interface(address)))
         if address.version == 6:
@@ -118,8 +119,8 @@ def pod_side(index: int, cable: Cable) -> list[Message]:
         via = _NEXT_HOPS[version]
         if version == 6:
             batch.append(routes.add_address(index, routes.link_local(cable.mac)))
-        for destination in destinations(cable, version):
-            batch.append(routes.add_route(Route(destination, index, via, onlink=True)))
+        for way in ways(cable, version):
+            batch.append(routes.add_route(replace(way, device=index, via=via, onlink=True)))
         batch.append(routes.put_neighbour(index, via, HOST_MAC))
     return batch
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -72,6 +72,8 @@ class Environment:
     warn: Callable[[str], None] = lambda _: None
     end: Callable[[int], object] = lambda _: None
     """End the process with a status (the loop plugin)."""
+    kept: dict[Hashable, Any] = field(default_factory=dict)
+    """What a plugin hands over to its successor on a reload."""
     reload: Callable[[], Awaitable[None]] | None = None
     """Read the Corefile again and change over to it if it is another one."""
 

@@ -43,6 +43,8 @@ MAX_TURNS = 8
 """How many orders of the addresses of one answer are kept."""
 
 _HEADER = struct.Struct("!6H")
+_USUAL = frozenset({b"\0\1\0\0\0\0\0\0", b"\0\1\0\0\0\0\0\1"})
+"""Counts of a header: one question, without and with an OPT record."""
 
 
 class Dispatcher:
@@ -87,9 +89,10 @@ class Dispatcher:
         """Answer a message; None means silence."""
         if len(data) < 12 or data[2] & 0x80:
             return None
-        refused = _not_acceptable(data)
-        if refused is not None:
-            return refused
+        if data[2] & 0x78 or data[4:12] not in _USUAL:
+            refused = _not_acceptable(data)
+            if refused is not None:
+                return refused
         try:
             message = parse(data)
         except WireError:

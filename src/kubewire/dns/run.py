@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -84,10 +85,11 @@ async def _serve(
     env.end = end
     tasks: set[asyncio.Task[None]] = set()
 
-    async def change() -> None:
+    async def change(*, always: bool = False) -> None:
         try:
             fresh = read(conf, env)
-            if server.configuration and fresh.digest == server.configuration.digest:
+            same = server.configuration and fresh.digest == server.configuration.digest
+            if same and not always:
                 return
             log.info("Reloading")
             await server.load(fresh)
@@ -96,19 +98,32 @@ async def _serve(
         except (CorefileError, OSError) as error:
             log.error("plugin/reload: Corefile changed but reload failed: %s", error)
 
-    def reload_now() -> None:
-        task = asyncio.get_running_loop().create_task(change(), name="reload")
+    def begin(*, always: bool) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(change(always=always), name="reload")
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        return task
 
-    env.reload = change
-    await server.load(configuration)
+    def told() -> None:
+        # Asked for by a signal it may be about files that the Corefile names: certificates, zones.
+        log.info("SIGUSR1: Reloading")
+        begin(always=True)
+
+    # The plugin that calls this is stopped, and its task with it, in the middle of a reload.
+    env.reload = lambda: asyncio.shield(begin(always=False))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, env.end, 0)
-    loop.add_signal_handler(signal.SIGUSR1, reload_now)
+    loop.add_signal_handler(signal.SIGUSR1, told)
     loop.add_signal_handler(signal.SIGQUIT, os._exit, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # What the first lists bring is here to stay: collecting in the middle of it finds nothing.
+    gc.disable()
+    try:
+        await server.load(configuration)
+    finally:
+        gc.freeze()
+        gc.enable()
     status = await ended
     await server.stop()
     return status

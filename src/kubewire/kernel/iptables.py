@@ -7,6 +7,8 @@ the rest of the machine uses, by the marks that a kubelet leaves, as kube-proxy'
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import os
 import shutil
@@ -16,14 +18,16 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 VARIANTS = ("nft", "legacy")
 FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 LOCK_SECONDS = 5
 ENDLESS = 1 << 62
 _SO_SNDBUFFORCE = 32
-HINTS = (":KUBE-IPTABLES-HINT", ":KUBE-KUBELET-CANARY")
-"""Chains that a kubelet makes in the mangle table."""
+_PIPE = 1 << 20
+HINTS = (":KUBE-IPTABLES-HINT", ":KUBE-KUBELET-CANARY", ":KUBE-PROXY-CANARY")
+"""Chains that a kubelet and an earlier kube-proxy make in the mangle table."""
 
 
 class IptablesError(RuntimeError):
@@ -48,6 +52,13 @@ class Iptables:
         """The programs are installed."""
         return find(self.program("restore")) is not None
 
+    @property
+    def uses_nft(self) -> bool:
+        """Its rules are nftables rules; a program without a variant in its name is asked."""
+        if self.variant:
+            return self.variant == "nft"
+        return "nf_tables" in run([self.program(), "--version"])
+
     def save(self, table: str = "", *, counters: bool = False) -> str:
         """What is in the kernel, as text; "" for every table in use."""
         words = [self.program("save")]
@@ -69,7 +80,7 @@ class Iptables:
         as one netlink message, whose length an ordinary user may not choose; beyond some thousand
         lines it takes time by their square (1.8.9), and the kernel looks at all chains for each.
         """
-        if self.variant == "legacy":
+        if not self.uses_nft:
             return ENDLESS
         return 250_000 if may_send_much() else 30_000
 
@@ -113,6 +124,9 @@ def feed(argv: list[str], lines: Iterable[str]) -> None:
             _found(argv), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
         )
         assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            # On a busy machine every change of turns costs; so there are fewer.
+            fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _PIPE)
         kept: list[str] = []
         try:
             with process.stdin as pipe:
@@ -163,10 +177,13 @@ def _blamed(said: str, kept: list[str]) -> str:
 
 
 def detect() -> str:
-    """The variant that this network namespace uses: a kubelet's hints, else where more rules are."""
+    """The variant that this network namespace uses: a kubelet's or kube-proxy's hints, else the one with more rules.
+
+    "" where the programs are installed without one in their names.
+    """
     usable = [v for v in VARIANTS if Iptables(4, v).available]
     if not usable:
-        raise IptablesError("neither iptables-nft nor iptables-legacy is installed")
+        return ""
     if len(usable) == 1:
         return usable[0]
     for variant in usable:
@@ -177,11 +194,24 @@ def detect() -> str:
 
 
 def _listed(variant: str, table: str = "") -> str:
-    """Both families' listings; a family that the kernel lacks has none."""
+    """Both families' listings; a family that the kernel lacks has none.
+
+    A legacy table is asked for only if it is there: asking would make it.
+    """
     found = []
     for version in (4, 6):
+        if table and variant == "legacy" and table not in _legacy_tables(version):
+            continue
         try:
             found.append(Iptables(version, variant).save(table))
         except IptablesError:
             continue
     return "\n".join(found)
+
+
+def _legacy_tables(version: int) -> list[str]:
+    family = "ip" if version == 4 else "ip6"
+    try:
+        return Path(f"/proc/thread-self/net/{family}_tables_names").read_text().split()
+    except OSError:
+        return []

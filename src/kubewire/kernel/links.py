@@ -168,6 +168,14 @@ def set_link(
     return Message(NEWLINK, 0, body + b"".join(parts), f"set link {link}")
 
 
+def bring_up(link: str | int) -> tuple[Message, Message]:
+    """Take a device into use without the link-local address that the kernel would make.
+
+    Two requests: Linux 6.1 looks at "up" first where both come in one, and makes the address.
+    """
+    return set_link(link, no_autoconf=True), set_link(link, up=True)
+
+
 def set_hairpin(port: str, on: bool = True) -> Message:
     """Let a bridge send frames back out of the port they came in by."""
     info = nest(_LINKINFO, text(_INFO_SLAVE_KIND, "bridge"), nest(_INFO_SLAVE_DATA, u8(_BRPORT_MODE, int(on))))  # fmt: skip

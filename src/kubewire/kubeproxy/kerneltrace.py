@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kubewire.api.errors import InputError
 from kubewire.kernel.conntrack import Conntrack
 from kubewire.kernel.probe import MASQUERADED, OUTSIDE, PODS, Probe, Seen, Shot
 from kubewire.kubeproxy import backends
@@ -18,8 +17,6 @@ class KernelTracer:
     """The rules of a tracer's plan in the kernel; they stay until the namespace ends."""
 
     def __init__(self, tracer: Tracer, probe: Probe) -> None:
-        if tracer.config.mode == "envoy":
-            raise InputError("--kernel: Envoy answers connections, not packets: leave --kernel out")
         self._tracer = tracer
         self._probe = probe
         probe.own(tracer.node.ips)

@@ -68,6 +68,10 @@ class Enforcer(Protocol):
         """Remove everything that an agent before this one may have left."""
         ...
 
+    async def settle(self) -> None:
+        """Remove what another back end has left: this one is in force now."""
+        ...
+
     def drops(self) -> AsyncGenerator[Drop, None]:
         """Packets that rules have denied, from now on."""
         ...
@@ -296,6 +300,7 @@ class PolicyAgent:
             await self._world.wait_applied()
         elif changes.full:
             await self._enforcer.clear()
+            await self._enforcer.settle()
         self._announce()
 
     async def _reconcile(self, changes: Changes) -> float | None:
@@ -316,6 +321,8 @@ class PolicyAgent:
         if old is not new:
             self.program = None
             await self._enforcer.apply(old, new)
+            if old is None:
+                await self._enforcer.settle()
             if self._strict:
                 await self._enforcer.cut(self._denied)
         self.program = new

@@ -117,6 +117,19 @@ async def test_the_next_agent_replaces_the_rules_and_nothing_else(backend: str) 
     assert others.seen() == before
 
 
+@pytest.mark.tool("iptables", "ip6tables", "ipset")
+@pytest.mark.parametrize(("old", "new"), [("nftables", "iptables"), ("iptables", "nftables")])
+async def test_a_back_end_takes_over_from_the_other(old: str, new: str) -> None:
+    program = Compiler(worlds.plan([*fixture(), DENY]), "node-0").program()
+    with enforcer(old) as first, enforcer(new) as second:
+        first.replace(program)
+        await second.apply(None, program)
+        assert first.counters()
+        await second.settle()
+        assert not first.counters()
+        assert second.counters()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_no_packet_is_judged_wrongly_while_agents_restart(
     backend: str, tmp_path: Path

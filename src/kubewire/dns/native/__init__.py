@@ -11,6 +11,7 @@ import ctypes
 import functools
 import logging
 import os
+import struct
 import weakref
 from pathlib import Path
 
@@ -31,7 +32,8 @@ _SURFACE: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "kw_table_put": (
         ctypes.c_int,
         (
-            _POINTER, ctypes.c_char_p, _U32, ctypes.c_char_p, _POINTER, _U32, ctypes.c_double, _U32,
+            _POINTER, ctypes.c_char_p, _U32, ctypes.c_char_p, ctypes.c_char_p, _U32,
+            ctypes.c_double, _U32,
         ),
     ),
     "kw_table_remove": (None, (_POINTER, ctypes.c_char_p, _U32)),
@@ -85,15 +87,17 @@ class NativeTable(Table):
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Add or replace an entry, unless its answers are too large to be replayed."""
-        sizes = [len(a) for a in entry.answers]
+        answers, count = entry.answers, entry.count
+        sizes = [len(a) for a in answers]
         if max(sizes) > SIZE:
             return
         super().put(key, entry)
-        slot = self._slots.setdefault(entry.labels, len(self._slots))
-        self._lib.kw_table_put(
-            self.handle, key, len(key), b"".join(entry.answers),
-            (ctypes.c_uint32 * entry.count)(*sizes), entry.count, entry.until, slot,
-        )  # fmt: skip
+        slot = self._slots.get(entry.labels)
+        if slot is None:
+            slot = self._slots[entry.labels] = len(self._slots)
+        whole = answers[0] if count == 1 else b"".join(answers)
+        lengths = struct.pack(f"{count}I", *sizes)
+        self._lib.kw_table_put(self.handle, key, len(key), whole, lengths, count, entry.until, slot)
         entry.answers = ()
 
     def hits(self) -> dict[tuple[str | int, ...], int]:

@@ -141,6 +141,8 @@ def parse(data: bytes) -> Message:
                 wire = data[at : end + 4] if plain else b""
                 message.question = Question(name, rtype, rclass, wire)
             at = end + 4
+        if not any(counts):
+            return message
         for section, count in zip(
             (message.answer, message.authority, message.additional), counts, strict=True
         ):

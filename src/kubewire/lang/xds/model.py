@@ -211,10 +211,9 @@ def from_rest(cluster: str, refresh: str = "0.5s", timeout: str = "60s") -> JSON
     return {"resource_api_version": "V3", "api_config_source": source}
 
 
-def response(resources: Iterable[JSON | msgspec.Raw], version: str = "") -> bytes:
-    """A DiscoveryResponse, as files and REST carry it."""
-    body: JSON = {"version_info": version} if version else {}
-    return msgspec.json.encode(body | {"resources": list(resources)})
+def response(resources: Iterable[JSON]) -> bytes:
+    """A DiscoveryResponse, as files carry it."""
+    return msgspec.json.encode({"resources": list(resources)})
 
 
 def admin(path: str) -> JSON:

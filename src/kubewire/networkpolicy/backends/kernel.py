@@ -42,6 +42,15 @@ class KernelEnforcer(ABC):
     async def clear(self) -> None:
         """Remove everything of ours."""
 
+    async def settle(self) -> None:
+        """Remove what another back end has left: this one is in force now."""
+        from kubewire.networkpolicy import backends
+
+        for name in filter(backends.installed, backends.BACKENDS):
+            with backends.enforcer(name, self.netns) as other:
+                if type(other) is not type(self):
+                    await other.clear()
+
     @abstractmethod
     def change(self, program: Program) -> None:
         """Bring a program into the kernel by its difference to the one before."""

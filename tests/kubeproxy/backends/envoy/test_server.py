@@ -19,6 +19,15 @@ from tests.kubeproxy.rows import service, slice_
 pytestmark = pytest.mark.kernel
 
 EDGE = Path(__file__).parents[4] / "examples" / "envoy" / "edge.yaml"
+
+
+def edge(folder: Path) -> Path:
+    """The example, for the Service of these tests."""
+    found = folder / "edge.yaml"
+    found.write_text(EDGE.read_text().replace("shop/cart:80", "ns/s:p"))
+    return found
+
+
 PORTS = [{"name": "p", "port": 80, "appProtocol": "http"}]
 
 
@@ -66,7 +75,7 @@ async def test_an_edge_follows_the_services(tmp_path: Path) -> None:
     server.show([one], [slice_(ONE)])
     with (tmp_path / "log").open("wb") as log:
         async with server.serving("127.0.0.1", 18000):
-            envoy = start(EDGE, log=log.fileno())
+            envoy = start(edge(tmp_path), log=log.fileno())
             try:
                 for port in (10080, 10081):
                     await until(ONE, port)
@@ -95,7 +104,7 @@ async def test_what_envoy_refuses_is_logged_by_name(
     server.show([], [])
     with (tmp_path / "log").open("wb") as log:
         async with server.serving("127.0.0.1", 18000):
-            envoy = start(EDGE, log=log.fileno())
+            envoy = start(edge(tmp_path), log=log.fileno())
             try:
                 await until("", 10080)
                 monkeypatch.setattr(serving, "resources", refused)

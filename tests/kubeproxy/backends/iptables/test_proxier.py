@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kubewire.api.meta import Key
+from kubewire.api.service import EndpointSlice
 from kubewire.kernel import netns, sysctl
 from kubewire.kernel.iptables import VARIANTS, Iptables, IptablesError
 from kubewire.kernel.nfnetlink import Nfnetlink
@@ -59,7 +61,7 @@ def told(fixture: str) -> Told:
 def listing(variant: str) -> str:
     """Everything, without what changes by itself."""
     texts = (Iptables(v, variant).save() for v in (4, 6))
-    return "\n".join(line for t in texts for line in t.splitlines() if line[:1] not in "#")
+    return "\n".join(line for t in texts for line in t.splitlines() if line[:1] != "#")
 
 
 def test_change_by_change_it_comes_to_the_same(proxier: IptablesProxier, variant: str) -> None:
@@ -94,7 +96,7 @@ def test_one_changed_service_writes_only_what_differs(
 
     monkeypatch.setattr(Iptables, "restore", watched)
     old = {c.key: c.new for c in given}
-    fewer = plan_of([slice_("10.244.0.1@node-1", of="svc1", ports=[{"name": "p80", "port": 8080}])])
+    fewer = plan_of(slice_("10.244.0.1@node-1", of="svc1", ports=[{"name": "p80", "port": 8080}]))
     proxier.apply([Change(k, old[k], f) for k, f in fewer.items() if k in old], {})
     chains = {line.split()[1] for line in written if line.startswith("-")}
     assert written, "an endpoint less is a change"
@@ -103,17 +105,32 @@ def test_one_changed_service_writes_only_what_differs(
     assert dump.actual == dump.desired
 
 
-def plan_of(slices: list) -> dict[FrontendKey, Frontend]:  # type: ignore[type-arg]
+def test_where_the_kernel_counts_changes_nothing_is_read_for_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxier = IptablesProxier(config, variant="nft")
+    given, _ = told("lb-ranges")
+    proxier.sync(given, {})
+    proxier.apply([Change(c.key, c.new, None) for c in given], {})
+    with monkeypatch.context() as blind:
+        blind.delattr(Iptables, "save")
+        assert not proxier.heal()
+    Iptables(4, "nft").restore(THEIRS)
+    proxier.apply(given, {})
+    reads: list[int] = []
+    save = Iptables.save
+    monkeypatch.setattr(Iptables, "save", lambda self: reads.append(1) or save(self))
+    assert not proxier.heal()
+    assert len(reads) == 2, "somebody else has changed something: both families are read"
+    assert not proxier.heal()
+    assert len(reads) == 2
+
+
+def plan_of(piece: EndpointSlice) -> dict[FrontendKey, Frontend]:
     tracer = _fixture("lb-ranges", "iptables")
-    pieces = [replace_namespace(s) for s in slices]
-    return plan(tracer.objects.services, pieces, tracer.node, tracer.config).frontends
-
-
-def replace_namespace(piece):  # type: ignore[no-untyped-def]
-    import msgspec
-
     meta = msgspec.structs.replace(piece.metadata, namespace="ns1")
-    return msgspec.structs.replace(piece, metadata=meta)
+    slices = [msgspec.structs.replace(piece, metadata=meta)]
+    return plan(tracer.objects.services, slices, tracer.node, tracer.config).frontends
 
 
 def _a_rule(programs: Iptables) -> None:
@@ -146,6 +163,14 @@ def _everything(programs: Iptables) -> None:
         lines = [f"-F {c}" for c in chains]
         gone = [f"-X {c.name}" for c in chains.values() if not c.policy]
         programs.restore([f"*{table}", *heads, *lines, *gone, "COMMIT"])
+
+
+def test_it_opens_the_loopback_again(proxier: IptablesProxier) -> None:
+    proxier.sync(*told("nodeport"))
+    sysctl.write(ROUTE_LOCALNET, 0)
+    assert proxier.heal()
+    assert sysctl.read(ROUTE_LOCALNET) == "1"
+    assert not proxier.heal()
 
 
 HARMS = [_a_rule, _a_strange_rule, _a_strange_chain, _an_entry, _a_jump, _everything]
@@ -201,25 +226,19 @@ def test_clear_leaves_the_guard_to_a_kubelet(
 def test_a_restart_writes_nothing(config: Config, proxier: IptablesProxier, variant: str) -> None:
     given, addresses = told("two-slices")
     more, _ = told("lb-ranges")
-    proxier.sync(given, addresses)
+    proxier.sync([*given, *more], addresses)
     # Entries are now in another order than those of a fresh start.
-    proxier.apply(more, {})
     proxier.apply([Change(c.key, c.new, None) for c in more], {})
-    proxier.apply(given, addresses)
+    proxier.apply([Change(c.key, None, c.new) for c in [*more, *given]], addresses)
+    before = listing(variant)
+    again = IptablesProxier(config, variant=variant)
+    assert again._all(), "it asks the kernel by a write that changes nothing"
     with Nfnetlink() as netlink:
-        IptablesProxier(config, variant=variant).sync([], {})
-        proxier.sync(given, addresses)
-        again = IptablesProxier(config, variant=variant)
-        before = (netlink.generation(), Iptables(4, variant).save(counters=True))
-        again._families = proxier._families
-        again.sync(list(reversed(given)), addresses)
-        after = (netlink.generation(), Iptables(4, variant).save(counters=True))
-    assert [_timeless(x) for x in before] == [_timeless(x) for x in after]
-
-
-def _timeless(value: object) -> object:
-    text = str(value)
-    return "\n".join(line for line in text.splitlines() if line[:1] != "#")
+        generation = netlink.generation()
+        again.sync([Change(c.key, None, c.new) for c in [*given, *more]], addresses)
+        assert netlink.generation() == generation
+    assert listing(variant) == before
+    assert again.dump().actual == again.dump().desired
 
 
 def test_more_than_a_section_holds(

@@ -24,6 +24,16 @@ Accept = Callable[[str, Mapping[str, str]], bool]
 """Kind and labels of an object: whether it is let in."""
 
 Deps = set[Hashable]
+
+
+class _Untold(Deps):
+    """Where nobody can have kept an answer yet, what is touched need not be written down."""
+
+    def add(self, dep: Hashable, /) -> None:
+        """Forget it."""
+
+
+_UNTOLD = _Untold()
 AnyService = Service | ServiceImport
 
 
@@ -72,8 +82,8 @@ class Cluster:
         """Unix time of the last change, the zone's serial."""
 
     def apply(self, old: Any, new: Any, now: float) -> Deps:
-        """Take one object in, out, or over; gives what it touches."""
-        touched: Deps = {ANY}
+        """Take one object in, out, or over; gives what it touches (before ``synced``: nothing)."""
+        touched: Deps = {ANY} if self.synced else _UNTOLD
         match new if new is not None else old:
             case Service():
                 self._service(old, new, touched)
@@ -94,13 +104,13 @@ class Cluster:
     def _service(self, old: Service | None, new: Service | None, touched: Deps) -> None:
         meta = (new or old).metadata  # type: ignore[union-attr]
         key = Key(meta.namespace, meta.name)
-        for ip in old.ips if old else ():
+        for ip in map(canonical, old.ips) if old else ():
             _remove(self.cluster_ips, ip, key, touched)
         if new is None:
             self.services.pop(key, None)
         else:
             self.services[key] = new
-            for ip in new.ips:
+            for ip in map(canonical, new.ips):
                 _add(self.cluster_ips, ip, (key,), touched)
         touched.add(service_dep(*key))
 
@@ -120,7 +130,8 @@ class Cluster:
                 self._attach(self.slices, key, slice_, gone=gone)
                 touched.add(service_dep(*key))
                 one = (key,)
-                for ip in {canonical(a) for e in slice_.ready for a in e.addresses}:
+                ips = {a for e in slice_.ready for a in e.addresses}
+                for ip in ips if slice_.address_type == "IPv4" else set(map(canonical, ips)):
                     if gone:
                         if not self._still(key, ip):
                             _remove(self.endpoint_ips, ip, key, touched)
@@ -174,8 +185,8 @@ class Cluster:
 
 
 def _add(index: dict[str, tuple[Key, ...]], ip: str, key: tuple[Key, ...], touched: Deps) -> None:
-    ip = canonical(ip)
-    touched.add(address_dep(ip))
+    if touched is not _UNTOLD:
+        touched.add(address_dep(ip))
     before = index.get(ip)
     if before is None:
         index[ip] = key
@@ -184,7 +195,6 @@ def _add(index: dict[str, tuple[Key, ...]], ip: str, key: tuple[Key, ...], touch
 
 
 def _remove(index: dict[str, tuple[Key, ...]], ip: str, key: Key, touched: Deps) -> None:
-    ip = canonical(ip)
     touched.add(address_dep(ip))
     if left := tuple(k for k in index.get(ip, ()) if k != key):
         index[ip] = left

@@ -1,7 +1,8 @@
 """What DNS reads of Services, EndpointSlices, Namespaces, Pods and ServiceImports, and no more.
 
 A cluster has ten times more endpoints than anything else, and memory is what kills DNS pods on a
-relist, so these structs are smaller than the shared ones in ``api.service``.
+relist, so these structs are smaller than the shared ones in ``api.service``. None of them can be
+part of a cycle, so the garbage collector need not know them.
 """
 
 import msgspec
@@ -19,7 +20,7 @@ SERVICE_IMPORTS = Resource(
 )  # fmt: skip
 
 
-class Meta(Wire, frozen=True, kw_only=True):
+class Meta(Wire, frozen=True, kw_only=True, gc=False):
     """Name and labels."""
 
     name: str
@@ -32,7 +33,7 @@ class Meta(Wire, frozen=True, kw_only=True):
         return Key(self.namespace, self.name)
 
 
-class SliceMeta(Wire, frozen=True, kw_only=True):
+class SliceMeta(Wire, frozen=True, kw_only=True, gc=False):
     """Name and the labels that tie a slice to its Service; the others are not kept."""
 
     name: str
@@ -40,7 +41,7 @@ class SliceMeta(Wire, frozen=True, kw_only=True):
     labels: "SliceLabels | None" = None
 
 
-class SliceLabels(Wire, frozen=True, kw_only=True):
+class SliceLabels(Wire, frozen=True, kw_only=True, gc=False):
     """The labels that DNS reads."""
 
     service: str = msgspec.field(name=SERVICE_NAME, default="")
@@ -48,7 +49,7 @@ class SliceLabels(Wire, frozen=True, kw_only=True):
     cluster: str = msgspec.field(name=SOURCE_CLUSTER, default="")
 
 
-class Port(Wire, frozen=True, kw_only=True):
+class Port(Wire, frozen=True, kw_only=True, gc=False):
     """A port of a Service or of a slice."""
 
     name: str | None = None
@@ -56,26 +57,26 @@ class Port(Wire, frozen=True, kw_only=True):
     port: int | None = None
 
 
-class IngressPoint(Wire, frozen=True, kw_only=True):
+class IngressPoint(Wire, frozen=True, kw_only=True, gc=False):
     """status.loadBalancer.ingress[]."""
 
     ip: str = ""
     hostname: str = ""
 
 
-class LoadBalancer(Wire, frozen=True, kw_only=True):
+class LoadBalancer(Wire, frozen=True, kw_only=True, gc=False):
     """status.loadBalancer."""
 
     ingress: tuple[IngressPoint, ...] | None = None
 
 
-class ServiceStatus(Wire, frozen=True, kw_only=True):
+class ServiceStatus(Wire, frozen=True, kw_only=True, gc=False):
     """status of a Service."""
 
     load_balancer: LoadBalancer = LoadBalancer()
 
 
-class ServiceSpec(Wire, frozen=True, kw_only=True):
+class ServiceSpec(Wire, frozen=True, kw_only=True, gc=False):
     """spec of a Service."""
 
     type: str = "ClusterIP"
@@ -86,14 +87,14 @@ class ServiceSpec(Wire, frozen=True, kw_only=True):
     external_name: str = ""
 
 
-class ServiceMeta(Wire, frozen=True, kw_only=True):
+class ServiceMeta(Wire, frozen=True, kw_only=True, gc=False):
     """Name of a Service; labels are the server's to filter."""
 
     name: str
     namespace: str = ""
 
 
-class Service(Wire, frozen=True, kw_only=True):
+class Service(Wire, frozen=True, kw_only=True, gc=False):
     """v1 Service."""
 
     metadata: ServiceMeta
@@ -130,13 +131,13 @@ class Service(Wire, frozen=True, kw_only=True):
         return (*(self.spec.external_ips or ()), *(p.ip or p.hostname for p in points))
 
 
-class Conditions(Wire, frozen=True, kw_only=True):
+class Conditions(Wire, frozen=True, kw_only=True, gc=False):
     """endpoints[].conditions; only ``ready`` counts, and a missing one means yes."""
 
     ready: bool | None = None
 
 
-class Target(Wire, frozen=True, kw_only=True):
+class Target(Wire, frozen=True, kw_only=True, gc=False):
     """endpoints[].targetRef."""
 
     name: str = ""
@@ -152,7 +153,7 @@ class Endpoint(Wire, frozen=True, kw_only=True, gc=False):
     zone: str | None = None
 
 
-class EndpointSlice(Wire, frozen=True, kw_only=True):
+class EndpointSlice(Wire, frozen=True, kw_only=True, gc=False):
     """discovery.k8s.io/v1 EndpointSlice."""
 
     metadata: SliceMeta
@@ -189,19 +190,19 @@ class EndpointSlice(Wire, frozen=True, kw_only=True):
         return self.metadata.labels.cluster if self.metadata.labels else ""
 
 
-class Namespace(Wire, frozen=True, kw_only=True):
+class Namespace(Wire, frozen=True, kw_only=True, gc=False):
     """v1 Namespace."""
 
     metadata: Meta
 
 
-class PodIP(Wire, frozen=True, kw_only=True):
+class PodIP(Wire, frozen=True, kw_only=True, gc=False):
     """status.podIPs[]."""
 
     ip: str = ""
 
 
-class PodStatus(Wire, frozen=True, kw_only=True):
+class PodStatus(Wire, frozen=True, kw_only=True, gc=False):
     """status of a Pod."""
 
     phase: str = "Pending"
@@ -209,7 +210,7 @@ class PodStatus(Wire, frozen=True, kw_only=True):
     pod_ips: tuple[PodIP, ...] | None = msgspec.field(name="podIPs", default=None)
 
 
-class Pod(Wire, frozen=True, kw_only=True):
+class Pod(Wire, frozen=True, kw_only=True, gc=False):
     """v1 Pod."""
 
     metadata: Meta
@@ -224,7 +225,7 @@ class Pod(Wire, frozen=True, kw_only=True):
         return found or ((self.status.pod_ip,) if self.status.pod_ip else ())
 
 
-class ImportSpec(Wire, frozen=True, kw_only=True):
+class ImportSpec(Wire, frozen=True, kw_only=True, gc=False):
     """spec of a ServiceImport."""
 
     type: str = "ClusterSetIP"
@@ -232,7 +233,7 @@ class ImportSpec(Wire, frozen=True, kw_only=True):
     ports: tuple[Port, ...] | None = None
 
 
-class ServiceImport(Wire, frozen=True, kw_only=True):
+class ServiceImport(Wire, frozen=True, kw_only=True, gc=False):
     """multicluster.x-k8s.io/v1alpha1 ServiceImport."""
 
     metadata: ServiceMeta

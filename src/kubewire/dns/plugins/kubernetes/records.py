@@ -62,7 +62,7 @@ class Options:
         return next(z for z in self.zones if not is_reverse(z))
 
 
-@dataclass
+@dataclass(slots=True)
 class Found:
     """An answer without its header."""
 

@@ -86,6 +86,14 @@ class Metrics:
         _add(self.request_size, sizes, series.asked)
         _add(self.response_size, sizes, series.said)
 
+    def include(self, other: Metrics) -> None:
+        """Add another page's counters."""
+        self.requests += other.requests
+        self.responses += other.responses
+        for name in ("seconds", "request_size", "response_size"):
+            for labels, histogram in getattr(other, name).items():
+                _add(getattr(self, name), labels, histogram)
+
 
 def _add(found: dict[Labels, Histogram], labels: Labels, part: Histogram) -> None:
     into = found.setdefault(labels, Histogram(part.bounds))
@@ -106,6 +114,8 @@ class Prometheus(Plugin):
         self._env = env
         self._http: HttpServer | None = None
         self._began = time.time()
+        self._before: Metrics | None = None
+        """Of the configurations before this one."""
 
     @classmethod
     def setup(cls, setup: Setup) -> Prometheus:
@@ -126,9 +136,14 @@ class Prometheus(Plugin):
             self._http = HttpServer(*self.address, {"/metrics": self._page})
             await self._http.open()
 
+    async def started(self) -> None:
+        """The configuration before this one has stopped: go on with its counters."""
+        self._before = self._env.kept.pop(self._key, None)
+
     async def stop(self, *, final: bool) -> None:
-        """Stop to listen."""
+        """Stop to listen; what was counted goes to the next configuration's page."""
         if self._http is not None:
+            self._env.kept[self._key] = self._total()
             await self._http.close()
 
     async def serve(self, request: Request) -> Response:
@@ -166,14 +181,23 @@ class Prometheus(Plugin):
         found = configuration.plugins if configuration else [self]
         return [p for p in found if isinstance(p, Prometheus)]
 
-    def _page(self) -> tuple[int, str, bytes]:
+    @property
+    def _key(self) -> tuple[str, str, int]:
+        return ("prometheus", *self.address)
+
+    def _total(self) -> Metrics:
         total = Metrics()
+        if self._before is not None:
+            total.include(self._before)
         for peer in self._peers():
             if peer.address == self.address:
                 peer.count(total)
         if self._block.configuration is not None:
             _replayed(total, self._block.configuration)
-        lines = [*_render(total), *self._facts()]
+        return total
+
+    def _page(self) -> tuple[int, str, bytes]:
+        lines = [*_render(self._total()), *self._facts()]
         body = "\n".join(lines) + "\n"
         return 200, "text/plain; version=0.0.4; charset=utf-8", body.encode()
 

@@ -43,21 +43,17 @@ class Reload(Plugin):
             self._task = asyncio.create_task(self._watch(), name="reload")
 
     async def stop(self, *, final: bool) -> None:
-        """Look no more; the task that reloads must not cancel itself."""
-        if self._task is not None and self._task is not asyncio.current_task():
+        """Look no more."""
+        if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        self._task = None
 
     async def _watch(self) -> None:
-        me = asyncio.current_task()
-        while self._task is me or self._task is None:
+        assert self._env.reload is not None
+        while True:
             await asyncio.sleep(self.interval + random.uniform(-self.jitter, self.jitter))
-            if self._env.reload is not None:
-                await self._env.reload()
-            if self._task is not me:
-                return
+            await self._env.reload()
 
 
 def _seconds(text: str, least: float, what: str) -> float:

@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,7 +30,6 @@ from kubewire.kubeproxy.backends.envoy.compile import (
     kernel_config,
 )
 from kubewire.kubeproxy.backends.envoy.process import Envoy
-from kubewire.kubeproxy.backends.envoy.stream import XdsStreams
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import Frontend
 from kubewire.kubeproxy.proxier import Dump
@@ -40,6 +40,9 @@ from kubewire.lang.nftables.readback import KernelRule, meant
 from kubewire.lang.xds import protobuf
 from kubewire.lang.xds.delta import Resources
 from kubewire.lang.xds.model import ASSIGNMENT, CLUSTER, Assignment
+
+if TYPE_CHECKING:
+    from kubewire.kubeproxy.backends.envoy.stream import XdsStreams
 
 NAME = "kubewire-envoy"
 """The table with the way to Envoy, and with everything that is not Envoy's."""
@@ -149,6 +152,9 @@ class EnvoyProxier:
         """Open the stream's socket; an event loop, where there is one, turns it."""
         if self._streams is not None:
             return
+        # HTTP/2 takes a while to import, and every other mode asks this one to clean up.
+        from kubewire.kubeproxy.backends.envoy.stream import XdsStreams
+
         self._streams = XdsStreams(self._directory / XDS, self._resources)
         try:
             self._loop = asyncio.get_running_loop()

@@ -31,12 +31,7 @@ class EnvoyTracer:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         self._compiled = {k: compile_frontend(f) for k, f in tracer.plan.frontends.items()}
-        kernel = copy.copy(tracer)
-        kernel.config = kernel_config(tracer.config)
-        kernel.plan = replace(
-            tracer.plan, frontends={k: c.kernel for k, c in self._compiled.items()}
-        )
-        self._kernel = backends.tracer("nftables", kernel)
+        self._kernel = backends.tracer("nftables", kernel_half(tracer))
         own = {ip for c in self._compiled.values() for ip in c.own}
         self._loop = loop.table(tracer.config, own)
 
@@ -76,6 +71,15 @@ class EnvoyTracer:
             ct_mark=marks(self._tracer.config).back,
         )
         return evaluate([self._loop], "postrouting", packet).masquerade
+
+
+def kernel_half(tracer: Tracer) -> Tracer:
+    """The plan of the rules that lead to Envoy: its listeners are the endpoints."""
+    half = copy.copy(tracer)
+    half.config = kernel_config(tracer.config)
+    kernel = {k: compile_frontend(f).kernel for k, f in tracer.plan.frontends.items()}
+    half.plan = replace(tracer.plan, frontends=kernel)
+    return half
 
 
 def _way(seen: Answer) -> Way | None:

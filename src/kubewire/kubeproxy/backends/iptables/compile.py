@@ -163,12 +163,10 @@ def _policy_chain(port: ServicePort, local: bool) -> str:
 # -- frontends ------------------------------------------------------------------------------------
 
 
-def _addressed(
-    port: ServicePort, frontend: Frontend, comment: str, action: Action, *more: Match
-) -> Rule:
+def _addressed(port: ServicePort, frontend: Frontend, comment: str, action: Action) -> Rule:
     """A rule for packets to one frontend."""
-    head: tuple[Match, ...] = (Destination(_host(frontend.key.address, port.version)),)
-    return _to_port(port, frontend.key.port, comment, action, head, more)
+    head = Destination(_host(frontend.key.address, port.version))
+    return _to_port(port, frontend.key.port, comment, action, (head,))
 
 
 def _to_port(

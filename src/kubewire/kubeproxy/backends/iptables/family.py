@@ -155,18 +155,19 @@ class Family:
         """What a few changed frontends change."""
         groups: dict[ServicePort, Group] = {}
         for change in told:
-            for frontend in (change.old, change.new):
-                port = ServicePort.of(frontend) if frontend else None
-                if port and port.version == self.version and port not in groups:
-                    groups[port] = dict(self._groups.get(port, {}))
-            if change.old and (group := groups.get(ServicePort.of(change.old))) is not None:
-                group.pop(change.key, None)
-            if change.new and (group := groups.get(ServicePort.of(change.new))) is not None:
-                group[change.key] = change.new
-        changes = {"filter": Change("filter"), "nat": Change("nat")}
+            for frontend in filter(None, (change.old, change.new)):
+                port = ServicePort.of(frontend)
+                if port.version != self.version:
+                    continue
+                group = groups.setdefault(port, dict(self._groups.get(port, {})))
+                if frontend is change.new:
+                    group[change.key] = frontend
+                else:
+                    group.pop(change.key, None)
+        written: list[Written] = []
+        changes = {"filter": Change("filter"), "nat": Change("nat", written)}
         for port, group in groups.items():
-            self._difference(port, group, changes)
-        for port, group in groups.items():
+            self._difference(port, group, changes, written)
             if group:
                 self._groups[port] = group
             else:
@@ -175,19 +176,15 @@ class Family:
             self._move_node_ports(changes["nat"])
         return [*changes.values()]
 
-    def _difference(self, port: ServicePort, group: Group, changes: dict[str, Change]) -> None:
+    def _difference(
+        self, port: ServicePort, group: Group, changes: dict[str, Change], written: list[Written]
+    ) -> None:
         old = self._compile(port, self._groups.get(port, {}))
         new = self._compile(port, group)
-        nat = changes["nat"]
-        nat.written = (
-            *nat.written,
-            *(
-                (chain.name, chain.lines())
-                for chain in new.chains.values()
-                if old.chains.get(chain.name) != chain
-            ),
-        )
-        nat.removed += [name for name in old.chains if name not in new.chains]
+        for chain in new.chains.values():
+            if old.chains.get(chain.name) != chain:
+                written.append((chain.name, chain.lines()))
+        changes["nat"].removed += [name for name in old.chains if name not in new.chains]
         before, after = ([(p, f"{p[1]} {r.render()}") for p, r in c.entries] for c in (old, new))
         for place, line in before:
             if (place, line) not in after:

@@ -11,7 +11,7 @@ are in place writes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from kubewire.api.errors import InputError
@@ -23,6 +23,7 @@ from kubewire.kubeproxy.backends.iptables import listing
 from kubewire.kubeproxy.backends.iptables.compile import VERSIONS
 from kubewire.kubeproxy.backends.iptables.family import Family, removal
 from kubewire.kubeproxy.backends.iptables.listing import Listing
+from kubewire.kubeproxy.backends.iptables.names import KUBELET_FIREWALL
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.proxier import Dump
 from kubewire.kubeproxy.table import Change
@@ -40,10 +41,10 @@ class IptablesProxier:
     def __init__(
         self, config: Config, service_cidrs: Iterable[str] = (), *, variant: str = ""
     ) -> None:
-        if not any(Iptables(4, v).available for v in VARIANTS):
+        if not any(Iptables(4, v).available for v in (variant, *VARIANTS)):
             raise InputError("mode iptables: iptables-restore: not found; install iptables")
         self._config = config
-        self._variant = variant
+        self._found = variant or None
         self._families: dict[int, Family] = {}
         self._generation = 0
         """Of the kernel's nftables rules when ours were last known to be right; 0: unknown."""
@@ -51,8 +52,9 @@ class IptablesProxier:
     @property
     def variant(self) -> str:
         """nft or legacy; found out when it is first needed."""
-        self._variant = self._variant or detect()
-        return self._variant
+        if self._found is None:
+            self._found = detect()
+        return self._found
 
     def close(self) -> None:
         """Nothing is open; the rules stay."""
@@ -62,11 +64,22 @@ class IptablesProxier:
     def sync(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
         """Bring about all of it, whatever there is."""
         frontends = [c.new for c in changes if c.new]
-        for version, family in self._all().items():
+        for family in self._all().values():
             family.take(frontends, liberal=_liberal())
-            self._write(version, family.repair(self._read(version)))
-        self._open_loopback()
-        self._remember()
+        self._repair()
+
+    def _repair(self) -> bool:
+        before, sections = self._now(), 0
+        for version, family in self._all().items():
+            actual = self._read(version)
+            if version == 4 and not self._config.localhost_node_ports:
+                _close_loopback(actual)
+            sections += self._write(version, family.repair(actual))
+        if self._config.node_ports_on_loopback:
+            # Only now that the guard is in may packets to 127.0.0.0/8 be routed at all.
+            sysctl.write(ROUTE_LOCALNET, 1)
+        self._remember(before + sections)
+        return bool(sections)
 
     def _all(self) -> dict[int, Family]:
         if not self._families:
@@ -85,60 +98,54 @@ class IptablesProxier:
             return False
         return True
 
-    def _write(self, version: int, changes: Iterable[Rules]) -> bool:
-        """Feed everything to one process; nothing runs if there is nothing to do."""
+    def _write(self, version: int, changes: Iterable[Rules]) -> int:
+        """Feed everything to one process, if there is anything; returns how many sections it was."""
         programs = Iptables(version, self.variant)
         limit = programs.section()
         lines = (line for change in changes for line in change.lines(limit))
         first = next(lines, None)
         if first is None:
-            return False
-        programs.restore(chain([first], lines))
-        return True
+            return 0
+        sections = 0
 
-    def _open_loopback(self) -> None:
-        """Only now that the guard is in may packets to 127.0.0.0/8 be routed at all."""
-        if self._config.node_ports_on_loopback:
-            sysctl.write(ROUTE_LOCALNET, 1)
+        def counted() -> Iterator[str]:
+            nonlocal sections
+            for line in chain([first], lines):
+                sections += line == "COMMIT"
+                yield line
+
+        programs.restore(counted())
+        return sections
 
     def apply(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
         """Write what changed, one section for each table."""
-        told = list(changes)
-        known = self._generation and self._generation == self._now()
+        told, before, sections = list(changes), self._generation, 0
         for version, family in self._all().items():
-            self._write(version, family.apply(told))
-        if known:
-            self._remember()
-        else:
-            self._generation = 0
+            sections += self._write(version, family.apply(told))
+        self._remember(before + sections if before else 0)
 
     # -- reading ----------------------------------------------------------------------------------
 
     def _read(self, version: int, variant: str = "") -> Listing:
         return listing.read(Iptables(version, variant or self.variant).save())
 
-    def _remember(self) -> None:
-        self._generation = self._now()
+    def _remember(self, expected: int) -> None:
+        """Known to be right only if nobody else has changed anything meanwhile."""
+        self._generation = expected if self._now() == expected else 0
 
     def _now(self) -> int:
         """The legacy variant has no number that says whether anything has changed."""
-        if self.variant != "nft":
+        if not Iptables(4, self.variant).uses_nft:
             return 0
         with Nfnetlink() as netlink:
             return netlink.generation()
 
     def heal(self) -> bool:
         """Compare the kernel with what is meant; write what differs."""
-        generation = self._now()
-        if generation and generation == self._generation:
+        closed = self._config.node_ports_on_loopback and sysctl.read(ROUTE_LOCALNET) != "1"
+        if self._generation and self._now() == self._generation and not closed:
             return False
-        written = [
-            self._write(version, family.repair(self._read(version)))
-            for version, family in self._all().items()
-        ]
-        self._open_loopback()
-        self._remember()
-        return any(written)
+        return self._repair() or closed
 
     def dump(self) -> Dump:
         """Our chains, and the jumps to them, of both families."""
@@ -166,11 +173,17 @@ class IptablesProxier:
             return
         if not found.chains:
             return
-        if version == 4 and ("filter", "KUBE-FIREWALL") in found.chains and not found.kubelet:
-            sysctl.write(ROUTE_LOCALNET, 0)
+        if version == 4:
+            _close_loopback(found)
         programs = Iptables(version, variant)
         limit = programs.section()
         programs.restore(line for c in removal(found) for line in c.lines(limit))
+
+
+def _close_loopback(found: Listing) -> None:
+    """Before the guard of an earlier run goes; a kubelet's stays."""
+    if ("filter", KUBELET_FIREWALL) in found.chains and not found.kubelet:
+        sysctl.write(ROUTE_LOCALNET, 0)
 
 
 def _liberal() -> bool:

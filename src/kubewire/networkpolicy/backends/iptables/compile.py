@@ -1,14 +1,13 @@
 """The program as iptables and ipset values, one mangle table and its sets for each family.
 
-    FORWARD -> KWP-FORWARD
-      established, related -> ACCEPT; a pod to itself -> ACCEPT
+    POSTROUTING -> KWP-EGRESS
+      established, related -> ACCEPT; of the node itself -> ACCEPT; a pod to itself -> ACCEPT
       an address of this node's pods that is not known -> DROP (fails closed)
       source in the set of a profile -> its chain; every way out of it is DROP or KWP-INGRESS
       all others -> KWP-INGRESS
     KWP-INGRESS
       destination in the set of a profile -> its chain; every way out of it is DROP or ACCEPT
       all others -> ACCEPT
-    OUTPUT -> KWP-OUTPUT: what the node itself sends returns at once; IPVS sends on for others here
 
 In the mangle table an ACCEPT ends our part only: the filter table of others still sees the packet.
 Where nftables looks a pod's chain up in a map, a set per profile holds the addresses of its pods, so
@@ -50,10 +49,12 @@ from kubewire.networkpolicy.program import Chain as ProgramChain
 
 PREFIX = "KWP-"
 SET_PREFIX = "kwp"
-FORWARD, OUTPUT, INGRESS = "KWP-FORWARD", "KWP-OUTPUT", "KWP-INGRESS"
+EGRESS, INGRESS = "KWP-EGRESS", "KWP-INGRESS"
 LOG_BYTES = 63
 """What iptables takes as a prefix of log records."""
 FAMILIES = (4, 6)
+FEW = 32
+"""So many profiles are asked for one by one."""
 REPLIES = m.CtState(("ESTABLISHED", "RELATED"))
 
 
@@ -96,7 +97,7 @@ class Compiler:
         old = self._program
         sets = self._sets(program, old)
         for way in ("egress", "ingress"):
-            sets |= self._profiles(way, program, old)
+            sets |= self._pods(way, program, old)
         self._rules = Rules(sets, self._tables(program, old))
         self._program = program
         return self._rules
@@ -121,25 +122,25 @@ class Compiler:
                 found[own] = _addresses(own, family, mine)
         return found
 
-    def _profiles(self, way: Direction, program: Program, old: Program | None) -> dict[str, IpSet]:
-        """A set for every profile and family, with the addresses of its pods."""
+    def _pods(self, way: Direction, program: Program, old: Program | None) -> dict[str, IpSet]:
+        """A set for every profile (or bucket of them) and family, with the addresses of its pods."""
         entries: dict[bytes, str] = getattr(program, way)
         before: dict[bytes, str] = getattr(old, way) if old else {}
-        changed: dict[str, set[bytes]] = {}
-        for address, chain in entries.items() ^ before.items():
-            changed.setdefault(set_name(chain, family_of(address)), set()).add(address)
+        changed = {a for a, _ in entries.items() ^ before.items()}
+        dirty = {c for a in changed for c in (entries.get(a), before.get(a)) if c}
+        by_chain: dict[str, list[bytes]] = {}
+        for address, chain in entries.items():
+            by_chain.setdefault(chain, []).append(address)
         found = {}
-        for chain in profiles(program, way):
+        for name, chains in _groups(program, way):
             for family in FAMILIES:
-                own = set_name(chain, family)
+                own = set_name(name, family)
                 known = self._rules.sets.get(own)
-                if known is None or own in changed:
-                    elements = dict(known.elements) if known else {}
-                    for address in changed.get(own, ()):
-                        elements.pop(_text(address), None)
-                        if entries.get(address) == chain:
-                            elements[_text(address)] = PLAIN
-                    known = _sized(own, "hash:ip", family, elements)
+                if known is None or not dirty.isdisjoint(chains):
+                    mine = (
+                        a for c in chains for a in by_chain.get(c, ()) if family_of(a) == family
+                    )
+                    known = _addresses(own, family, mine)
                 found[own] = known
         return found
 
@@ -152,6 +153,21 @@ class Compiler:
 def profiles(program: Program, way: Direction) -> Iterator[str]:
     """Names of the chains that pods are led to."""
     return (name for name in program.chains if name.startswith(f"{way}/"))
+
+
+def _buckets(program: Program, way: Direction) -> dict[str, list[str]]:
+    """Many profiles are asked for in two steps: which bucket, which of its profiles."""
+    names = list(profiles(program, way))
+    found: dict[str, list[str]] = {}
+    for name in names if len(names) > FEW else ():
+        found.setdefault(f"bucket-{way}-{_digest(name)[0]}", []).append(name)
+    return found
+
+
+def _groups(program: Program, way: Direction) -> Iterator[tuple[str, list[str]]]:
+    """Names of sets and the profiles whose pods they hold."""
+    yield from ((name, [name]) for name in profiles(program, way))
+    yield from _buckets(program, way).items()
 
 
 def known_set(family: int) -> str:
@@ -201,15 +217,21 @@ def _networks(found: RangeSet) -> Iterator[str]:
 
 
 def _table(program: Program, family: int) -> Table:
-    chains = [_program_chain(c, family) for c in program.chains.values()]
-    chains += [
-        Chain("FORWARD", (Rule((), Jump(FORWARD)),), "ACCEPT"),
-        Chain("OUTPUT", (Rule((), Jump(OUTPUT)),), "ACCEPT"),
-        Chain(FORWARD, tuple(_forward(program, family))),
-        Chain(OUTPUT, tuple(_output(program, family))),
+    """Chains after those that they lead to."""
+    chains = [
+        *_program_chains(program, family, "ingress"),
+        *_bucket_chains(program, family, "ingress", "dst"),
         Chain(INGRESS, tuple(_ingress(program, family))),
+        *_program_chains(program, family, "egress"),
+        *_bucket_chains(program, family, "egress", "src"),
+        Chain(EGRESS, tuple(_egress(program, family))),
+        Chain("POSTROUTING", (Rule((), Jump(EGRESS)),), "ACCEPT"),
     ]
     return Table("mangle", {c.name: c for c in chains})
+
+
+def _program_chains(program: Program, family: int, way: Direction) -> list[Chain]:
+    return [_program_chain(c, family) for c in program.chains.values() if c.direction == way]
 
 
 def _answers(program: Program, family: int) -> Iterator[Rule]:
@@ -222,9 +244,10 @@ def _answers(program: Program, family: int) -> Iterator[Rule]:
             yield Rule((*head, m.Comment(ANSWERS)), Queue(QUEUE))
 
 
-def _forward(program: Program, family: int) -> Iterator[Rule]:
+def _egress(program: Program, family: int) -> Iterator[Rule]:
     yield from _answers(program, family)
     yield Rule((REPLIES,), ACCEPT)
+    yield Rule((m.AddrType("LOCAL", "src"),), ACCEPT)
     yield Rule((Itself(family),), ACCEPT)
     known = known_set(family)
     for block in program.guarded:
@@ -241,20 +264,28 @@ def _forward(program: Program, family: int) -> Iterator[Rule]:
     yield Rule((), Jump(INGRESS, goto=True))
 
 
-def _output(program: Program, family: int) -> Iterator[Rule]:
-    yield from _answers(program, family)
-    yield Rule((m.AddrType("LOCAL", "src"),), RETURN)
-    yield Rule((), Jump(FORWARD, goto=True))
-
-
 def _ingress(program: Program, family: int) -> Iterator[Rule]:
     yield from _dispatch(program, "ingress", "dst", family)
     yield Rule((), ACCEPT)
 
 
 def _dispatch(program: Program, way: Direction, side: str, family: int) -> Iterator[Rule]:
-    for name in profiles(program, way):
-        yield Rule((m.InSet(set_name(name, family), (side,)),), Jump(chain_name(name), goto=True))
+    if buckets := _buckets(program, way):
+        # A pod that moves may be in two of them for a moment: what a bucket does not know returns.
+        yield from (_leads(name, side, family, goto=False) for name in buckets)
+    else:
+        yield from (_leads(name, side, family) for name in profiles(program, way))
+
+
+def _leads(name: str, side: str, family: int, *, goto: bool = True) -> Rule:
+    return Rule((m.InSet(set_name(name, family), (side,)),), Jump(chain_name(name), goto))
+
+
+def _bucket_chains(program: Program, family: int, way: Direction, side: str) -> list[Chain]:
+    return [
+        Chain(chain_name(name), tuple(_leads(c, side, family) for c in chains))
+        for name, chains in _buckets(program, way).items()
+    ]
 
 
 def _program_chain(chain: ProgramChain, family: int) -> Chain:

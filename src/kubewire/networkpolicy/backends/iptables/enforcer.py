@@ -20,9 +20,8 @@ from kubewire.lang.iptables.change import Change, difference
 from kubewire.lang.iptables.ipset import IpSet, replacement
 from kubewire.lang.iptables.model import Chain, Table
 from kubewire.networkpolicy.backends.iptables.compile import (
+    EGRESS,
     FAMILIES,
-    FORWARD,
-    OUTPUT,
     PREFIX,
     SET_PREFIX,
     Compiler,
@@ -31,10 +30,11 @@ from kubewire.networkpolicy.backends.iptables.compile import (
     set_name,
 )
 from kubewire.networkpolicy.backends.kernel import KernelEnforcer
+from kubewire.networkpolicy.labels import ANSWERS
 from kubewire.networkpolicy.program import Program
 
 NOTHING = Rules({}, {})
-HOOKS = {"FORWARD": FORWARD, "OUTPUT": OUTPUT}
+HOOKS = {"POSTROUTING": EGRESS}
 
 
 class IptablesEnforcer(KernelEnforcer):
@@ -54,8 +54,14 @@ class IptablesEnforcer(KernelEnforcer):
         """Remove our chains and sets."""
         with contextlib.suppress(IptablesError):
             # Where the programs are missing nothing of ours can be.
-            await asyncio.to_thread(self._bring, None, NOTHING)
+            await asyncio.to_thread(self._clear)
         self._compiler, self._applied = Compiler(), None
+
+    def _clear(self) -> None:
+        with self._inside():
+            there = any(n.startswith(SET_PREFIX) for n in ipset.names())
+        if there:
+            self._bring(None, NOTHING)
 
     def replace(self, program: Program) -> None:
         """Bring a program into the kernel in place of whatever there is."""
@@ -87,7 +93,7 @@ class IptablesEnforcer(KernelEnforcer):
         for version, text in zip(self._families(), listings, strict=True):
             for chain in _own(tables_of.parse(text, version).get("mangle")).chains.values():
                 for rule in chain.rules:
-                    if rule.comment and rule.counters:
+                    if rule.comment != ANSWERS and rule.comment and rule.counters:
                         found[rule.comment] += rule.counters[0]
         return found
 
@@ -98,8 +104,7 @@ class IptablesEnforcer(KernelEnforcer):
             _feed_sets(_gains(old.sets, after.sets))
             for version, program in families.items():
                 change = _difference(old.tables.get(version), after.tables.get(version))
-                if change:
-                    program.restore(change.lines())
+                program.restore(change.lines(program.section()))
             _feed_sets(_losses(old.sets, after.sets))
         self._applied = after
 

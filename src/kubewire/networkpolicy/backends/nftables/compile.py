@@ -1,19 +1,18 @@
 """The program as nftables values: one inet table of ours.
 
-    egress (forward hook, after destination NAT)
-      established, related -> accept; a pod to itself -> accept
+    egress (postrouting hook, before source NAT)
+      established, related -> accept; of the node itself -> accept; a pod to itself -> accept
       an address of this node's pods that is not known -> drop (fails closed)
       source in @egress4/6 -> jump to its chain
-    ingress (forward hook, after egress)
-      established, related -> accept; a pod to itself -> accept
+    ingress (postrouting hook, after egress)
+      the same -> accept
       destination in @ingress4/6 -> jump to its chain
-    egress-out, ingress-out (output hook)
-      the same, for packets whose source is not this machine: IPVS sends what it has balanced there
+
+Postrouting is where every packet to or from a pod passes after destination NAT: those that the node
+forwards, and those that IPVS or a transparent proxy sends on, which never see the forward hook.
 
 ``accept`` ends one base chain only, so a packet that egress accepts still meets ingress. (A jump from
-one to the other would make the kernel validate every path through both.) What the node itself sends
-never passes the forward hook and is accepted at once in the output hook: a pod is always reached
-from its own node.
+one to the other would make the kernel validate every path through both.)
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,11 +41,12 @@ from kubewire.lang.nftables.expressions import (
     Vmap,
 )
 from kubewire.lang.nftables.model import Chain, Data, Rule, Set, Table
-from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO
+from kubewire.lang.nftables.types import IPV4, IPV6, MARK, PORT, PROTO, integer_bytes
 from kubewire.networkpolicy.backends.nftables.expressions import (
     Counter,
     Inside,
     Log,
+    Mapped,
     Midstream,
     PortRange,
     Queue,
@@ -73,10 +73,10 @@ from kubewire.networkpolicy.program import Chain as ProgramChain
 
 LOG_BYTES = 126
 """What the kernel takes as a prefix of log records."""
-WAYS = ("egress", "ingress")
-BASE = ("egress", "ingress", "egress-out", "ingress-out")
-"""Names of the base chains."""
-
+BASE = ("egress", "ingress")
+"""Names of the base chains, in the order of their priorities."""
+PRIORITY = 90
+"""Of the first one; source NAT has 100."""
 SOURCE: dict[int, Payload] = {4: IP_SADDR, 6: IP6_SADDR}
 TARGET: dict[int, Payload] = {4: IP_DADDR, 6: IP6_DADDR}
 ADDRESS = {4: IPV4, 6: IPV6}
@@ -90,6 +90,8 @@ class Compiler:
         self.name = name
         self._program: Program | None = None
         self._table = Table(name)
+        self._number: dict[str, bytes] = {}
+        """Chain of a profile -> what stands for it; never used for another one."""
 
     def table(self, program: Program) -> Table:
         """Spell a program."""
@@ -100,7 +102,7 @@ class Compiler:
         else:
             sets |= {n: self._table.sets[n] for n in ("known4", "known6", "self4", "self6")}
         sets |= _asking(program.asking)
-        for way in WAYS:
+        for way in BASE:
             sets |= self._dispatch(way, program, old)
         self._table = Table(self.name, "inet", sets, self._chains(program, old))
         self._program = program
@@ -123,18 +125,20 @@ class Compiler:
             name: known[name] if before.get(name) is chain else _chain(chain)
             for name, chain in program.chains.items()
         }
-        for name in BASE:
-            way, _, out = name.partition("-")
-            head = (*_answers(program, way), *(_foreign() if out else _always()))
-            rules = (*head, *(_egress(program) if way == "egress" else _ingress()))
-            hook = "output" if out else "forward"
-            chains[name] = Chain(name, rules, "filter", hook, WAYS.index(way))
+        heads = (*_answers(program), *_always(), *_egress(program)), (*_always(), *_ingress())
+        for priority, (name, rules) in enumerate(zip(BASE, heads, strict=True), PRIORITY):
+            chains[name] = Chain(name, rules, "filter", "postrouting", priority)
         return chains
 
     def _dispatch(self, way: str, program: Program, old: Program | None) -> dict[str, Set]:
+        """Address -> number of a profile, and number -> its chain.
+
+        Two steps, because the kernel walks the whole table whenever a verdict changes: a pod that
+        moves changes a number only.
+        """
         entries: dict[bytes, str] = getattr(program, way)
         before: dict[bytes, str] = getattr(old, way) if old else {}
-        found: dict[str, Set] = {}
+        found = {f"{way}-chains": self._numbers(way, program, old)}
         for family, size in ((4, 4), (6, 16)):
             name = f"{way}{family}"
             known = self._table.sets.get(name)
@@ -144,10 +148,22 @@ class Compiler:
                 for key in changed:
                     elements.pop(key, None)
                     if key in entries:
-                        elements[key] = _jump(entries[key])
-                known = Set(name, (ADDRESS[family],), verdicts=True, elements=elements)
+                        elements[key] = self._number[entries[key]]
+                known = Set(name, (ADDRESS[family],), (MARK,), elements=elements)
             found[name] = known
         return found
+
+    def _numbers(self, way: str, program: Program, old: Program | None) -> Set:
+        name = f"{way}-chains"
+        if old and program.chains is old.chains:
+            return self._table.sets[name]
+        chains = [c for c in program.chains if c.startswith(f"{way}/")]
+        for chain in chains:
+            if chain not in self._number:
+                self._number[chain] = integer_bytes(len(self._number) + 1)
+        return Set(
+            name, (MARK,), verdicts=True, elements={self._number[c]: _jump(c) for c in chains}
+        )
 
 
 @lru_cache(maxsize=65536)
@@ -251,14 +267,15 @@ def _head(program: Program) -> tuple[object, ...]:
 
 def _always() -> Iterator[Rule]:
     yield Rule((CtState(("established", "related")), ACCEPT), "replies")
+    yield Rule((FibLocal(source=True), ACCEPT), "of the node itself")
     for family in (4, 6):
         itself = Lookup((SOURCE[family], TARGET[family]), f"self{family}")
         yield Rule((_family(family), itself, ACCEPT), "a pod to itself")
 
 
-def _answers(program: Program, way: str) -> Iterator[Rule]:
+def _answers(program: Program) -> Iterator[Rule]:
     """Answers of the cluster's DNS, or of a cache on this node, to pods whose policies name domains."""
-    if not program.asking or way != "egress":
+    if not program.asking:
         return
     for family in (4, 6):
         asks = Lookup((TARGET[family],), f"asking{family}")
@@ -266,12 +283,6 @@ def _answers(program: Program, way: str) -> Iterator[Rule]:
             head = (_family(family), Match(L4PROTO, bytes((PROTOCOLS[protocol],))), _FROM_DNS)
             for server in (Lookup((SOURCE[family],), dns_set(family)), FibLocal(source=True)):
                 yield Rule((*head, asks, server, Queue(QUEUE)), ANSWERS)
-
-
-def _foreign() -> Iterator[Rule]:
-    """Packets that this machine only sends on, though they pass the output hook."""
-    yield Rule((FibLocal(source=True), ACCEPT), "of the node itself")
-    yield from _always()
 
 
 def _egress(program: Program) -> Iterator[Rule]:
@@ -289,9 +300,11 @@ def _egress(program: Program) -> Iterator[Rule]:
                 cut = (_family(family), Midstream(), ours, Counter(), DROP)
                 yield Rule(cut, CUT)
     for family in (4, 6):
-        yield Rule((_family(family), Vmap((SOURCE[family],), f"egress{family}")))
+        profile = Mapped(SOURCE[family], f"egress{family}", MARK)
+        yield Rule((_family(family), Vmap((profile,), "egress-chains")))
 
 
 def _ingress() -> Iterator[Rule]:
     for family in (4, 6):
-        yield Rule((_family(family), Vmap((TARGET[family],), f"ingress{family}")))
+        profile = Mapped(TARGET[family], f"ingress{family}", MARK)
+        yield Rule((_family(family), Vmap((profile,), "ingress-chains")))

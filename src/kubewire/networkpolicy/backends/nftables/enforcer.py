@@ -182,7 +182,8 @@ def _elements_apart(old: Set, new: Set) -> tuple[Set, Set]:
 
 def _missing(here: Set, there: Set) -> Iterator[tuple[bytes, Data]]:
     other = there.elements
-    if here.verdicts:
+    if here.verdicts or here.data:
+        # Values are shared: equal ones are the same.
         return ((k, v) for k, v in here.elements.items() if other.get(k) is not v)
     return ((k, here.elements[k]) for k in here.elements.keys() - other.keys())
 

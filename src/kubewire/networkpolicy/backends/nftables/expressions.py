@@ -15,6 +15,7 @@ from kubewire.lang.nftables.expressions import (
     Payload,
     State,
 )
+from kubewire.lang.nftables.types import Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +153,26 @@ class Queue:
     def run(self, state: State) -> Any:
         """What waits goes on to the next base chain."""
         return ACCEPT
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """``load map @m`` as the key of another look-up; a packet without an entry does not match."""
+
+    load: Payload
+    map: str
+    type: Type
+
+    def render(self) -> str:
+        """As nft writes it."""
+        return f"{self.load.render()} map @{self.map}"
+
+    def encode(self, register: int) -> bytes:
+        """Load the key, look up the value."""
+        body = wire.string(1, self.map) + wire.be32(2, register) + wire.be32(3, register)
+        return self.load.encode(register) + wire.expression("lookup", body)
+
+    def value(self, state: State) -> bytes:
+        """The value, which no map has for a key that is not there."""
+        found = state.sets(self.map).get(self.load.value(state))
+        return found if isinstance(found, bytes) else b""

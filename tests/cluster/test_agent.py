@@ -1,0 +1,84 @@
+"""The agent of a node whose kubelet is another one: what its plugins answer follows from the API."""
+
+import asyncio
+from contextlib import suppress
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni.runtime import BIN, SOCKET, Runtime
+from kubewire.api.meta import JSON
+from kubewire.api.resources import NODES
+from kubewire.cluster.node import AgentOptions, run_agent
+from kubewire.cni import install
+from kubewire.cni.blocks import ANNOTATION
+from kubewire.kernel import links, namespaces, netns, routes
+from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.testing.fakeapi import FakeApi
+
+pytestmark = pytest.mark.kernel
+
+MAIN: dict[str, Any] = {"type": "kubewire-cni", "ipam": {"type": "kubewire-ipam"}}
+
+
+def obj(kind: str, name: str, namespace: str = "", **more: Any) -> JSON:
+    annotations = more.pop("annotations", {})
+    meta = {"name": name, "annotations": annotations} | ({"namespace": namespace} if namespace else {})  # fmt: skip
+    return {"apiVersion": "v1", "kind": kind, "metadata": meta, **more}
+
+
+OBJECTS = (
+    obj(
+        "Node",
+        "n0",
+        spec={"podCIDRs": ["10.244.0.0/24"]},
+        status={"addresses": [{"type": "InternalIP", "address": "172.30.0.10"}]},
+    ),
+    obj("ConfigMap", "kubewire-ip-pools", "kube-system", data={"blue": "cidrs: [10.244.200.0/24]"}),
+    obj("Namespace", "default"),
+    obj("Namespace", "team", annotations={"kubewire.dev/ip-pool": "blue"}),
+    obj("Pod", "static", "default", annotations={"kubewire.dev/ip": "10.244.0.77"}),
+    obj("Pod", "in-pool", "team"),
+)
+
+
+def underlay() -> None:
+    """The device with the node's own address; its MTU is what VXLAN's follows from."""
+    with RtNetlink() as netlink:
+        netlink.transact([links.add_bridge("eth0")])
+        index = netlink.index("eth0")
+        address = routes.add_address(index, ip_interface("172.30.0.10/16"))
+        netlink.transact([links.set_link(index, mtu=1400, up=True), address])
+
+
+async def test_addresses_pools_and_mtu_follow_from_the_api() -> None:
+    namespaces.mount_tmpfs("/var/lib")
+    underlay()
+    install.install_programs(BIN, socket=SOCKET)
+    api = FakeApi(*OBJECTS)
+    options = AgentOptions(socket=SOCKET, pod_network="vxlan", service_proxy=False, network_policy=False)  # fmt: skip
+    agent = asyncio.create_task(run_agent(api.client(), "n0", options))
+    runtime = Runtime([MAIN], [BIN])
+
+    async def add(namespace: str, name: str) -> JSON:
+        netns.create(Path(f"/run/netns/{name}"))
+        args = f"K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}"
+        config = runtime.config(MAIN, None)
+        done = await asyncio.to_thread(runtime.call, "ADD", config, name, CNI_ARGS=args)
+        assert done.status == 0, done.answer
+        return done.answer
+
+    await api.until(SOCKET.exists)
+    assert (await add("default", "static"))["ips"][0]["address"] == "10.244.0.77/32"
+    assert (await add("team", "in-pool"))["ips"][0]["address"] == "10.244.200.0/32"
+    assert (await add("default", "no-such-pod"))["ips"][0]["address"] == "10.244.0.2/32"
+    with RtNetlink(Path("/run/netns/static")) as pod:
+        assert pod.link("eth0").mtu == 1350
+    node = api.get(NODES, "n0")
+    assert node is not None
+    assert node["metadata"]["annotations"][ANNOTATION] == '{"blue":["10.244.200.0/26"]}'
+    agent.cancel()
+    with suppress(asyncio.CancelledError):
+        await agent

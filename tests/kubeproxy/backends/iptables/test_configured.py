@@ -1,0 +1,43 @@
+"""Rows that need a configuration of their own: the plan in iptables mode, the rules, the kernel."""
+
+import pytest
+
+from kubewire.kubeproxy.backends.iptables.trace import IptablesTracer
+from kubewire.kubeproxy.config import read as read_config
+from kubewire.kubeproxy.objects import read
+from kubewire.kubeproxy.probe import KernelTracer, Probe, pods_device
+from kubewire.kubeproxy.trace import Tracer
+from tests.kubeproxy.table import CONFIG, NODE, objects
+from tests.kubeproxy.test_configured import PODS, ROWS, Row, flow, told
+
+
+def tracer(row: Row) -> Tracer:
+    found = objects(row.fixture)
+    found[0]["spec"] = {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]}
+    found[1]["spec"] = {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]}
+    given = {("iptables" if k == "nftables" else k): v for k, v in row.config.items()}
+    config = read_config({**CONFIG, "mode": "iptables", **given}, "config")
+    return Tracer(read((o, str) for o in (*found, *PODS)), config, NODE)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rules(row: Row) -> None:
+    plan = tracer(row)
+    assert told(IptablesTracer(plan).ask(flow(row))) == told(plan.ask(flow(row)))
+
+
+@pytest.mark.kernel
+@pytest.mark.tool("iptables-nft", "iptables-legacy")
+def test_real_packets() -> None:
+    wrong = []
+    for device in ("pods0", "cbr0", "veth0"):
+        rows = [(r, t) for r in ROWS if pods_device((t := tracer(r)).config) == device]
+        probe = Probe(rows[0][1].node.ips, device)
+        for row, plan in rows:
+            kernel = KernelTracer(plan, probe)
+            if (seen := told(kernel.ask(flow(row)))) != (wanted := told(plan.ask(flow(row)))):
+                wrong.append((row, seen, wanted))
+            kernel._proxier.clear()
+            kernel.close()
+        probe.close()
+    assert not wrong, "\n".join(map(str, wrong))
