@@ -1,14 +1,20 @@
 """Which node an address of a LoadBalancer leads to."""
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import msgspec
 import pytest
 
 from kubewire.api.core import Node
+from kubewire.api.resources import SERVICES
 from kubewire.api.service import EndpointSlice, Service
-from kubewire.cluster.vips import ways
+from kubewire.client.loop import running
+from kubewire.cluster.vips import PROTOCOL, Vips, ways
+from kubewire.kernel import links, routes
+from kubewire.kernel.routes import Route
+from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.testing.fakeapi import FakeApi
 
 
 def node(name: str, *ips: str, ready: str = "True") -> Node:
@@ -70,3 +76,39 @@ def test_addresses_are_spread_and_stay() -> None:
     moved = [to for to, via in both.items() if only[to] != via]
     assert moved == [to for to, via in both.items() if str(via) == "172.30.0.11"]
     assert both[ip_network("1.1.1.1")] in (ip_address("172.30.0.10"), ip_address("172.30.0.11"))
+
+
+@pytest.mark.kernel
+async def test_routes_follow_and_only_its_own_are_touched() -> None:
+    with RtNetlink() as netlink:
+        netlink.transact([links.add_veth("underlay", "far"), links.set_link("underlay", up=True)])
+        device = netlink.index("underlay")
+        own = ip_interface("172.30.0.1/16")
+        netlink.transact([routes.put_address(device, own), links.set_link("far", up=True)])
+        foreign = Route(ip_network("9.9.9.9/32"), device, ip_address("172.30.0.9"))
+        stale = Route(ip_network("8.8.8.8/32"), device, ip_address("172.30.0.9"), protocol=PROTOCOL)
+        netlink.transact([routes.put_route(foreign), routes.put_route(stale)])
+
+        def found() -> dict[str, str]:
+            kept = (r for r in netlink.routes() if r.protocol in (PROTOCOL, foreign.protocol))
+            return {str(r.destination): str(r.via) for r in kept if r.via}
+
+        kept = {"9.9.9.9/32": "172.30.0.9"}
+        api = FakeApi(*(raw(o, "v1", "Node") for o in (A, B)))
+        api.put(raw(service("s", "1.1.1.1", policy="Local"), "v1", "Service"))
+        api.put(raw(piece("s", "a"), "discovery.k8s.io/v1", "EndpointSlice"))
+        vips = Vips(api.client(), "underlay")
+        async with running(vips.loop):
+            await api.converge()
+            assert found() == {**kept, "1.1.1.1/32": "172.30.0.10"}
+            api.put(raw(piece("s", "b"), "discovery.k8s.io/v1", "EndpointSlice"))
+            await api.converge()
+            assert found() == {**kept, "1.1.1.1/32": "172.30.0.11"}
+            api.remove(SERVICES, "s", "d")
+            await api.converge()
+            assert found() == kept
+        vips.close()
+
+
+def raw(obj: Any, version: str, kind: str) -> dict[str, Any]:
+    return {"apiVersion": version, "kind": kind, **msgspec.to_builtins(obj)}

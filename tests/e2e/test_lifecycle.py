@@ -182,8 +182,11 @@ def test_pods_of_different_nodes_reach_each_other_over(kubewire: Kubewire, mode:
     [
         (("--nodes", "0"), "--nodes 0: must be between 1 and 200"),
         (("--pod-cidr", "x"), "--pod-cidr x"),
-        (("--proxy-mode", "ipvs"), "--proxy-mode ipvs: this proxy has no ipvs back end"),
-        (("--ip-family", "dual"), "--ip-family dual"),
+        (("--lb-pool", "192.0.2.0/24,x"), "--lb-pool: x"),
+        (
+            ("--ip-family", "dual", "--pod-cidr", "10.0.0.0/16"),
+            "--pod-cidr 10.0.0.0/16: --ip-family dual needs",
+        ),
         (("--publish", "80"), "--publish 80: expected HOSTPORT:[NAMESPACE/]SERVICE:PORT"),
         (("--run", "x"), "--run x: expected IMAGE=COMMAND"),
         (("-f", "/nowhere"), 'the path "/nowhere" does not exist'),

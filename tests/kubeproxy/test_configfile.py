@@ -47,6 +47,7 @@ def test_upstreams_file_is_read_unchanged() -> None:
         mode="nftables",
         cluster_cidrs=("10.244.0.0/16",),
         hostname_override="node-a",
+        kubeconfig="/var/lib/kube-proxy/kubeconfig.conf",
         bind_address="0.0.0.0",
         masquerade_all=True,
         masquerade_bit=15,

@@ -160,7 +160,8 @@ def proxy(
 
             backends.clear_others("", config)
             return
-        asyncio.run(_run(kubeconfig, context, master, config, service_cidrs))
+        found = kubeconfig or config.kubeconfig or None
+        asyncio.run(_run(found, context, master, config, service_cidrs))
     except PermissionError as error:
         raise click.ClickException(f"cannot change the rules of this namespace: {error}") from error
 

@@ -97,6 +97,10 @@ class Vips:
         self._device = self._netlink.index(device)
         self._applied: Ways | None = None
 
+    def close(self) -> None:
+        """Close the socket; the routes stay."""
+        self._netlink.close()
+
     async def _reconcile(self, changes: Changes) -> None:
         wanted = ways(
             self._services.store.values(), self._slices.store.values(), self._nodes.store.values()

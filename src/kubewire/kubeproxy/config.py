@@ -32,6 +32,8 @@ class Config:
     """CIDRs, "primary", "localhost", "all"; None: the mode's default."""
     localhost_node_ports: bool = True
     hostname_override: str = ""
+    kubeconfig: str = ""
+    """clientConnection.kubeconfig: how the API server is reached, unless a flag says it."""
     bind_address: str = ""
     """This node's primary address, if it is not what its Node says; nothing is bound to it."""
     healthz_bind_address: str = "0.0.0.0:10256"
@@ -144,6 +146,7 @@ def read(document: Mapping[str, Any], source: str) -> Config:
         node_port_addresses=tuple(a.strip() for a in given) if given else None,
         localhost_node_ports=local is not False,
         hostname_override=(found.hostname_override or "").strip().lower(),
+        kubeconfig=(found.client_connection and found.client_connection.kubeconfig) or "",
         bind_address=found.bind_address or "",
         healthz_bind_address=_bind(
             found.healthz_bind_address, found.bind_address, ("0.0.0.0", "::"), 10256

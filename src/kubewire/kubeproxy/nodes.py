@@ -29,6 +29,18 @@ class Nodes:
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self._known: dict[str, Tracer] = {}
+        pods = {
+            ip: pod.spec.node_name
+            for pod in asked.objects.pods
+            if not pod.finished
+            for ip in pod.ips
+        }
+        nodes = {
+            sloppy(ip): node.metadata.name
+            for node in asked.objects.nodes
+            for ip in node.internal_ips
+        }
+        self._homes = pods | nodes
 
     @property
     def fixed(self) -> bool:
@@ -66,10 +78,4 @@ class Nodes:
 
     def home(self, address: str) -> str:
         """The node that has an address, or that runs the pod which has it."""
-        for node in self.asked.objects.nodes:
-            if address in map(sloppy, node.internal_ips):
-                return node.metadata.name
-        for pod in self.asked.objects.pods:
-            if address in pod.ips and not pod.finished:
-                return pod.spec.node_name
-        return ""
+        return self._homes.get(address, "")

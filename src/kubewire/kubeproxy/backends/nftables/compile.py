@@ -193,17 +193,22 @@ def _balance(
             # The first set is indexed from 0; a second one can only be the other of cluster, local.
             sets[decision.endpoints] = bool(sets)
         parts.append(_part(decision, sets))
+    # Hot: a full sync comes here for every endpoint of every frontend.
+    ends = compiled.elements.setdefault(f"endpoints{version}", {}) if sets else {}
     for endpoints, second in sets.items():
-        base = LOCAL if second else 0
-        for index, target in enumerate(endpoints):
+        for index, target in enumerate(endpoints, LOCAL if second else 0):
             data = ip_bytes(target.ip) + port_bytes(target.port)
-            add("endpoints", key + integer_bytes(base + index), data)
+            ends[key + integer_bytes(index)] = data
             if target.local:
                 add("hairpin", ip_bytes(target.ip) * 2, None)
             if frontend.affinity is not None:
                 add("local-valid" if second else "valid", key + data, None)
     shape = Shape(version, (parts[0],) if len(set(parts)) == 1 else tuple(parts), frontend.affinity)
-    compiled.chains[shape.chain] = shape_chain(shape, config.mark, _pods(config, version))
+    compiled.chains[shape.chain] = shape_chain(
+        shape,
+        config.mark,
+        _pods(config.detect_local, config.bridge_interface, config.interface_name_prefix, version),
+    )
     add("services", key, Verdict("goto", shape.chain))
 
 
@@ -214,12 +219,12 @@ def _part(decision: Decision, sets: Mapping[tuple[Target, ...], bool]) -> Part:
 
 
 @lru_cache(maxsize=64)
-def _pods(config: Config, version: int) -> Match | Lookup:
+def _pods(detect: str, bridge: str, prefix: str, version: int) -> Match | Lookup:
     """How a packet of a pod is known: by its address, or by the interface that it comes in by."""
-    if config.detect_local == "BridgeInterface":
-        return Match(IIFNAME, ifname_bytes(config.bridge_interface))
-    if config.detect_local == "InterfaceNamePrefix":
-        return Match(IIFNAME, config.interface_name_prefix.encode())
+    if detect == "BridgeInterface":
+        return Match(IIFNAME, ifname_bytes(bridge))
+    if detect == "InterfaceNamePrefix":
+        return Match(IIFNAME, prefix.encode())
     return Lookup((_CLIENT[version],), f"pods{version}")
 
 
