@@ -26,7 +26,6 @@ META_PACKAGE = "linux-image-amd64"
 QEMU, BUSYBOX = "qemu-system-x86_64", "busybox"
 BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 """What the guest needs before it has modprobe."""
-"""File that says that a cached kernel is whole; its number grows with what is kept of one."""
 KEPT_MODULES = (
     *(
         f"net/{name}/"
