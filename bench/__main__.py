@@ -4,7 +4,17 @@ import importlib
 import json
 import sys
 
-BENCHES = ("startup", "scale", "wiring", "apiserver", "policies", "services", "iptables", "cni")
+BENCHES = (
+    "startup",
+    "scale",
+    "wiring",
+    "apiserver",
+    "policies",
+    "services",
+    "iptables",
+    "cni",
+    "dns",
+)
 
 
 def main() -> None:
