@@ -14,6 +14,7 @@ BENCHES = (
     "iptables",
     "cni",
     "proxy_envoy",
+    "dns",
 )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from kubewire.dns import native
 from kubewire.dns.table import Entry, Table
+from kubewire.lang.dns.message import parse
 
 Serve = Any
 Bytes = Callable[..., bytes]
@@ -195,6 +196,22 @@ async def test_a_change_drops_its_names_only(serve: Serve, way: str) -> None:
         assert len(gone) == 1
         assert (await dns.ask(NAME)).rcode == 3
         assert (await dns.ask(BIG)).answer
+
+
+async def test_a_change_reaches_every_listener(serve: Serve, ask_bytes: Bytes, way: str) -> None:
+    text = COREFILE.replace("loadbalance", "bind 127.0.0.1 127.0.0.2")
+    async with serve(text, OBJECTS) as dns:
+        for host in ("127.0.0.1", "127.0.0.2"):
+            for _ in range(2):
+                assert parse(await dns.raw(ask_bytes(NAME), host)).answer
+        [kubernetes] = [p for p in dns.server.configuration.plugins if p.name == "kubernetes"]
+        old = kubernetes.cluster.services["default", "web"]
+        kubernetes.changed(kubernetes.cluster.apply(old, None, 2.0))
+        for host in ("127.0.0.1", "127.0.0.2"):
+            assert parse(await dns.raw(ask_bytes(NAME), host)).rcode == 3
+        page = dns.server.configuration.plugins[1]._page()[2].decode()
+        for host in ("127.0.0.1", "127.0.0.2"):
+            assert f'server="dns://{host}:' in page
 
 
 async def test_addresses_take_turns(serve: Serve, way: str) -> None:

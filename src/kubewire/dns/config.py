@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -110,7 +110,7 @@ class Block:
     limits: dict[str, int] = field(default_factory=dict)
     """``plugin.property`` of the plugins that limit encrypted listeners."""
     dispatcher: Dispatcher | None = None
-    """Set by the server: the whole of what listens at this block's address."""
+    """Set by the server: what listens at (one of) this block's addresses."""
     configuration: Configuration | None = None
 
     def plugin(self, name: str) -> Plugin | None:
@@ -135,6 +135,17 @@ class Configuration:
     digest: bytes
     """Of the parsed tokens: comments and layout do not count."""
     file: str
+    dispatchers: list[Dispatcher] = field(default_factory=list)
+    """Filled by the server, one for each address that is listened at."""
+
+    def drop(self, deps: Iterable[Hashable]) -> None:
+        """Something changed: no listener may replay answers that were made of it.
+
+        A name of one block may be part of another block's answer (a CNAME that was followed).
+        """
+        wanted = tuple(deps)
+        for dispatcher in self.dispatchers:
+            dispatcher.drop(wanted)
 
     @property
     def plugins(self) -> list[Plugin]:

@@ -55,6 +55,9 @@ class Dispatcher:
         self.blocks = blocks
         self.tables = {"udp": udp if udp is not None else Table(), "tcp": Table()}
         self._zones: dict[str, list[Block]] = {}
+        self.label = str(listener)
+        if blocks and blocks[0].configuration is not None:
+            blocks[0].configuration.dispatchers.append(self)
         for block in blocks:
             block.dispatcher = self
             for address in block.addresses:
@@ -101,6 +104,7 @@ class Dispatcher:
             return _header_only(data, codes.FORMERR)
         request = Request(message, client=client, local=local, proto=proto, size=len(data))
         request.wire = data
+        request.server = self.label
         return _begin(self._respond(request))
 
     async def _respond(self, request: Request) -> Answer:

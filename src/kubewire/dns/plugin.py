@@ -38,7 +38,7 @@ class Request:
 
     __slots__ = (
         "block", "client", "depth", "local", "message", "metadata", "name", "proto", "qname",
-        "qtype", "size", "tsig", "wire",
+        "qtype", "server", "size", "tsig", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,8 @@ class Request:
         self.metadata: dict[str, Callable[[], str]] = {}
         self.block: Block | None = None
         self.depth = 0
+        self.server = ""
+        """Where it came in, as metrics name it."""
         self.wire = b""
         """The octets that came in, for signatures."""
         self.tsig: object | None = None

@@ -15,7 +15,7 @@ from aioquic.asyncio.server import QuicServer
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
+from aioquic.quic.connection import NetworkAddress, QuicConnection
 from aioquic.quic.events import (
     ConnectionTerminated,
     HandshakeCompleted,
@@ -87,6 +87,7 @@ class QuicListener(QuicServer):
     def _create(self, connection: QuicConnection, **_: object) -> QuicConnectionProtocol:
         streams = self.limit("max_streams", STREAMS)
         if streams:
+            # aioquic has no option for it.
             connection._local_max_streams_bidi.value = streams
         most = self.limit("max_connections", CONNECTIONS)
         if most and len(self.endpoint.connections) >= most:
@@ -119,7 +120,13 @@ class _Asking(QuicConnectionProtocol):
         self._listener = listener
         self._endpoint = listener.endpoint
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._client = NOWHERE
         self._endpoint.connections.add(self)
+
+    def datagram_received(self, data: bytes | str, addr: NetworkAddress) -> None:
+        """Take a datagram; a client may move, so its address is that of the last one."""
+        self._client = peer(addr)
+        super().datagram_received(data, addr)
 
     def quic_event_received(self, event: QuicEvent) -> None:
         """Take what came."""
@@ -139,11 +146,6 @@ class _Asking(QuicConnectionProtocol):
     def _forget(self, stream: int) -> None:
         if task := self._tasks.get(stream):
             task.cancel()
-
-    @property
-    def _client(self) -> Peer:
-        paths = self._quic._network_paths
-        return peer(paths[0].addr) if paths else NOWHERE
 
     @property
     def _local(self) -> Peer:

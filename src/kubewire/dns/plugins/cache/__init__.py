@@ -83,9 +83,11 @@ class Cache(Plugin):
 
     async def serve(self, request: Request) -> Response:
         """Answer from memory, else keep what the next plugin says."""
-        zone = longest_zone(request.name, self.policy.zones)
-        if not zone:
+        policy, name = self.policy, request.name
+        if not longest_zone(name, policy.zones):
             return await self.next.serve(request)
+        if longest_zone(name, policy.no_success) and longest_zone(name, policy.no_denial):
+            return await self.next.serve(request)  # nothing of it is ever kept
         key = (
             request.name, request.qtype, request.qclass, request.do,
             bool(request.message.flags & 0x0010),

@@ -131,10 +131,8 @@ class File(Zones):
         self._forget(origin)
 
     def _forget(self, origin: str) -> None:
-        block = self._setup.block if self._setup else None
-        for other in block.configuration.blocks if block and block.configuration else ():
-            if other.dispatcher is not None:
-                other.dispatcher.drop([("zone", id(self), origin)])
+        if self._setup and self._setup.block.configuration:
+            self._setup.block.configuration.drop([("zone", id(self), origin)])
 
     async def start(self) -> None:
         """Look at the files from time to time."""

@@ -245,12 +245,8 @@ def _both(one: Replay | None, other: Replay | None) -> Replay | None:
 
 
 def _drop(setup: Setup, deps: set[object]) -> None:
-    if setup.block.configuration is None:
-        return
-    # A name of ours may be part of another block's answer (a CNAME that was followed).
-    for dispatcher in {b.dispatcher for b in setup.block.configuration.blocks}:
-        if dispatcher is not None:
-            dispatcher.drop(deps)
+    if setup.block.configuration is not None:
+        setup.block.configuration.drop(deps)
 
 
 def _dns_addresses(cluster: Cluster) -> list[str]:

@@ -108,8 +108,8 @@ class Prometheus(Plugin):
 
     def __init__(self, host: str, port: int, block: Block, env: Environment) -> None:
         self.address = (host, port)
-        self.series: dict[tuple[str, int, int, int, str], Series] = {}
-        """By protocol, family, type, rcode and plugin."""
+        self.series: dict[tuple[str, str, int, int, int, str], Series] = {}
+        """By server, protocol, family, type, rcode and plugin."""
         self._block = block
         self._env = env
         self._http: HttpServer | None = None
@@ -151,7 +151,7 @@ class Prometheus(Plugin):
         began = time.perf_counter()
         response = await self.next.serve(request)
         key = (
-            request.network, request.family, request.qtype, response.rcode, response.plugin,
+            request.server, request.network, request.family, request.qtype, response.rcode, response.plugin,
         )  # fmt: skip
         series = self.series.get(key)
         if series is None:
@@ -164,12 +164,12 @@ class Prometheus(Plugin):
     def count(self, total: Metrics) -> None:
         """Put what went through this plugin to a page."""
         block = self._block
-        for (proto, family, qtype, rcode, plugin), series in self.series.items():
+        for (server, proto, family, qtype, rcode, plugin), series in self.series.items():
             kind = (
                 block.zones[0], block.view_name, proto, str(family), codes.type_name(qtype),
                 codes.rcode_name(rcode), plugin,
             )  # fmt: skip
-            total.take(self._server, kind, series)
+            total.take(server, kind, series)
 
     @property
     def _server(self) -> str:
@@ -217,15 +217,13 @@ class Prometheus(Plugin):
 
 
 def _replayed(total: Metrics, configuration: Configuration) -> None:
-    for dispatcher in {b.dispatcher for b in configuration.blocks}:
-        if dispatcher is None:
-            continue
+    for dispatcher in configuration.dispatchers:
         for table in dispatcher.tables.values():
             for (*labels, asked, said), hits in table.hits().items():
                 if hits:
                     series = Series()
                     series.add(int(asked), int(said), 1e-5, hits)
-                    total.take(str(dispatcher.listener), tuple(map(str, labels)), series)
+                    total.take(dispatcher.label, tuple(map(str, labels)), series)
 
 
 def _render(metrics: Metrics) -> Iterator[str]:
