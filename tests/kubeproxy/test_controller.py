@@ -272,6 +272,17 @@ async def test_bad_input_is_told_and_the_rest_works(
         assert event["involvedObject"]["kind"] == "Service"
 
 
+async def test_whoever_loses_a_frontend_to_an_older_service_is_told(
+    api: FakeApi, proxy: KubeProxy
+) -> None:
+    ports = [{"name": "p", "port": 80, "nodePort": 30080}]
+    api.put(service("u", "10.96.0.12", type="NodePort", ports=ports))
+    await api.converge()
+    api.put(service("t", "10.96.0.11", type="NodePort", ports=ports))
+    event = await api.until(lambda: next(iter(api.all(EVENTS)), None))
+    assert event["involvedObject"]["name"] == "u"
+
+
 async def test_what_leads_nowhere_is_no_fault(
     api: FakeApi, proxy: KubeProxy, network: Network
 ) -> None:

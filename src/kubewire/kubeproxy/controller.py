@@ -169,7 +169,7 @@ class KubeProxy:
     def _partial(self, changes: Changes) -> None:
         dirty = self._stale | set(changes.of(self.services))
         self._stale = set()
-        changed = [c for key in dirty for c in self._update(key)]
+        changed = self._all(dirty)
         addresses = {key: self._cluster_ips(key) for key in changes.of(self.services)}
         self._proxier.apply(changed, addresses)
         udp.forget(changed)
@@ -178,9 +178,7 @@ class KubeProxy:
         self._stale = set()
         self._table = ServiceTable()
         self._checks = {}
-        for key in self.services.store:
-            for _ in self._update(key):
-                pass
+        self._all(self.services.store)
         everything = [
             Change(key, None, frontend) for key, frontend in self._table.frontends.items()
         ]
@@ -253,7 +251,15 @@ class KubeProxy:
             self.health.queued(time.time())
             self.metrics.queued(services=services, endpoints=endpoints)
 
-    def _update(self, key: Key) -> Iterable[Change]:
+    def _all(self, keys: Iterable[Key]) -> list[Change]:
+        """Update some Services, and tell those that lose a frontend to an older one by it."""
+        changed = [c for key in keys for c in self._update(key)]
+        for change in changed:
+            if change.old and change.new and change.old.service != change.new.service:
+                self._update(change.old.service)
+        return changed
+
+    def _update(self, key: Key) -> list[Change]:
         service = self.services.store.get(key)
         if service is None:
             self._checks.pop(key, None)

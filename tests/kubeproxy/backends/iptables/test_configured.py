@@ -1,10 +1,11 @@
 """Rows that need a configuration of their own: the plan in iptables mode, the rules, the kernel."""
 
 import pytest
-from kubewire.kubeproxy.probe import KernelTracer, Probe, pods_device
 
+from kubewire.kernel.probe import Probe
 from kubewire.kubeproxy.backends.iptables.trace import IptablesTracer
 from kubewire.kubeproxy.config import read as read_config
+from kubewire.kubeproxy.kerneltrace import KernelTracer, pods_device
 from kubewire.kubeproxy.objects import read
 from kubewire.kubeproxy.trace import Tracer
 from tests.kubeproxy.table import CONFIG, NODE, objects
@@ -26,18 +27,21 @@ def test_rules(row: Row) -> None:
     assert told(IptablesTracer(plan).ask(flow(row))) == told(plan.ask(flow(row)))
 
 
+PLANNED = [(row, tracer(row)) for row in ROWS]
+
+
 @pytest.mark.kernel
 @pytest.mark.tool("iptables-nft", "iptables-legacy")
-def test_real_packets() -> None:
+@pytest.mark.parametrize("device", sorted({pods_device(plan.config) for _, plan in PLANNED}))
+def test_real_packets(device: str) -> None:
     wrong = []
-    for device in ("pods0", "cbr0", "veth0"):
-        rows = [(r, t) for r in ROWS if pods_device((t := tracer(r)).config) == device]
-        probe = Probe(rows[0][1].node.ips, device)
-        for row, plan in rows:
-            kernel = KernelTracer(plan, probe)
-            if (seen := told(kernel.ask(flow(row)))) != (wanted := told(plan.ask(flow(row)))):
-                wrong.append((row, seen, wanted))
-            kernel._proxier.clear()
-            kernel.close()
-        probe.close()
+    rows = [(row, plan) for row, plan in PLANNED if pods_device(plan.config) == device]
+    probe = Probe(rows[0][1].node.ips, device)
+    for row, plan in rows:
+        kernel = KernelTracer(plan, probe)
+        if (seen := told(kernel.ask(flow(row)))) != (wanted := told(plan.ask(flow(row)))):
+            wrong.append((row, seen, wanted))
+        kernel._proxier.clear()
+        kernel.close()
+    probe.close()
     assert not wrong, "\n".join(map(str, wrong))
