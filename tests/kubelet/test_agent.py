@@ -188,6 +188,36 @@ async def test_readiness_moves_and_liveness_restarts(tmp_path: Path) -> None:
     assert ("Killing", "Container main failed liveness probe, will be restarted") in bench.events()
 
 
+async def test_an_edited_config_map_reaches_the_program(tmp_path: Path) -> None:
+    script = (
+        "import os,time\n"
+        "print('up', flush=True)\n"
+        "while sorted(os.listdir('/etc/app')) != ['a', 'c']: time.sleep(0.01)\n"
+        "print(open('/etc/app/a').read(), flush=True)\n"
+    )
+    web = pod(
+        containers=[
+            container(
+                image="app:v2",
+                args=["-c", script],
+                volumeMounts=[{"name": "conf", "mountPath": "/etc/app"}],
+            )
+        ],
+        volumes=[{"name": "conf", "configMap": {"name": "conf"}}],
+        restartPolicy="Never",
+    )
+    conf: dict[str, Any] = {
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "conf", "namespace": "default"}, "data": {"a": "old", "b": "gone"},
+    }  # fmt: skip
+    async with node(tmp_path, web, conf, images={"app": [sys.executable]}) as bench:
+        await bench.api.until(lambda: bench.status().get("phase") == "Running")
+        bench.api.put({**conf, "data": {"a": "new", "c": "more"}})
+        await bench.api.until(lambda: bench.status().get("phase") == "Succeeded")
+        log = tmp_path / "pods" / "uid-web" / "logs" / "main.log"
+        assert log.read_text() == "up\nnew\n"
+
+
 async def test_a_program_runs_in_the_pod(tmp_path: Path) -> None:
     script = (
         "import os,socket;print(open('/etc/app/key').read(),os.environ['WHO'],os.environ['IP'],"

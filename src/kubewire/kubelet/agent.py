@@ -5,18 +5,21 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kubewire.api.core import Node as NodeObject
-from kubewire.api.meta import Key
-from kubewire.api.resources import NODES, PODS
-from kubewire.client.informer import Informer
+from kubewire.api.errors import StatusError
+from kubewire.api.meta import Key, Object
+from kubewire.api.resources import CONFIG_MAPS, NODES, PODS, SECRETS
+from kubewire.client.informer import Change, Informer
 from kubewire.client.loop import Changes, Loop, Reporter
 from kubewire.client.rest import Client
 from kubewire.kernel import netns as namespaces
 from kubewire.kernel.unixsocket import short_name
 from kubewire.kubelet import node as registration
+from kubewire.kubelet.environment import Source
 from kubewire.kubelet.events import Recorder
 from kubewire.kubelet.files import Resolver, machine_resolver
 from kubewire.kubelet.furnish import Furnisher
@@ -27,6 +30,7 @@ from kubewire.kubelet.runtime import Builtin, Runtimes, StandInRuntime
 from kubewire.kubelet.sandbox import Host, remove_orphans
 from kubewire.kubelet.sources import Sources
 from kubewire.kubelet.standin.control import Control
+from kubewire.kubelet.volumes import volume_references
 from kubewire.kubelet.worker import Node, PodWorker
 
 STAND_IN_SOCKET = "standin.sock"
@@ -112,6 +116,12 @@ class Kubelet:
         self.pods: Informer[Pod] = Informer(
             client, PODS, Pod, field_selector=f"spec.nodeName={node_name}", agent=agent
         )
+        self.volumes: list[Informer[Object]] = []
+        """ConfigMaps and Secrets, of which only the metadata are kept."""
+        for kind, resource in (("ConfigMap", CONFIG_MAPS), ("Secret", SECRETS)):
+            informer = Informer(client, resource, Object)
+            informer.listen(partial(self._volumes_changed, kind))
+            self.volumes.append(informer)
         self._reporter = _Reporter(client, agent, self._workers)
         self.loop = Loop(agent, [self.pods], self._reconcile, reporter=self._reporter)
         self._has_control = False
@@ -137,6 +147,8 @@ class Kubelet:
                 group.create_task(registration.keep_lease(self.client, self.host.name))
                 group.create_task(self._node.recorder.run())
                 group.create_task(self.pods.run())
+                for informer in self.volumes:
+                    group.create_task(informer.run())
                 group.create_task(self.loop.run())
         finally:
             for task in tuple(self._tasks):
@@ -187,6 +199,21 @@ class Kubelet:
                 del self._workers[uid]
                 self._settled()
                 return
+
+    def _volumes_changed(self, kind: str, changes: Sequence[Change[Object]]) -> None:
+        changed = {change.key for change in changes if change.new is not None}
+        for worker in self._workers.values():
+            for source in {
+                s for v in worker.pod.spec.volumes or () for s, _ in volume_references(v)
+            }:
+                if source[0] == kind and Key(worker.pod.key.namespace, source[1]) in changed:
+                    self._spawn(self._refresh(worker, source))
+
+    async def _refresh(self, worker: PodWorker, source: Source) -> None:
+        try:
+            await worker.refresh(source)
+        except (StatusError, OSError) as error:
+            log.warning("pod %s: %s %s: %s", worker.pod.key, *source, error)
 
     def _playing(self) -> list[str]:
         """Stand-ins that go on playing after a restart of the agent."""

@@ -1,5 +1,6 @@
 """Volumes, environment and command of a container, from the API and the pod's folder."""
 
+import logging
 from pathlib import Path
 
 from kubewire.api.meta import JSON
@@ -23,10 +24,13 @@ from kubewire.kubelet.volumes import (
     binds,
     contents,
     is_service_account,
+    prune,
     source_folder,
     volume_references,
     write,
 )
+
+log = logging.getLogger(__name__)
 
 SYSTEM_VARIABLES = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -105,7 +109,23 @@ class Furnisher:
         wanted = {source for source, _ in volume_references(volume)}
         objects = await self._objects(pod.metadata.namespace, wanted)
         tokens = {a: await self._sources.token(pod, a) for a in audiences(volume)}
-        write(folder, contents(pod, volume, objects, tokens, sandbox.ips))
+        files = contents(pod, volume, objects, tokens, sandbox.ips)
+        write(folder, files)
+        prune(folder, files)
+
+    async def refresh(self, sandbox: Sandbox, source: Source) -> None:
+        """Bring the volumes that show a ConfigMap or Secret up to date, if they are there.
+
+        Keys that a volume names and the object has lost leave the volume as it was, as upstream.
+        """
+        for volume in sandbox.pod.spec.volumes or ():
+            folder = sandbox.folder / "volumes" / str(volume["name"])
+            if source in dict(volume_references(volume)) and folder.exists():
+                self._sources.forget(source, sandbox.pod.metadata.namespace)
+                try:
+                    await self._fill(sandbox, volume, folder)
+                except ConfigError as error:
+                    log.warning("pod %s: volume %s: %s", sandbox.pod.key, volume["name"], error)
 
 
 def stand_in_note(pod: Pod, runtimes: Runtimes) -> str:

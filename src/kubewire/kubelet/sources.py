@@ -32,6 +32,11 @@ class Sources:
         found: JSON | None = await self._ask((kind, namespace, name))
         return found
 
+    def forget(self, source: Source, namespace: str) -> None:
+        """Ask for a ConfigMap or Secret anew: it has changed."""
+        kind, name = source
+        self._known.pop((kind, namespace, name), None)
+
     async def services(self, namespace: str) -> list[JSON]:
         """Services whose variables the pods of a namespace see."""
         own: list[JSON] = await self._ask(("Services", namespace, ""))

@@ -113,7 +113,19 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
             raise ConfigError(f"path {path!r} of a volume leaves the volume")
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(data)
+        if place.exists() and place.read_bytes() == data:
+            continue
+        # Whoever reads the volume meanwhile sees the old file or the new one, never a part.
+        fresh = place.with_name(f"{place.name}.new")
+        fresh.write_bytes(data)
+        fresh.replace(place)
+
+
+def prune(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Remove the files below a folder that it shall not have any more."""
+    for place in [p for p in folder.rglob("*") if p.is_file()]:
+        if str(place.relative_to(folder)) not in files:
+            place.unlink()
 
 
 def source_folder(volume: Volume, pod_folder: Path, claims: Path, namespace: str) -> Path:

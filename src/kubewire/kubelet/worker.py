@@ -21,7 +21,7 @@ from kubewire.client.rest import Client
 from kubewire.kubelet import lifecycle, rehearsal
 from kubewire.kubelet.adopt import adopted
 from kubewire.kubelet.enter import Entrance
-from kubewire.kubelet.environment import ConfigError
+from kubewire.kubelet.environment import ConfigError, Source
 from kubewire.kubelet.events import Recorder
 from kubewire.kubelet.furnish import Furnisher, stand_in_note
 from kubewire.kubelet.hooks import run_hook
@@ -118,6 +118,11 @@ class PodWorker:
                     for live in self._live.values():
                         live.probes.hurry(kind, self._now())
         self._wake.set()
+
+    async def refresh(self, source: Source) -> None:
+        """A ConfigMap or Secret has changed: so do the volumes that show it."""
+        if not self._is_gone:
+            await self._node.furnisher.refresh(self._sandbox, source)
 
     def replacement(self) -> "PodWorker":
         """A worker that goes on after this one has failed."""
