@@ -110,7 +110,7 @@ async def test_no_question_is_lost_while_the_file_changes(tmp_path: Path, ask_by
     known = ask_bytes("web.example.org.")
     async with running(tmp_path / "Corefile", corefile("10.0.0.0")) as dns, client() as asker:
         stop = asyncio.Event()
-        answers: list[bytes] = []
+        answers = [await asker.ask(known)]
 
         async def ask_on(number: int) -> None:
             while not stop.is_set():

@@ -68,8 +68,12 @@ def _cidrs(text: str) -> list[str]:
 
 def _announce(running: "Running", kubeconfig: Path) -> None:
     kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-    kubeconfig.touch(mode=0o600)
-    kubeconfig.write_text(running.kubeconfig())
+    # Whoever waits for the file finds a whole one.
+    fresh = kubeconfig.with_name(f".{kubeconfig.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode=0o600)
+    fresh.write_text(running.kubeconfig())
+    fresh.replace(kubeconfig)
     click.echo(f"{running.url} (kubeconfig: {kubeconfig})")
 
 
