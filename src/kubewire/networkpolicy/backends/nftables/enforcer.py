@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import operator
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -184,7 +185,8 @@ def _missing(here: Set, there: Set) -> Iterator[tuple[bytes, Data]]:
     other = there.elements
     if here.verdicts:
         # Verdicts are shared: equal ones are the same.
-        return ((k, v) for k, v in here.elements.items() if other.get(k) is not v)
+        found = map(operator.is_not, map(other.get, here.elements), here.elements.values())
+        return itertools.compress(here.elements.items(), found)
     return ((k, here.elements[k]) for k in here.elements.keys() - other.keys())
 
 
