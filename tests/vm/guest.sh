@@ -25,7 +25,7 @@ $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
 $b mount -t devtmpfs dev /dev
 $b mkdir -p /dev/shm /dev/pts
-for folder in /dev/shm /tmp /run; do $b mount -t tmpfs -o mode=1777 tmpfs $folder; done
+for folder in /dev/shm /run; do $b mount -t tmpfs -o mode=1777 tmpfs $folder; done
 $b mount -t devpts devpts /dev/pts
 exec </dev/null >/dev/console 2>&1
 # The rest comes by itself, but tests ask whether these are there.
