@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kubewire.api.meta import Key
 from kubewire.api.resources import (
     BUILTIN,
     ENDPOINT_SLICES,
@@ -20,6 +21,7 @@ from kubewire.api.resources import (
     SERVICES,
 )
 from kubewire.client.loop import Changes
+from kubewire.kernel.iptables import VARIANTS, Iptables
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.controller import KubeProxy
@@ -245,6 +247,57 @@ async def test_a_table_that_went_away_does_not_stop_the_next_change(
     api.put(piece(B))
     await api.converge()
     assert reached(network, listeners, 3) == {B: 3}
+
+
+def configured(mode: str) -> JSON:
+    text = f"apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: {mode}\nclusterCIDR: 10.244.0.0/16\n"
+    meta = {"name": "kube-proxy", "namespace": "kube-system"}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": meta,
+        "data": {"config.conf": text},
+    }
+
+
+def kept() -> dict[str, bool]:
+    """Mode -> whether rules of it are in the kernel."""
+    with Nfnetlink() as netlink:
+        flat = "kubewire-proxy" in netlink.tables()
+    lines = [line for v in VARIANTS for line in Iptables(4, v).save().splitlines()]
+    return {"nftables": flat, "iptables": any("KUBE-SVC-" in line for line in lines)}
+
+
+@pytest.mark.tool("iptables-nft", "iptables-legacy")
+async def test_an_edited_config_map_switches_the_mode_and_no_connection_is_lost(
+    api: FakeApi, network: Network
+) -> None:
+    api.put(configured("nftables"))
+    api.put(service())
+    api.put(piece(A))
+    key = Key("kube-system", "kube-proxy")
+    proxy = KubeProxy(api.client(), "n", (NODE_IP,), CONFIG, alone=True, config_map=key)
+    task = asyncio.create_task(proxy.run())
+    await asyncio.wait_for(proxy.loop.wait_applied(), 10)
+    listeners = {A: network.listener(A, 8080)}
+    long = network.connection(CLIENT, (VIP, 80))
+    sender, _ = listeners[A].accept()
+    for mode in ("iptables", "nonsense", "nftables", "iptables"):
+        before = kept()
+        api.put(configured(mode))
+        await api.converge()
+        wanted = {m: m == mode for m in before} if mode != "nonsense" else before
+        assert kept() == wanted
+        sender.sendall(b"more")
+        assert long.recv(4) == b"more"
+        assert reached(network, listeners, 3) == {A: 3}
+        assert proxy._proxier.dump().actual == proxy._proxier.dump().desired
+    event = await api.until(lambda: next(iter(api.all(EVENTS)), None))
+    assert event["reason"] == "InvalidConfiguration"
+    assert "nonsense" in event["message"]
+    sender.close()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 BAD: list[tuple[list[JSON], str, str]] = [

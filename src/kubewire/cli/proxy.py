@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubewire.cli.aboutservices import about, nodes
-from kubewire.cli.options import echo_record, output_option
+from kubewire.cli.options import echo_record, name_option, output_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,6 +223,28 @@ def dump(diff: bool, here: bool, output: str, **options: Any) -> None:
         echo_record({"nodes": records}, output)
     if differing:
         raise click.exceptions.Exit(1)
+
+
+@proxy.command()
+@click.argument("mode", type=click.Choice(MODES))
+@name_option
+def switch(mode: str, name: str) -> None:
+    """Change the proxy mode of a running cluster on every node.
+
+    Established connections stay; the rules of the old mode go once the new ones are in. It edits
+    ``mode`` in ConfigMap kube-system/kube-proxy, as kubectl could.
+    """
+    from kubewire.client.rest import Client
+    from kubewire.cluster import proxymode, state
+
+    cluster = state.load(name)
+
+    async def run() -> None:
+        async with Client.from_kubeconfig(str(cluster.kubeconfig), None) as client:
+            await proxymode.switch(client, cluster, mode)
+
+    asyncio.run(run())
+    click.echo(f"cluster {name}: every node's proxy is in mode {mode}")
 
 
 @proxy.command()

@@ -5,13 +5,16 @@ They are ordinary objects: ``kubectl edit configmap coredns -n kube-system`` tak
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from kubewire.api.meta import JSON
+from kubewire.api.meta import JSON, Key
 from kubewire.cluster.options import DOMAIN, INGRESS_SERVICE, Options
 
 DNS_IMAGE = "kubewire.dev/dns"
 INGRESS_IMAGE = "kubewire.dev/ingress"
+PROXY_CONFIG = Key("kube-system", "kube-proxy")
+"""The ConfigMap that every node's kube-proxy follows."""
 
 COREFILE = """.:53 {
     errors
@@ -42,7 +45,22 @@ COREFILE = """.:53 {
 
 def addons(options: Options) -> list[JSON]:
     """Every object, in the order of creation."""
-    return [*_dns(options), *_ingress()]
+    return [*_proxy(options), *_dns(options), *_ingress()]
+
+
+def _proxy(options: Options) -> list[JSON]:
+    """kube-proxy's configuration where kubeadm keeps it; every node follows it."""
+    if options.proxy_mode == "none":
+        return []
+    config = {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": options.proxy_mode,
+        "clusterCIDR": ",".join(options.addresses.cluster_cidrs),
+    }
+    text = "".join(f"{name}: {json.dumps(value)}\n" for name, value in config.items())
+    meta = {"name": PROXY_CONFIG.name, "namespace": PROXY_CONFIG.namespace}
+    return [_object("v1", "ConfigMap", meta, data={"config.conf": text})]
 
 
 def _dns(options: Options) -> list[JSON]:

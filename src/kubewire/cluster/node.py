@@ -15,7 +15,7 @@ from kubewire.api.meta import Key
 from kubewire.api.resources import NODES
 from kubewire.client.informer import Informer
 from kubewire.client.rest import Client
-from kubewire.cluster.addons import DNS_IMAGE, INGRESS_IMAGE
+from kubewire.cluster.addons import DNS_IMAGE, INGRESS_IMAGE, PROXY_CONFIG
 from kubewire.cluster.addresses import networks
 from kubewire.cluster.options import DOMAIN, Options
 from kubewire.cluster.podnetwork import PROGRAMS, NodeNetwork, PodNetwork
@@ -140,6 +140,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
                 ),
                 service_cidrs=options.addresses.service_cidrs,
                 alone=True,
+                config_map=PROXY_CONFIG,
             )
             group.create_task(proxy.run(), name="kube-proxy")
         group.create_task(policies.run(), name="networkpolicy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from socket import AF_INET, inet_pton
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from kubewire.kubeproxy import configfile
 from kubewire.kubeproxy.ipvsoptions import IpvsOptions, read_ipvs
 
+CONFIG_FILE = "config.conf"
+"""Key of the ConfigMap that holds the configuration, as kubeadm has it."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -132,6 +134,28 @@ def _sloppy(address: str) -> str:
     # ::ffff:192.0.2.1 is but another way to write an IPv4 address.
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return str(mapped or ip)
+
+
+def over(config: Config, text: str, source: str) -> Config:
+    """A configuration with what a KubeProxyConfiguration says about rules over it.
+
+    Who this node is, and where servers listen, stays as it is.
+    """
+    from kubewire.client.manifests import parse
+
+    documents = parse(text, source)
+    found = read(documents[0].obj if documents else {}, source)
+    return replace(
+        found,
+        cluster_cidrs=found.cluster_cidrs or config.cluster_cidrs,
+        hostname_override=config.hostname_override,
+        kubeconfig=config.kubeconfig,
+        bind_address=config.bind_address,
+        healthz_bind_address=config.healthz_bind_address,
+        metrics_bind_address=config.metrics_bind_address,
+        bind_address_hard_fail=config.bind_address_hard_fail,
+        run_dir=config.run_dir,
+    )
 
 
 def read(document: Mapping[str, Any], source: str) -> Config:

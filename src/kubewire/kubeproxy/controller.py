@@ -11,19 +11,21 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from kubewire.api.core import Node
+from kubewire.api.errors import InputError
 from kubewire.api.meta import JSON, Key
-from kubewire.api.resources import ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES
+from kubewire.api.resources import CONFIG_MAPS, ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES
 from kubewire.api.service import EndpointSlice, Service
 from kubewire.client.events import Recorder
 from kubewire.client.informer import Change as Seen
-from kubewire.client.informer import Index, Informer
+from kubewire.client.informer import Index, Informer, key_of
 from kubewire.client.loop import Changes, Loop, run_all
 from kubewire.client.rest import Client
 from kubewire.kernel import rtnetlink
 from kubewire.kubeproxy import backends, servers, udp
-from kubewire.kubeproxy.config import Config, sloppy
+from kubewire.kubeproxy.config import CONFIG_FILE, Config, over, sloppy
 from kubewire.kubeproxy.health import ProxyHealth
 from kubewire.kubeproxy.metrics import Metrics
 from kubewire.kubeproxy.plan import FOREIGN, HealthCheck, node_port_addresses, plan_service
@@ -53,8 +55,13 @@ class KubeProxy:
         service_cidrs: Iterable[str] = (),
         *,
         alone: bool = False,
+        config_map: Key | None = None,
     ) -> None:
-        """``alone``: no other mode can have left rules in this namespace."""
+        """``alone``: no other mode can have left rules in this namespace.
+
+        ``config_map``: where the cluster keeps a KubeProxyConfiguration that goes over ``config``,
+        now and whenever it is edited.
+        """
         agent = f"kube-proxy/{node_name}"
         headed = ",".join(f"!{label}" for label in sorted(FOREIGN))
         self.services = Informer(client, SERVICES, Service, label_selector=headed, agent=agent)
@@ -65,9 +72,23 @@ class KubeProxy:
             client, NODES, Node, field_selector=f"metadata.name={node_name}", agent=agent
         )
         self.cidrs: Informer[JSON] = Informer(client, SERVICE_CIDRS, dict)
+        followed: list[Informer[Any]] = [self.services, self.slices, self.node]
+        self.config_maps: Informer[JSON] | None = None
+        if config_map:
+            self.config_maps = Informer(
+                client,
+                CONFIG_MAPS,
+                dict,
+                namespace=config_map.namespace,
+                field_selector=f"metadata.name={config_map.name}",
+                agent=agent,
+            )
+            followed.append(self.config_maps)
+        self._text = ""
+        """Of the KubeProxyConfiguration in that ConfigMap when it was last read."""
         self.loop = Loop(
             agent,
-            [self.services, self.slices, self.node],
+            followed,
             self._reconcile,
             min_interval=config.min_sync_period,
         )
@@ -114,7 +135,7 @@ class KubeProxy:
                     (
                         "metrics",
                         config.metrics_bind_address,
-                        servers.metrics_pages(self.metrics, config.mode),
+                        servers.metrics_pages(self.metrics, lambda: self._made[0].mode),
                     ),
                 ):
                     if address:
@@ -129,6 +150,7 @@ class KubeProxy:
             self._proxier.close()
 
     async def _reconcile(self, changes: Changes) -> float:
+        self._configure()
         view, made = self._seen(), self._wanted()
         if changes.full or view != self._view or made != self._made:
             self._view = view
@@ -156,6 +178,24 @@ class KubeProxy:
         self._looked = now
         if self._proxier.heal():
             log.warning("%s: mended what somebody else had changed", self.loop.name)
+
+    def _configure(self) -> None:
+        """Take what the ConfigMap says now; what cannot be used leaves everything as it is."""
+        for obj in self.config_maps.store.values() if self.config_maps else ():
+            text = (obj.get("data") or {}).get(CONFIG_FILE, "")
+            if text == self._text:
+                continue
+            self._text = text
+            name = f"ConfigMap {key_of(obj)} {CONFIG_FILE}"
+            try:
+                found = over(self._given, text, name)
+                backends.require_machine(found.mode, f"{name}: mode")
+            except InputError as error:
+                log.error("%s", error)
+                self._recorder.event(obj, "Warning", "InvalidConfiguration", str(error))
+                continue
+            self._alone = self._alone and found.mode == self._given.mode
+            self._given = found
 
     @contextlib.contextmanager
     def _timed(self, *, full: bool) -> Iterator[None]:

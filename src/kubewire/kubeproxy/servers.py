@@ -104,11 +104,11 @@ def proxy_pages(health: ProxyHealth, metrics: Metrics) -> Pages:
     return {"/healthz": lambda: counted("healthz"), "/livez": lambda: counted("livez")}
 
 
-def metrics_pages(metrics: Metrics, mode: str) -> Pages:
+def metrics_pages(metrics: Metrics, mode: Callable[[], str]) -> Pages:
     """What the metrics server has."""
     return {
         "/metrics": lambda: Page(200, metrics.render().decode(), PROMETHEUS),
-        "/proxyMode": lambda: Page(200, mode, TEXT),
+        "/proxyMode": lambda: Page(200, mode(), TEXT),
         "/healthz": lambda: Page(200, "ok", TEXT),
     }
 

@@ -5,11 +5,12 @@ Compared as text: our rules are written as they are listed.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from kubewire.kubeproxy.backends.iptables import names
-from kubewire.kubeproxy.backends.iptables.compile import Base, Place
+from kubewire.kubeproxy.backends.iptables.compile import SHARED, Base, Place
 from kubewire.lang.iptables.model import HOOKS
 
 _FIXED = {
@@ -31,11 +32,20 @@ class Listing:
     def lines(self) -> list[str]:
         """Everything in one order, with its table."""
         found = [f"{table}: :{chain}" for table, chain in sorted(self.chains)]
-        for (table, _), lines in sorted(self.chains.items()):
-            found += [f"{table}: {line}" for line in lines]
+        for place, lines in sorted(self.chains.items()):
+            found += [f"{place[0]}: {line}" for line in _in_order(place, lines)]
         for (table, _), lines in sorted(self.jumps.items()):
             found += [f"{table}: {line}" for line in sorted(lines)]
         return found
+
+
+def _in_order(place: Place, lines: list[str]) -> list[str]:
+    """Entries of Services stand as they came; their order among each other means nothing."""
+    if place not in SHARED:
+        return lines
+    last = f" -j {names.NODEPORTS}"
+    entries = list(itertools.takewhile(lambda line: not line.endswith(last), lines))
+    return sorted(entries) + lines[len(entries) :]
 
 
 def is_ours(chain: str) -> bool:
