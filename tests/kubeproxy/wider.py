@@ -7,7 +7,7 @@ masqueraded; an empty one is not asked.
 from collections.abc import Iterator
 from typing import Any
 
-from tests.kubeproxy.table import (
+from tests.kubeproxy.basics import (
     BOTH,
     BOTH_OUT,
     DYING,
