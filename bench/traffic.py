@@ -6,6 +6,7 @@ machine's other work falls on both alike; the ratio is that of the medians.
 
 import socket
 import statistics
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 from tests.kubeproxy.network import Network
 from tests.kubeproxy.rows import service, slice_
 
+from kubewire.kernel.netns import socket_in
 from kubewire.kubeproxy.backends.nftables.proxier import NftablesProxier
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import plan
@@ -31,6 +33,8 @@ def traffic() -> list[dict[str, Any]]:
         network.pod(ip)
     _load()
     listener = network.listener(SERVER, 8080)
+    idle = network.listener(SERVER, 8082)
+    idle.listen(4096)
     echo = network.datagrams(SERVER, 8081)
     threading.Thread(target=_serve, args=(listener,), daemon=True).start()
     threading.Thread(target=_echo, args=(echo,), daemon=True).start()
@@ -44,10 +48,19 @@ def traffic() -> list[dict[str, Any]]:
 def _load() -> None:
     others = [service(f"o{i}", f"10.97.{i >> 8}.{i & 255}") for i in range(10_000)]
     slices = [slice_(f"10.244.{i & 127}.{i >> 7 & 127}@node-b", of=f"o{i}") for i in range(10_000)]
-    ports = [{"name": "p", "port": 80}, {"name": "u", "port": 80, "protocol": "UDP"}]
+    ports = [
+        {"name": "p", "port": 80},
+        {"name": "c", "port": 81},
+        {"name": "u", "port": 80, "protocol": "UDP"},
+    ]
+    idle = [{"name": "c", "port": 8082}]
     udp = [{"name": "u", "port": 8081, "protocol": "UDP"}]
     own = service("s", VIP, ports=ports)
-    ends = [slice_(f"{SERVER}@node-a"), slice_(f"{SERVER}@node-a", ports=udp, name="u")]
+    ends = [
+        slice_(f"{SERVER}@node-a"),
+        slice_(f"{SERVER}@node-a", ports=udp, name="u"),
+        slice_(f"{SERVER}@node-a", ports=idle, name="c"),
+    ]
     config = Config(cluster_cidrs=("10.244.0.0/16",))
     node = NodeView("node-a", ("192.0.2.1",))
     found = plan([*others, own], [*slices, *ends], node, config)
@@ -86,10 +99,22 @@ def _first(network: Network, to: tuple[str, int]) -> float:
 
 
 def _connect(network: Network, to: tuple[str, int]) -> float:
+    """What connections cost the kernel: sockets are made before and aborted after, nobody accepts.
+
+    A thread that accepts would share the cores with the client, and orderly ends would fill the
+    connection tracker with TIME_WAIT of both ways: neither is the ClusterIP's.
+    """
+    kind = (socket.AF_INET, socket.SOCK_STREAM)
+    clients = [socket_in(network._pods[CLIENT], *kind) for _ in range(CONNECTIONS)]
+    port = 8082 if to == DIRECT else 81
     before = time.perf_counter()
-    for _ in range(CONNECTIONS):
-        network.connection(CLIENT, to).close()
-    return (time.perf_counter() - before) / CONNECTIONS
+    for client in clients:
+        client.connect((to[0], port))
+    spent = time.perf_counter() - before
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    return spent / CONNECTIONS
 
 
 def _bulk(network: Network, to: tuple[str, int]) -> float:
