@@ -198,8 +198,8 @@ def _balance(
     family = AF_INET6 if version == 6 else AF_INET
     for endpoints, second in sets.items():
         packed = [inet_pton(family, t.ip) + _port(t.port) for t in endpoints]
-        for index, data in zip(_indexes(len(packed), local=second), packed, strict=True):
-            ends[key + index] = data
+        keys = map(key.__add__, _indexes(len(packed), local=second))
+        ends.update(zip(keys, packed, strict=True))
         for target in endpoints:
             if target.local:
                 add("hairpin", ip_bytes(target.ip) * 2, None)
