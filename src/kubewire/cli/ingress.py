@@ -60,29 +60,15 @@ def explain(
     tls: bool,
 ) -> None:
     """Say which route takes a request, and why the others do not. Output: JSON lines."""
+    from kubewire.cli import batch
     from kubewire.ingress.explain import explain as answer
 
     plan, services = _offline(files) if files else _live(kubeconfig_of(name, kubeconfig), context)
-    for question in _questions(flows) if flows else [{"host": host, "path": path, "tls": tls}]:
+    if flows:
+        batch.run(flows, lambda line: answer(plan, services, line), list)
+    else:
+        question = {"host": host, "path": path, "tls": tls}
         click.echo(json.dumps(answer(plan, services, question)))
-
-
-def _questions(source: str) -> list[dict[str, Any]]:
-    from kubewire.api.errors import InputError
-
-    found = []
-    with click.open_file(source) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                question = json.loads(line) if line.strip() else None
-            except ValueError as error:
-                raise InputError(f"{source} line {number}: {error}") from error
-            if question is None:
-                continue
-            if not isinstance(question, dict):
-                raise InputError(f"{source} line {number}: an object is expected")
-            found.append(question)
-    return found
 
 
 def _offline(files: tuple[str, ...]) -> tuple[Any, Any]:
