@@ -10,7 +10,6 @@ from kubewire.cli.aboutservices import about, nodes
 from kubewire.cli.options import echo_record, namespace_option, output_option
 
 if TYPE_CHECKING:
-
     from kubewire.api.meta import JSON
     from kubewire.kubeproxy.nodes import Nodes
     from kubewire.kubeproxy.trace import Flow
