@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-quick test-ipvs test-vm packages lint lock bench clean
+.PHONY: demo test test-quick test-ipvs test-vm fuzz packages lint lock bench clean
 
 .venv/.ready: requirements.lock pyproject.toml hatch_build.py src/kubewire/dns/native/fastpath.c
 	$(PYTHON) -m venv .venv
@@ -36,6 +36,9 @@ test-ipvs: .venv/.ready packages
 
 test-quick: .venv/.ready
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not e2e and not tool" --ignore tests/networkpolicy/test_connections.py
+
+fuzz: .venv/.ready
+	PYTHONPATH=. $(BIN)/python tests/dns/fuzz.py -max_total_time=60 $(ARGS)
 
 bench: .venv/.ready
 	$(BIN)/python -m bench

@@ -138,6 +138,29 @@ def test_answers_take_turns(table: native.NativeTable) -> None:
         thread.close()
 
 
+@compiled
+def test_many_answers_to_a_client_arrive_one_by_one(table: native.NativeTable) -> None:
+    """Answers of one size leave together; each is a message of its own when it arrives."""
+    sizes = (20, 20, 20, 33, 500, 1200, 1201, 2000)
+    for i, size in enumerate(sizes * 25):
+        table.put(struct.pack("!3I", 1, 2, i), _entry(struct.pack("!HI", 0, i) + bytes(size - 6)))
+    thread = Thread(table)
+    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    other.connect(thread.server.getsockname())
+    other.settimeout(5)
+    try:
+        asked = [struct.pack("!H3I", i, 1, 2, i) for i in range(len(sizes) * 25)]
+        other.send(asked[7])
+        # No more at once than the client's own buffer holds.
+        found = [f for at in range(0, 200, 50) for f in thread.ask(*asked[at : at + 50])]
+        assert other.recv(4096)[:6] == struct.pack("!HI", 7, 7)
+        assert sorted(struct.unpack("!HI", f[:6]) for f in found) == [(i, i) for i in range(200)]
+        assert sorted(map(len, found)) == sorted(sizes * 25)
+    finally:
+        other.close()
+        thread.close()
+
+
 def test_a_library_of_another_version_is_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from kubewire.api.meta import Key
 from kubewire.networkpolicy.backends import BACKENDS
@@ -174,3 +175,23 @@ def test_many_profiles_are_found_in_two_steps(monkeypatch: pytest.MonkeyPatch) -
     program = compiler.update(program, plan.take_changes())
     assert spelled.rules(program) == iptables.Compiler().rules(program)
     assert not passes(program, Pod("y", "a").ip, Pod("x", "a").ip, 80, "TCP", "iptables")
+
+
+def test_only_families_that_the_pods_of_the_node_have_are_compiled() -> None:
+    spec = {
+        "podSelector": {},
+        "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": "p80"}]}],
+    }
+    plan = worlds.plan([*fixture(), netpol("named", "x", spec)])
+    dual = dict(plan.pods)
+    for key, facts in dual.items():
+        plan.set_pod(structs.replace(facts, addresses=facts.addresses[:1]))
+    compiler = Compiler(plan, "node-0")
+    program = compiler.program()
+    plan.take_changes()
+    assert {s.family for s in program.sets.values()} <= {4}
+    assert {s.family for c in program.chains.values() for s in c.steps} <= {0, 4}
+    for key, facts in dual.items():
+        plan.set_pod(facts)
+        program = compiler.update(program, plan.take_changes())
+    assert program == Compiler(plan, "node-0").program()

@@ -131,18 +131,23 @@ class KubeProxy:
             with self._timed(full=True), uncollected():
                 self._remake(made)
                 self._full()
-            if not self._alone:
-                # Now that the new rules are in, nothing is open while the old ones go.
-                backends.clear_others(made[0].mode, made[0])
-                self._alone = True
+            self._leave_others()
             await self._checked()
         elif changes:
             with self._timed(full=False):
                 self._partial(changes)
             await self._checked()
-        elif self._proxier.heal():
-            log.warning("%s: mended what somebody else had changed", self.loop.name)
+        else:
+            if self._proxier.heal():
+                log.warning("%s: mended what somebody else had changed", self.loop.name)
+            self._leave_others()
         return self._given.sync_period
+
+    def _leave_others(self) -> None:
+        """Now that the new rules are in, nothing is open while those of other modes go."""
+        if not self._alone:
+            config = self._made[0]
+            self._alone = backends.clear_others(config.mode, config, patient=True)
 
     @contextlib.contextmanager
     def _timed(self, *, full: bool) -> Iterator[None]:

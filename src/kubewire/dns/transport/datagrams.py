@@ -6,6 +6,7 @@ on every address answers from the one that was asked.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import functools
 import logging
@@ -25,7 +26,7 @@ _IPV6_PKTINFO = 50
 log = logging.getLogger(__name__)
 
 
-class Datagrams:
+class Datagrams(abc.ABC):
     """One UDP socket; subclasses receive."""
 
     def __init__(self, sock: socket.socket, dispatcher: Dispatcher) -> None:
@@ -49,13 +50,13 @@ class Datagrams:
             self.control_size = 28
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @abc.abstractmethod
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start to answer."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Stop to answer and close the socket."""
-        raise NotImplementedError
 
     def swap(self, dispatcher: Dispatcher) -> None:
         """Answer from now on by another configuration."""

@@ -71,6 +71,11 @@ def encode(value: JSON) -> bytes:
     return _message(kind, {k: v for k, v in value.items() if k != "@type"})
 
 
+def resource(value: Any) -> bytes:
+    """A resource as JSON, or as a value of ``model``."""
+    return encode(value if isinstance(value, dict) else value.to_json())
+
+
 def any_(kind: str, body: bytes) -> bytes:
     """A google.protobuf.Any around a message."""
     return field(1, kind.encode()) + field(2, body)

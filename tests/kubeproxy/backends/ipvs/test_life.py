@@ -13,6 +13,7 @@ from kubewire.kernel import ipset, links, routes, sysctl
 from kubewire.kernel.iptables import Iptables
 from kubewire.kernel.ipvs import Ipvs
 from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.backends.ipvs.addresses import DEVICE
 from kubewire.kubeproxy.backends.ipvs.proxier import IpvsProxier
 from kubewire.kubeproxy.config import Config
@@ -222,3 +223,28 @@ def test_an_unknown_scheduler_counts_as_none(proxier: IpvsProxier) -> None:
         assert ipvs.servers()[TCP_KEY].scheduler == "rr"
         proxier.sync([c._replace(new=replace(found[0].new, scheduler="wlc")) for c in found], {})
         assert ipvs.servers()[TCP_KEY].scheduler == "wlc"
+
+
+def test_who_is_left_for_another_mode_keeps_its_connections(proxier: IpvsProxier) -> None:
+    proxier.sync(changes(A), {})
+    rules = replace(CONFIG, mode="nftables")
+    with serving(A) as server, closing(backends.proxier(rules)) as other:
+        old = connect()
+        held, _ = server.accept()
+        other.sync(changes(A), {})
+        for _ in range(2):
+            assert not backends.clear_others("nftables", rules, patient=True)
+            assert "KUBE" not in Iptables(4).save()
+            held.sendall(b"still here")
+            assert old.recv(99) == b"still here"
+        # New ones go the new way.
+        connect().close()
+        server.accept()[0].close()
+        load = proxier.loads()[TCP_KEY][f"{A}:8080"]
+        assert (load.active, load.inactive) == (1, 0)
+        held.shutdown(socket.SHUT_WR)
+        wait_for(lambda: backends.clear_others("nftables", rules, patient=True))
+        with RtNetlink() as netlink:
+            assert DEVICE not in {link.name for link in netlink.links()}
+        old.close()
+        held.close()
