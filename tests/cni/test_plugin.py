@@ -602,8 +602,8 @@ async def test_no_address_of_a_part_that_was_given_back_meanwhile() -> None:
 
     plugin._config = then_shrink  # type: ignore[method-assign]
     status, answer = await plugin.run("kubewire-cni", env, json.dumps(config).encode())
-    assert (status, json.loads(answer)["ips"][0]["address"], calls) == (0, "10.50.0.9/32", 2)
-    assert plugin.in_use() == {ip_address("10.50.0.9")}
+    assert (status, json.loads(answer)["ips"][0]["address"], calls) == (0, "10.50.0.10/32", 2)
+    assert plugin.in_use() == {ip_address("10.50.0.10")}
     plugin._config = original  # type: ignore[method-assign]
     await plugin.run("kubewire-cni", env | {"CNI_COMMAND": "DEL"}, json.dumps(config).encode())
     assert (plugin.in_use(), source.told) == (set(), 1)
