@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cni.runtime import BIN, REFERENCE, SOCKET, Runtime, agent, connects, listener, outside, serve
-from kubewire.cni import install, wiring
+from kubewire.cni import install
 from kubewire.cni.config import Config
 from kubewire.cni.ipam import Range
 from kubewire.cni.plugin import Plugin
@@ -371,7 +371,7 @@ def test_addresses_of_containers_that_ended_without_del_are_taken_back(served: R
     with monitor(GROUP_LINK) as changes, RtNetlink() as node:
         netns.delete(Path("/run/netns/gone"))
         # The kernel takes a namespace apart when it finds the time.
-        while wiring.exists(node, host):
+        while host in node:
             select.select([changes.socket], [], [])
             changes.receive()
     assert served.call("ADD", config, "c2").answer["ips"][0]["address"] == "10.2.0.2/32"

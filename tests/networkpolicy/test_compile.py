@@ -184,14 +184,14 @@ def test_only_families_that_the_pods_of_the_node_have_are_compiled() -> None:
     }
     plan = worlds.plan([*fixture(), netpol("named", "x", spec)])
     dual = dict(plan.pods)
-    for key, facts in dual.items():
+    for facts in dual.values():
         plan.set_pod(structs.replace(facts, addresses=facts.addresses[:1]))
     compiler = Compiler(plan, "node-0")
     program = compiler.program()
     plan.take_changes()
     assert {s.family for s in program.sets.values()} <= {4}
     assert {s.family for c in program.chains.values() for s in c.steps} <= {0, 4}
-    for key, facts in dual.items():
+    for facts in dual.values():
         plan.set_pod(facts)
         program = compiler.update(program, plan.take_changes())
     assert program == Compiler(plan, "node-0").program()

@@ -274,21 +274,22 @@ class Plugin:
         return None
 
     async def _add(self, request: Request, config: Config) -> Result:
-        attach.refuse_unusable(self._netlink, request)
-        try:
-            assigned = await self._address(request, config)
-            assert assigned is not None
-            ports = list(_port_mappings(config, assigned))
-            result = attach.add(self._netlink, request, config, assigned)
-            if ports:
-                self._host_ports(config).put(_label(config, request.owner), ports)
-            if config.masquerade:
-                self._masquerades.ensure(config, assigned)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                await self._delete(request, config)
-            raise
-        return result
+        with attach.entering(request) as room:
+            attach.refuse_unusable(self._netlink, room, request)
+            try:
+                assigned = await self._address(request, config)
+                assert assigned is not None
+                ports = list(_port_mappings(config, assigned))
+                result = attach.add(self._netlink, room, request, config, assigned)
+                if ports:
+                    self._host_ports(config).put(_label(config, request.owner), ports)
+                if config.masquerade:
+                    self._masquerades.ensure(config, assigned)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    await self._delete(request, config)
+                raise
+            return result
 
     async def _delete(self, request: Request, config: Config) -> None:
         self._unmap(config, request.owner)
