@@ -41,7 +41,7 @@ from kubewire.lang.xds.delta import Resources
 from kubewire.lang.xds.model import ASSIGNMENT, CLUSTER, Assignment
 
 if TYPE_CHECKING:
-    from kubewire.kubeproxy.backends.envoy.stream import XdsStreams
+    from kubewire.kernel.xds import XdsStreams
 
 NAME = "kubewire-envoy"
 """The table with the way to Envoy, and with everything that is not Envoy's."""
@@ -166,7 +166,7 @@ class EnvoyProxier:
         if self._streams is not None:
             return
         # HTTP/2 takes a while to import, and every other mode asks this one to clean up.
-        from kubewire.kubeproxy.backends.envoy.stream import XdsStreams
+        from kubewire.kernel.xds import XdsStreams
 
         self._streams = XdsStreams(self._directory / XDS, self._resources)
         try:
