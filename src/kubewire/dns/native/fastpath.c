@@ -320,7 +320,7 @@ static void address(const loop *l, struct msghdr *m, bundle *b, int segmented) {
     m->msg_control = l->control_size ? b->first->control : NULL;
     m->msg_controllen = l->control_size;
     if (!segmented) return;
-    uint32_t before = l->control_size ? CONTROL : 0;
+    uint32_t before = (uint32_t)CMSG_ALIGN(l->control_size);
     memcpy(b->control, b->first->control, before);
     struct cmsghdr *c = (struct cmsghdr *)(b->control + before);
     *c = (struct cmsghdr){.cmsg_level = IPPROTO_UDP, .cmsg_type = UDP_SEGMENT,
