@@ -101,8 +101,8 @@ class Zone:
             return alias
         node, owner = self._node(name, qname)
         if node is None:
-            if not result.answer:
-                result.rcode = codes.NXDOMAIN
+            # Behind an alias it is the last name that counts (RFC 6604).
+            result.rcode = codes.NXDOMAIN
             self._deny(name, result, do=do, exists=False)
             return None
         if codes.CNAME in node and qtype not in (codes.CNAME, codes.ANY):
