@@ -85,7 +85,7 @@ def until(what: Callable[[], bool]) -> None:
 
 
 def test_a_destination_drains(kubewire: Kubewire) -> None:
-    kubewire.timeout = PATIENCE
+    kubewire.patience = int(PATIENCE)
     arguments = ("--proxy-mode", "ipvs", "--nodes", "1", "--wait-timeout", str(PATIENCE))
     kubewire("up", *arguments, "--detach", "-f", "-", text=OBJECTS)
     client = Client(kubewire)

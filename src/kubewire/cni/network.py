@@ -78,14 +78,19 @@ class PodNetwork:
         programs: Path | None = None,
         pools: PoolSource | None = None,
     ) -> None:
+        self._data = folder / "cni"
         self.plugin = Plugin(
-            pod_cidrs, cluster_cidrs=cluster_cidrs, mtu=mtu, identify=self._identify, pools=pools
+            pod_cidrs,
+            cluster_cidrs=cluster_cidrs,
+            mtu=mtu,
+            identify=self._identify,
+            pools=pools,
+            data_dir=self._data,
         )
         """Answers the calls; with ``programs`` a `cni.server.Server` must pass them on to it."""
         self._folder = folder
         self._programs = programs
         """Where the installed program is that is to be executed; None: call it in this process."""
-        self._data = folder / "cni"
         self._results = self._data / "results"
         self._results.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._pods: dict[str, Pod] = {}
