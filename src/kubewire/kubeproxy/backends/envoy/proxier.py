@@ -110,6 +110,10 @@ class EnvoyProxier:
             self._commit_loop(whole=True)
         return self._rules.heal() or started or broken
 
+    def intact(self) -> bool:
+        """A quick look at the kernel's part; processes are looked after by ``heal``."""
+        return self._rules.intact()
+
     def dump(self) -> Dump:
         """The kernel's part, and Envoy's clusters with their endpoints."""
         kernel = self._rules.dump()

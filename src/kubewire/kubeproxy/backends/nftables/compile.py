@@ -94,14 +94,14 @@ class Part(NamedTuple):
     """How one class of source is treated."""
 
     action: str
-    count: int = 0
+    size: int = 0
     local: bool = False
     masquerade: bool = False
 
     def __str__(self) -> str:
         if self.action != "balance":
             return self.action
-        return f"{'l' if self.local else 'c'}{self.count}{'m' if self.masquerade else ''}"
+        return f"{'l' if self.local else 'c'}{self.size}{'m' if self.masquerade else ''}"
 
 
 class Shape(NamedTuple):
@@ -258,7 +258,7 @@ def shape_chain(shape: Shape, mark: int, pods: Match | Lookup) -> Chain:
             continue
         marked = (*condition, ChangeMark(mark)) if part.masquerade else condition
         for dnat in _dnats(shape, part):
-            rules.append(Rule((*marked, dnat), f"to one of {part.count}"))
+            rules.append(Rule((*marked, dnat), f"to one of {part.size}"))
     return Chain(shape.chain, tuple(rules))
 
 
@@ -271,7 +271,7 @@ def _condition(source: Source | None, pods: Match | Lookup) -> tuple[object, ...
 def _dnats(shape: Shape, part: Part) -> tuple[object, ...]:
     version = shape.version
     choice = DnatMap(
-        (*_KEYS[version], Numgen(part.count, LOCAL if part.local else 0)),
+        (*_KEYS[version], Numgen(part.size, LOCAL if part.local else 0)),
         f"endpoints{version}",
         version,
     )
