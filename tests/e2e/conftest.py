@@ -39,7 +39,7 @@ class Kubewire:
         self, command: str, *arguments: str, code: int | None = 0, text: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; ``code`` is the exit status that it must have (None: any)."""
-        argv = [sys.executable, "-m", "kubewire", command, "--name", self.name, *arguments]
+        argv = [sys.executable, "-m", "kubewire", *command.split(), "--name", self.name, *arguments]
         result = subprocess.run(
             argv,
             env=self.environment,
