@@ -32,6 +32,8 @@ class Kubewire:
         self.home = home
         self.name = name
         self.environment = os.environ | {"KUBEWIRE_HOME": str(home)}
+        self.patience = 100
+        """Seconds that a command may take."""
 
     def __call__(
         self, command: str, *arguments: str, code: int | None = 0, text: str = ""
@@ -44,7 +46,7 @@ class Kubewire:
             input=text,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=self.patience,
             check=False,
         )
         if code is not None and result.returncode != code:

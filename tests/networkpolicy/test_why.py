@@ -67,6 +67,11 @@ ONLY_NODE_1 = netpol(
     "y",
     {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "172.30.0.11/32"}}]}]},
 )
+ONLY_NODE_1_IPV6 = netpol(
+    "node1",
+    "y",
+    {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "fd00:172:30::b/128"}}]}]},
+)
 
 CASES = [
     ("no policy", [], "x/a", "y/b", {}, "allow", None, None),
@@ -115,6 +120,19 @@ CASES = [
         [ONLY_NODE_1, host_pod("h", 1)],
         "x/h",
         "y/b",
+        {},
+        "allow",
+        None,
+        "NetworkPolicy y/node1",
+    ),
+    (
+        "a host pod has its node's address of the other end's family",
+        [
+            ONLY_NODE_1_IPV6,
+            host_pod("h", 1, podIPs=[{"ip": "172.30.0.11"}, {"ip": "fd00:172:30::b"}]),
+        ],
+        "x/h",
+        Y_B.ip6,
         {},
         "allow",
         None,

@@ -326,7 +326,7 @@ def _same_family(source: Party, target: Party) -> tuple[Party, Party]:
 
 def _addresses(party: Party) -> tuple[Address, ...]:
     """Every address of an end, the one that was asked for first."""
-    rest = party.pod.addresses if party.pod and not party.on_node else ()
+    rest = party.pod.addresses if party.pod else ()
     return (*((party.address,) if party.address else ()), *(a for a in rest if a != party.address))
 
 
