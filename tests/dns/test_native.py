@@ -15,6 +15,7 @@ from kubewire.dns import native
 from kubewire.dns.table import Entry, Table
 from kubewire.lang.dns.message import parse
 
+IP_PKTINFO, UDP_GRO = 8, 104
 Serve = Any
 Bytes = Callable[..., bytes]
 
@@ -42,14 +43,18 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 class Thread:
     """The library's thread on a socket, and a client of it."""
 
-    def __init__(self, table: native.NativeTable) -> None:
+    def __init__(self, table: native.NativeTable, *, anywhere: bool = False) -> None:
         lib = native.library()
         assert lib is not None
         self._lib = lib
         self.server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        if anywhere:
+            self.server.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         self.server.bind(("127.0.0.1", 0))
         self.event = os.eventfd(0)
-        self._loop = lib.kw_loop_start(self.server.fileno(), self.event, table.handle, 16, 0)
+        self._loop = lib.kw_loop_start(
+            self.server.fileno(), self.event, table.handle, 16, 28 * anywhere
+        )
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.client.connect(self.server.getsockname())
         self.client.settimeout(5)
@@ -134,6 +139,30 @@ def test_answers_take_turns(table: native.NativeTable) -> None:
     try:
         found = thread.ask(*[b"zz" + b"k" * 12] * 6)
         assert sorted(f[2:] for f in found) == sorted([a[2:] for a in answers] * 2)
+    finally:
+        thread.close()
+
+
+@compiled
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_answers_of_one_size_leave_together(table: native.NativeTable, anywhere: bool) -> None:
+    """A client that takes whole packets (UDP_GRO) sees them before the kernel cuts them up."""
+    key, answer = bytes(20), b"id" + bytes(28)
+    table.put(key, _entry(answer))
+    thread = Thread(table, anywhere=anywhere)
+    try:
+        thread.client.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        largest = 0
+        for _ in range(50):
+            for _ in range(8):
+                thread.client.send(b"ab" + key)
+            size = 0
+            while size < 8 * 30:
+                size += (got := len(thread.client.recv(4096)))
+                largest = max(largest, got)
+            if largest > 30:
+                break
+        assert largest > 30
     finally:
         thread.close()
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -72,6 +69,7 @@ def explain(
     output: str,
 ) -> None:
     """Say which route takes a request, and why the others do not. With --flows: JSON lines."""
+    from kubewire.cli import batch
     from kubewire.ingress.explain import explain as answer
 
     if flows == "-" and "-" in files:
@@ -79,8 +77,7 @@ def explain(
     found = _offline(files) if files else _live(kubeconfig_of(name, kubeconfig), context)
     plan, services = _planned(*found)
     if flows:
-        for question in _questions(flows):
-            click.echo(json.dumps(answer(plan, services, question)))
+        batch.run(flows, lambda line: answer(plan, services, line), list)
         return
     record = answer(plan, services, {"host": host, "path": path, "tls": tls})
     if output == "table":
@@ -122,28 +119,6 @@ def lint_(
         echo_record({"annotations": rows}, output)
     if any(row["verdict"] == "refused" for row in rows):
         raise click.exceptions.Exit(1)
-
-
-def _questions(source: str) -> list[dict[str, Any]]:
-    from kubewire.api.errors import InputError
-
-    place = "STDIN" if source == "-" else source
-    try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{place}: cannot be read: {error}") from error
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            question = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place}[line {number}]: not JSON: {error}") from error
-        if not isinstance(question, dict):
-            raise InputError(f"{place}[line {number}]: an object is expected")
-        found.append(question)
-    return found
 
 
 def _offline(files: tuple[str, ...]) -> tuple[list[Any], list[Any], list[Any]]:

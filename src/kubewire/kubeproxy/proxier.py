@@ -76,6 +76,12 @@ class Proxier(Protocol):
     def heal(self) -> bool:
         """Read the kernel back; mend what somebody else changed. True if there was anything."""
 
+    def intact(self) -> bool:
+        """False if a quick look shows that somebody harmed the rules; called every second.
+
+        What only reading all of it back would show may go unseen: ``heal`` comes for that.
+        """
+
     def dump(self) -> Dump:
         """What should be there and what is."""
 

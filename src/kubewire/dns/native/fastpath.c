@@ -39,6 +39,7 @@
 #define ASIDE (1 << 18)   /* octets of messages that may wait for Python */
 #define SEGMENTS 64       /* what every kernel with UDP_SEGMENT takes */
 #define SEGMENT_SIZE 1200 /* fits every path that IPv6 knows */
+#define SECRETS 4
 #define BUSY 64            /* messages ... */
 #define BUSY_WITHIN 1.3e-3 /* ... that come within so many seconds make a busy time */
 #define NAP 120000        /* ns between two batches in a busy time */
@@ -58,6 +59,8 @@ typedef struct {
     uint64_t mask, used, seed;
     uint64_t *hits; /* by slot: what a hit counts as */
     uint32_t slots;
+    uint32_t secret_count; /* 0: cookies go back as they came */
+    uint8_t secrets[SECRETS][16];
 } table;
 
 /* An answer on its way. */
@@ -99,6 +102,7 @@ typedef struct {
     struct mmsghdr in[BATCH];
     struct iovec in_vec[BATCH];
     uint64_t hashes[BATCH];
+    uint32_t plain[BATCH]; /* length of a message without its EDNS options */
     _Alignas(8) uint8_t names[BATCH][NAME], controls[BATCH][CONTROL];
     uint8_t received[BATCH][STRIDE], answers[BATCH][STRIDE];
     outbox out;
@@ -131,7 +135,7 @@ static entry **cell_of(table *t, uint64_t hash, const uint8_t *key, uint32_t len
 }
 
 /* Counted up when the surface below changes: Python refuses a library of another age. */
-uint32_t kw_version(void) { return 1; }
+uint32_t kw_version(void) { return 2; }
 
 table *kw_table_new(void) {
     table *t = calloc(1, sizeof *t);
@@ -236,6 +240,13 @@ void kw_table_remove(table *t, const uint8_t *key, uint32_t length) {
     pthread_rwlock_unlock(&t->lock);
 }
 
+void kw_table_cookies(table *t, const uint8_t *secrets, uint32_t count) {
+    pthread_rwlock_wrlock(&t->lock);
+    t->secret_count = count < SECRETS ? count : SECRETS;
+    memcpy(t->secrets, secrets, t->secret_count * sizeof t->secrets[0]);
+    pthread_rwlock_unlock(&t->lock);
+}
+
 uint32_t kw_table_hits(table *t, uint64_t *out, uint32_t room) {
     pthread_rwlock_rdlock(&t->lock);
     uint32_t n = t->slots < room ? t->slots : room;
@@ -250,17 +261,138 @@ static double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* Copy the answer to a message; 0: Python has to see it. */
-static uint32_t answer(table *t, uint64_t hash, const uint8_t *message, uint32_t length, double at,
-                       uint8_t *out) {
-    entry *e = *cell_of(t, hash, message + 2, length - 2);
+static uint64_t turned(uint64_t x, int by) { return x << by | x >> (64 - by); }
+
+static void sip_rounds(uint64_t v[4], int count) {
+    while (count--) {
+        v[0] += v[1]; v[1] = turned(v[1], 13) ^ v[0]; v[0] = turned(v[0], 32);
+        v[2] += v[3]; v[3] = turned(v[3], 16) ^ v[2];
+        v[0] += v[3]; v[3] = turned(v[3], 21) ^ v[0];
+        v[2] += v[1]; v[1] = turned(v[1], 17) ^ v[2]; v[2] = turned(v[2], 32);
+    }
+}
+
+/* SipHash-2-4 on a little-endian machine, as all that run this are. */
+static uint64_t siphash(const uint8_t *key, const uint8_t *data, uint32_t length) {
+    uint64_t k[2], word = (uint64_t)length << 56;
+    memcpy(k, key, sizeof k);
+    uint64_t v[4] = {k[0] ^ 0x736F6D6570736575u, k[1] ^ 0x646F72616E646F6Du,
+                     k[0] ^ 0x6C7967656E657261u, k[1] ^ 0x7465646279746573u};
+    for (; length >= 8; data += 8, length -= 8) {
+        uint64_t whole;
+        memcpy(&whole, data, 8);
+        v[3] ^= whole;
+        sip_rounds(v, 2);
+        v[0] ^= whole;
+    }
+    for (uint32_t i = 0; i < length; i++) word |= (uint64_t)data[i] << (8 * i);
+    v[3] ^= word;
+    sip_rounds(v, 2);
+    v[0] ^= word;
+    v[2] ^= 255;
+    sip_rounds(v, 4);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* A server cookie: version, time, hash of the client's cookie, both and the client's address. */
+static void server_cookie(const uint8_t *secret, const uint8_t *client, uint32_t made,
+                          const struct sockaddr *from, uint8_t *out) {
+    uint8_t input[32], head[8] = {1, 0, 0, 0, (uint8_t)(made >> 24), (uint8_t)(made >> 16),
+                                  (uint8_t)(made >> 8), (uint8_t)made};
+    const uint8_t *address = (const uint8_t *)from + (from->sa_family == AF_INET6 ? 8 : 4);
+    uint32_t length = from->sa_family == AF_INET6 ? 16 : 4;
+    memcpy(input, client, 8);
+    memcpy(input + 8, head, 8);
+    memcpy(input + 16, address, length);
+    uint64_t hash = siphash(secret, input, 16 + length);
+    memcpy(out, head, 8);
+    memcpy(out + 8, &hash, 8);
+}
+
+/* Write a cookie with a server cookie that is good for a while; the sizes are those of RFC 7873. */
+static uint32_t complete(const table *t, const uint8_t *cookie, uint32_t length,
+                         const struct sockaddr *from, uint8_t *out) {
+    uint32_t at = (uint32_t)time(NULL), made;
+    memcpy(out, cookie, 8);
+    if (length == 24 && !memcmp(cookie + 8, "\1\0\0", 4)) {
+        memcpy(&made, cookie + 12, 4);
+        made = __builtin_bswap32(made);
+        int32_t age = (int32_t)(at - made);
+        for (uint32_t i = 0; i < t->secret_count && age >= -300 && age <= 1800; i++) {
+            server_cookie(t->secrets[i], cookie, made, from, out + 8);
+            if (!memcmp(out + 8, cookie + 8, 16)) return 24;
+        }
+    }
+    server_cookie(t->secrets[0], cookie, at, from, out + 8);
+    return 24;
+}
+
+/* Where the options of a message begin that ends in an OPT record with some; 0: it does not. */
+static uint32_t options_at(const uint8_t *message, uint32_t length) {
+    if (length < 12 || memcmp(message + 4, "\0\1\0\0\0\0\0\1", 8)) return 0;
+    uint32_t at = 12;
+    while (at < length && message[at]) {
+        if (message[at] > 63) return 0;
+        at += 1u + message[at];
+    }
+    at += 5 + 11;
+    if (at >= length || memcmp(message + at - 11, "\0\0\51", 3)) return 0;
+    return (uint32_t)(message[at - 2] << 8 | message[at - 1]) == length - at ? at : 0;
+}
+
+/* Add a question's options to an answer of `size` octets; gives the new size, 0: Python's. */
+static uint32_t add_options(const table *t, const uint8_t *at, const uint8_t *end,
+                            const struct sockaddr *from, uint8_t *out, uint32_t size) {
+    uint8_t *opt = out + size - 11;
+    if (size < 23 || memcmp(opt, "\0\0\51", 3) || opt[9] || opt[10]) return 0;
+    uint32_t limit = (uint32_t)(opt[3] << 8 | opt[4]), cookies = 0;
+    limit = limit < 512 ? 512 : limit > SIZE ? SIZE : limit;
+    while (at < end) {
+        if (end - at < 4) return 0;
+        uint32_t code = (uint32_t)(at[0] << 8 | at[1]), length = (uint32_t)(at[2] << 8 | at[3]);
+        /* EXPIRE, COOKIE, KEEPALIVE and PADDING come back and change nothing else. */
+        if (code < 9 || code > 12 || length > (uint32_t)(end - at) - 4) return 0;
+        int sign = code == 10 && t->secret_count;
+        if (sign && (cookies++ || (length != 8 && (length < 16 || length > 40)))) return 0;
+        if (size + 4 + (sign ? 24 : length) > limit) return 0;
+        memcpy(out + size, at, 4);
+        if (sign)
+            out[size + 3] = (uint8_t)complete(t, at + 4, length, from, out + size + 4);
+        else
+            memcpy(out + size + 4, at + 4, length);
+        size += 4 + (sign ? 24 : length);
+        at += 4 + length;
+    }
+    uint32_t added = (uint32_t)(out + size - opt) - 11;
+    opt[9] = (uint8_t)(added >> 8);
+    opt[10] = (uint8_t)added;
+    return size;
+}
+
+/* Copy the answer to message `i`; 0: Python has to see it. */
+static uint32_t answer(table *t, batch *b, int i, double at) {
+    const uint8_t *message = b->received[i];
+    uint8_t *out = b->answers[i];
+    uint32_t length = b->plain[i], whole = b->in[i].msg_len;
+    entry *e = *cell_of(t, b->hashes[i], message + 2, length - 2);
     if (!e || e->until <= at) return 0;
     uint32_t turn = e->count == 1 ? 0 : __atomic_add_fetch(&e->turn, 1, __ATOMIC_RELAXED) % e->count;
     uint32_t size = e->offsets[turn + 1] - e->offsets[turn];
     memcpy(out, e->data + e->offsets[turn], size);
     memcpy(out, message, 2);
-    __atomic_add_fetch(&t->hits[e->slot], 1, __ATOMIC_RELAXED);
+    if (length != whole)
+        size = add_options(t, message + length, message + whole,
+                           (const struct sockaddr *)b->names[i], out, size);
+    if (size) __atomic_add_fetch(&t->hits[e->slot], 1, __ATOMIC_RELAXED);
     return size;
+}
+
+/* Give a message back the length of its options, which the look-up took away. */
+static void restore(batch *b, int i) {
+    uint32_t plain = b->plain[i], options = b->in[i].msg_len - plain;
+    if (!options) return;
+    b->received[i][plain - 2] = (uint8_t)(options >> 8);
+    b->received[i][plain - 1] = (uint8_t)options;
 }
 
 /* Python reads: length of the message, then name, control data, message. */
@@ -320,7 +452,7 @@ static void address(const loop *l, struct msghdr *m, bundle *b, int segmented) {
     m->msg_control = l->control_size ? b->first->control : NULL;
     m->msg_controllen = l->control_size;
     if (!segmented) return;
-    uint32_t before = l->control_size ? CONTROL : 0;
+    uint32_t before = (uint32_t)CMSG_ALIGN(l->control_size);
     memcpy(b->control, b->first->control, before);
     struct cmsghdr *c = (struct cmsghdr *)(b->control + before);
     *c = (struct cmsghdr){.cmsg_level = IPPROTO_UDP, .cmsg_type = UDP_SEGMENT,
@@ -372,9 +504,12 @@ static void send_all(loop *l, outbox *o, int flags) {
 /* The entries of a batch are called into the cache together, not waited for one by one. */
 static void look_ahead(table *t, batch *b, int count) {
     for (int i = 0; i < count; i++) {
-        uint32_t length = b->in[i].msg_len;
+        uint8_t *message = b->received[i];
+        uint32_t length = b->in[i].msg_len, options = options_at(message, length);
+        if (options) message[options - 2] = message[options - 1] = 0;
+        b->plain[i] = length = options ? options : length;
         if (length <= 12) continue;
-        b->hashes[i] = hash_of(b->received[i] + 2, length - 2, t->seed);
+        b->hashes[i] = hash_of(message + 2, length - 2, t->seed);
         __builtin_prefetch(&t->cells[b->hashes[i] & t->mask]);
     }
     for (int i = 0; i < count; i++) {
@@ -396,12 +531,13 @@ static void one_batch(loop *l, batch *b, int count, double at) {
     for (int i = 0; i < count; i++) {
         struct msghdr *in = &b->in[i].msg_hdr;
         uint32_t length = b->in[i].msg_len, size = 0;
-        if (length > 12)
-            size = answer(l->answers, b->hashes[i], b->received[i], length, at, b->answers[i]);
-        if (size)
+        if (length > 12) size = answer(l->answers, b, i, at);
+        if (size) {
             post(&b->out, b->answers[i], size, in->msg_name, in->msg_control);
-        else if (length >= 12)
+        } else if (length >= 12) {
+            restore(b, i);
             tell |= put_aside(l, b, i);
+        }
     }
     pthread_rwlock_unlock(&l->answers->lock);
     pthread_mutex_unlock(&l->lock);

@@ -72,7 +72,7 @@ class Datagrams(abc.ABC):
 
         ``back`` is where it came from: NAME octets of sockaddr, CONTROL octets of control data.
         """
-        client, local = self._peers(back)
+        client, local = self.peers(back)
         found = self.dispatcher.receive(data, client, local, "udp")
         if found is None or isinstance(found, bytes | list):
             return found
@@ -102,7 +102,7 @@ class Datagrams(abc.ABC):
             return socket.inet_ntop(socket.AF_INET6, name[8:24]), port, 0, scope
         return socket.inet_ntop(socket.AF_INET, name[4:8]), port
 
-    def _peers(self, back: bytes) -> tuple[Peer, Peer]:
+    def peers(self, back: bytes) -> tuple[Peer, Peer]:
         """Client and local address as text, IPv4 ones without their mapping."""
         port = back[2] << 8 | back[3]
         raw = back[8:24] if self.v6 else back[4:8]

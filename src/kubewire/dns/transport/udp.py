@@ -152,7 +152,7 @@ class UdpListener(Datagrams):
             return None
         name = self._names[i * NAME : (i + 1) * NAME]
         back = bytes(name + self._controls[i * CONTROL : (i + 1) * CONTROL])
-        found = self.ask(data, back)
+        found = self.dispatcher.replay(data, self.peers(back)[0]) or self.ask(data, back)
         if not isinstance(found, bytes):
             return None
         if len(found) <= SIZE:

@@ -34,12 +34,14 @@ from kubewire.lang.xds.model import (
     Cluster,
     Endpoint,
     admin,
+    behind_socket,
     extension,
     from_stream,
     http_manager,
     listener,
     retry_policy,
     static,
+    stream,
 )
 
 ADDRESSES = {4: "169.254.14.1", 6: "fd6b:7765:656e::1"}
@@ -52,16 +54,6 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 PATIENCE = "30s"
 """A connection waits so long for a cluster that Envoy does not know: kube-proxy may be replaced."""
 _HEADER = "x-kubewire-frontend"
-_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_HTTP2 = {
-    "typed_extension_protocol_options": {
-        _OPTIONS: {
-            "@type": f"type.googleapis.com/{_OPTIONS}",
-            "explicit_http_config": {"http2_protocol_options": {}},
-        }
-    }
-}
-
 Sees = Literal["client", "masquerade", "node"]
 """Whose address an endpoint sees: the client's own; the node's in its place; or the node's because
 nothing else can be sent from (a client on the node's loopback)."""
@@ -240,26 +232,19 @@ def bootstrap(node: str, versions: Iterable[int], config: Config) -> bytes:
         {
             "node": {"id": node, "cluster": "kubewire-proxy"},
             "admin": admin(ADMIN),
-            "dynamic_resources": {"ads_config": _stream()},
+            "dynamic_resources": {"ads_config": stream("xds")},
             "static_resources": {
                 "listeners": list(map(static, listeners)),
-                "clusters": [_local("admin", ADMIN), _local("xds", XDS) | _HTTP2],
+                "clusters": [
+                    behind_socket("admin", ADMIN),
+                    behind_socket("xds", XDS, "h2c"),
+                ],
             },
             "cluster_manager": {"enable_deferred_cluster_creation": True},
             "deferred_stat_options": {"enable_deferred_creation_stats": True},
             "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": list(_kept())}}},
         }
     )
-
-
-def _stream() -> JSON:
-    again = {"retry_back_off": {"base_interval": "0.05s", "max_interval": "0.5s"}}
-    return {
-        "api_type": "DELTA_GRPC",
-        "transport_api_version": "V3",
-        "set_node_on_first_message_only": True,
-        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds", "retry_policy": again}}],
-    }
 
 
 def _kept() -> Iterator[JSON]:
@@ -364,10 +349,3 @@ def _metrics() -> JSON:
     manager = http_manager("metrics", route_config={"virtual_hosts": hosts})
     address, port = METRICS
     return listener("metrics", [address], port, [{"filters": [manager]}])
-
-
-def _local(name: str, path: str) -> JSON:
-    """A cluster behind a socket of the folder."""
-    endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
-    load = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
-    return {"name": name, "type": "STATIC", "load_assignment": load}

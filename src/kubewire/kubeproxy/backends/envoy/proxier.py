@@ -41,7 +41,7 @@ from kubewire.lang.xds.delta import Resources
 from kubewire.lang.xds.model import ASSIGNMENT, CLUSTER, Assignment
 
 if TYPE_CHECKING:
-    from kubewire.kubeproxy.backends.envoy.stream import XdsStreams
+    from kubewire.kernel.xds import XdsStreams
 
 NAME = "kubewire-envoy"
 """The table with the way to Envoy, and with everything that is not Envoy's."""
@@ -110,6 +110,10 @@ class EnvoyProxier:
             self._commit_loop(whole=True)
         return self._rules.heal() or started or broken
 
+    def intact(self) -> bool:
+        """A quick look at the kernel's part; processes are looked after by ``heal``."""
+        return self._rules.intact()
+
     def dump(self) -> Dump:
         """The kernel's part, and Envoy's clusters with their endpoints."""
         kernel = self._rules.dump()
@@ -166,7 +170,7 @@ class EnvoyProxier:
         if self._streams is not None:
             return
         # HTTP/2 takes a while to import, and every other mode asks this one to clean up.
-        from kubewire.kubeproxy.backends.envoy.stream import XdsStreams
+        from kubewire.kernel.xds import XdsStreams
 
         self._streams = XdsStreams(self._directory / XDS, self._resources)
         try:

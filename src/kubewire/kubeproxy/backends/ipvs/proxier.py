@@ -222,6 +222,10 @@ class IpvsProxier:
 
     # -- what there is to see ---------------------------------------------------------------------
 
+    def intact(self) -> bool:
+        """There is no quick look: reading back is for syncPeriod."""
+        return True
+
     def dump(self) -> Dump:
         """Servers as ``ipvsadm`` prints them, elements of sets, rules, addresses."""
         foreign = self._addresses.foreign(self._bound)
