@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from kubewire.lang.dns.name import BadNameError, normalize, reverse_zones, to_wi
 
 if TYPE_CHECKING:
     from kubewire.client.rest import Client
+    from kubewire.dns.cookies import Cookies
     from kubewire.dns.dispatch import Dispatcher
     from kubewire.dns.tls import Tls
 
@@ -107,6 +109,8 @@ class Block:
     metadata: bool = False
     timeouts: dict[str, float] = field(default_factory=dict)
     max_tcp_queries: int = 0
+    cookies: Cookies | None = None
+    """Of the first block: they hold for the whole listener."""
     limits: dict[str, int] = field(default_factory=dict)
     """``plugin.property`` of the plugins that limit encrypted listeners."""
     dispatcher: Dispatcher | None = None
@@ -180,7 +184,7 @@ def split_host_port(text: str) -> tuple[list[str], int]:
     if colon and not tail:
         raise CorefileError(f'expecting data after last colon: "{text}"')
     port = 0
-    if colon and tail.lstrip("+-").isdecimal():
+    if colon and re.fullmatch("[+-]?[0-9]{1,18}", tail):
         text, port = host, int(tail)
     if len(text) > 255:
         raise CorefileError(f"specified zone is too long: {len(text)} > 255")

@@ -157,10 +157,7 @@ class KubeProxy:
             with self._timed(full=True), uncollected():
                 self._remake(made)
                 self._full()
-            if not self._alone:
-                # Now that the new rules are in, nothing is open while the old ones go.
-                backends.clear_others(made[0].mode, made[0])
-                self._alone = True
+            self._leave_others()
             await self._checked()
         elif changes:
             with self._timed(full=False):
@@ -178,6 +175,7 @@ class KubeProxy:
         self._looked = now
         if self._proxier.heal():
             log.warning("%s: mended what somebody else had changed", self.loop.name)
+        self._leave_others()
 
     def _configure(self) -> None:
         """Take what the ConfigMap says now; what cannot be used leaves everything as it is."""
@@ -196,6 +194,12 @@ class KubeProxy:
                 continue
             self._alone = self._alone and found.mode == self._given.mode
             self._given = found
+
+    def _leave_others(self) -> None:
+        """Now that the new rules are in, nothing is open while those of other modes go."""
+        if not self._alone:
+            config = self._made[0]
+            self._alone = backends.clear_others(config.mode, config, patient=True)
 
     @contextlib.contextmanager
     def _timed(self, *, full: bool) -> Iterator[None]:

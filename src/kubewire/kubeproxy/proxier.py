@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from kubewire.api.meta import Key
 from kubewire.kubeproxy.table import Change
@@ -57,6 +57,8 @@ class Dump(NamedTuple):
 
     desired: list[str]
     actual: list[str]
+    on_demand: tuple[str, ...] = ()
+    """``NAME: ...``: what is in ``actual`` once somebody uses it."""
 
 
 class Proxier(Protocol):
@@ -88,3 +90,11 @@ class Proxier(Protocol):
 
     def close(self) -> None:
         """Give up sockets and processes; the rules stay."""
+
+
+@runtime_checkable
+class Lingers(Protocol):
+    """A back end through which established connections go: they need it until they end."""
+
+    def leave(self) -> bool:
+        """Remove all that no open connection needs; True once that was everything."""
