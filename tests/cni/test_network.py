@@ -1,6 +1,7 @@
 """Pods of one node, connected in the real kernel."""
 
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from cni.lab import Lab, NodePods
 from kubewire.cni.install import install_programs
-from kubewire.cni.network import SOCKET, PodNetwork, PodNetworkError, PodPort
+from kubewire.cni.network import SOCKET, PodNetwork, PodNetworkError, PodPort, PodRequest
 from kubewire.cni.server import Server
 from kubewire.kernel import links, netns
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -218,4 +219,18 @@ async def test_an_agent_that_is_down_is_said(lab: Lab) -> None:
     network = lab.network(0, programs=programs)
     with pytest.raises(PodNetworkError, match=r"pod default/a: kubewire agent at cni.sock: .*; try again later"):  # fmt: skip
         await network.add(lab.request("a"))
+    await network.close()
+
+
+async def test_a_node_without_an_address_of_its_own_reaches_its_pods(tmp_path: Path) -> None:
+    pod = Path("/run/netns/a")
+    netns.create(pod)
+    network = PodNetwork(tmp_path, lambda: ["10.244.0.0/24"])
+    (ip,) = (await network.add(PodRequest(uid="a", namespace="n", name="a", netns=pod))).ips
+    with netns.socket_in(pod) as server, socket.socket() as client:
+        server.bind((ip, 0))
+        server.listen()
+        client.settimeout(2)
+        client.connect((ip, server.getsockname()[1]))
+        assert client.getsockname()[0] == "169.254.1.1"
     await network.close()
