@@ -88,6 +88,15 @@ class Masquerades:
     def __init__(self) -> None:
         self._applied: dict[str, str] = {}
 
+    def present(self, config: Config) -> bool:
+        """Tell whether a network's rules are in the kernel; if not, the next ADD puts them there."""
+        name = table_name(config)
+        with Nfnetlink() as netlink:
+            found = name in netlink.hooked()
+        if not found:
+            self._applied.pop(name, None)
+        return found
+
     def ensure(self, config: Config, assigned: Result) -> None:
         """Put the rules of a network into the kernel; an agent does it once."""
         subnets = {r.subnet for ranges in config.ipam.supply.sets for r in ranges}
