@@ -89,21 +89,17 @@ class Masquerades:
         self._applied: dict[str, str] = {}
 
     def present(self, config: Config) -> bool:
-        """Tell whether a network's rules are in the kernel; if not, the next ADD puts them there."""
-        name = table_name(config)
+        """Tell whether a network's rules are in the kernel: somebody may have flushed all of them."""
         with Nfnetlink() as netlink:
-            found = name in netlink.hooked()
-        if not found:
-            self._applied.pop(name, None)
-        return found
+            return table_name(config) in netlink.hooked()
 
     def ensure(self, config: Config, assigned: Result) -> None:
-        """Put the rules of a network into the kernel; an agent does it once."""
+        """Put the rules of a network into the kernel, unless they are there."""
         subnets = {r.subnet for ranges in config.ipam.supply.sets for r in ranges}
         pods = subnets or {ip.address.network for ip in assigned.ips}
         wanted = table(table_name(config), pods, config.not_masqueraded)
         text = model.render(wanted)
-        if self._applied.get(wanted.name) != text:
+        if self._applied.get(wanted.name) != text or not self.present(config):
             with Nfnetlink() as netlink:
                 netlink.commit(model.replace(wanted))
             self._applied[wanted.name] = text
