@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -625,3 +626,126 @@ async def test_what_is_in_use_is_known_after_a_restart() -> None:
     assert again.in_use() == plugin.in_use() == {ip_address("10.244.0.2")}
     for one in (plugin, again):
         await one.close()
+
+
+IN_POD, ON_NODE = "nsenter --net=/run/netns/c1 ", ""
+DAMAGE = {
+    IN_POD + "ip route replace 10.99.0.0/16 dev eth0": "route 10.99.0.0/16 does not lead to 169.254.1.1",
+    IN_POD + "ip -6 route del default": "eth0: route ::/0 is missing",
+    "; ".join(IN_POD + step for step in (
+        "ip address del 10.1.0.2/32 dev eth0",
+        "ip address add 10.1.0.2/24 dev eth0",
+        "ip route add default via 169.254.1.1 dev eth0 onlink",
+        "ip route add 10.99.0.0/16 via 169.254.1.1 dev eth0 onlink",
+    )): "eth0: address 10.1.0.2/32 is missing",
+    IN_POD + "ip neighbour del 169.254.1.1 dev eth0": "eth0: neighbour 169.254.1.1 is missing",
+    IN_POD + "tc qdisc del dev eth0 root": "eth0: the limit of egressRate is missing",
+    IN_POD + "ip link set eth0 address 0a:00:00:00:00:99": "eth0: mac is 0a:00:00:00:00:99",
+    IN_POD + "ip link set eth0 mtu 9000": "eth0: mtu 9000 is larger than 1400 of",
+    "tc qdisc del dev $host root": "the limit of ingressRate is missing",
+    "ip link set $host mtu 1300": "mtu is 1300, not 1400",
+    "ip link set $host address 0a:00:00:00:00:99": "mac is 0a:00:00:00:00:99, not ee:ee:ee:ee:ee:ee",
+    "ip link set $host down": "of the node is down",
+    "ip neighbour del 10.1.0.2 dev $host": "neighbour 10.1.0.2 of the node",
+    "ip -6 route del fd01::2": "route fd01::2 of the node",
+    "sysctl -qw net.ipv4.ip_forward=0": "net.ipv4.ip_forward: forwarding is off",
+    "sysctl -qw net.ipv6.conf.all.forwarding=0": "net.ipv6.conf.all.forwarding: forwarding is off",
+    "nft flush ruleset": "runtimeConfig.portMappings: hostPort 8080/TCP, hostPort 8080/TCP: is missing in nftables",
+    "nft delete table inet $(nft list tables | grep -o 'kubewire-masquerade.*')": "ipMasq: the rules are missing",
+}  # fmt: skip
+
+
+@pytest.mark.tool("nft", "ip", "tc")
+def test_check_names_every_damage(served: Runtime) -> None:
+    served.version = "1.1.0"
+    ranges = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd01::/64"}]]
+    routes_of = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "10.99.0.0/16"}]
+    addresses = {"type": "kubewire-ipam", "dataDir": "/run/data", "ranges": ranges, "routes": routes_of}  # fmt: skip
+    limits = {"ingressRate": 1_000_000, "egressRate": 1_000_000}
+    port = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+    plugin = MAIN | {"mtu": 1400, "ipMasq": True, "ipam": addresses}
+    config = served.config(plugin, None) | {"runtimeConfig": {"portMappings": [port], "bandwidth": limits}}  # fmt: skip
+    netns.create(Path("/run/netns/c1"))
+    for number, (damage, expected) in enumerate(DAMAGE.items(), 2):
+        static = {"CNI_ARGS": "IP=10.1.0.2,fd01::2"}
+        done = served.call("ADD", config, **static)
+        assert done.status == 0, (number, done.answer)
+        checked = config | {"prevResult": done.answer}
+        assert served.call("CHECK", checked, **static).status == 0
+        host = done.answer["interfaces"][0]["name"]
+        subprocess.run(f"host={host}; {damage}", shell=True, check=True)
+        done = served.call("CHECK", checked, **static)
+        assert (done.status, done.answer["code"]) == (1, 101), damage
+        assert expected in done.answer["msg"], damage
+        assert served.call("DEL", checked).status == 0
+    # What the network needs is made again by the next ADD, who ever has cleared it.
+    assert served.call("ADD", config).status == 0
+
+
+def test_check_leaves_other_plugins_routes_to_them(served: Runtime) -> None:
+    served.version = "1.1.0"
+    other = {"interfaces": [{"name": "x0", "sandbox": "/run/netns/c1"}], "ips": [{"address": "10.9.0.5/24", "interface": 0}], "routes": [{"dst": "10.9.0.0/24"}]}  # fmt: skip
+    config = served.config(MAIN, other)
+    netns.create(Path("/run/netns/c1"))
+    result = served.call("ADD", config).answer
+    with RtNetlink(Path("/run/netns/c1")) as pod:
+        pod.transact([links.add_veth("x0", "x1"), *links.bring_up("x0")])
+        pod.transact([links.set_link("x1", up=True)])
+        pod.transact([routes.add_route(routes.Route(ip_network("10.9.0.0/24"), pod.index("x0")))])
+    assert served.call("CHECK", served.config(MAIN, result)).status == 0
+
+
+def test_state_that_somebody_clears_is_made_anew(runtime: Runtime) -> None:
+    result = runtime.add()
+    shutil.rmtree("/run/data")
+    done = runtime.call("CHECK", runtime.config(MAIN, result))
+    assert (done.status, done.answer["code"]) == (1, 101)
+    runtime.delete(result)
+    again = runtime.add("c2")
+    assert again["ips"][0]["address"] == "10.1.0.2/32"
+    assert held() == 1
+
+
+def test_an_add_that_its_client_gave_up_is_undone() -> None:
+    install.install_programs(BIN, socket=SOCKET, compiler="")
+    netns.create(Path("/run/netns/c1"))
+    with agent() as server:
+        # Stopped in the middle of the call: the client ends before there is an answer.
+        os.kill(server.pid, signal.SIGSTOP)
+        call = Runtime([MAIN], [BIN]).config(MAIN, None)
+        env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0"}  # fmt: skip
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(SOCKET))
+        head = "\0".join(["kubewire-cni", *(f"{k}={v}" for k, v in env.items())])
+        client.sendall(f"{head}\0\0{json.dumps(call)}".encode())
+        client.close()
+        os.kill(server.pid, signal.SIGCONT)
+        # The agent serves in turn: whoever is answered now comes after the undoing.
+        other = Runtime([MAIN], [BIN])
+        other.add("c2")
+        while len(cables()) > 1:
+            os.sched_yield()
+        assert held() >= 1
+
+
+@pytest.mark.parametrize("kind", ["../x", "a/b"])
+def test_delete_with_what_is_no_name_of_an_ipam_plugin(served: Runtime, kind: str) -> None:
+    config = served.config(MAIN | {"ipam": {"type": kind}}, None)
+    netns.create(Path("/run/netns/c1"))
+    assert served.call("ADD", config).answer["code"] == 7
+    assert served.call("DEL", config).status == 0
+
+
+def test_two_interfaces_of_one_container(served: Runtime) -> None:
+    """As with a meta plugin: both are ours, and the first one's default route stays."""
+    config = served.config(MAIN, None)
+    netns.create(Path("/run/netns/c1"))
+    for name in ("eth0", "net1"):
+        done = served.call("ADD", config, CNI_IFNAME=name)
+        assert done.status == 0, done.answer
+        checked = config | {"prevResult": done.answer}
+        assert served.call("CHECK", checked, CNI_IFNAME=name).status == 0
+    assert served.call("DEL", config).status == 0
+    assert len(cables()) == 1
+    assert served.call("DEL", config, CNI_IFNAME="net1").status == 0
+    assert cables() == []

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_interface
 
 from kubewire.cni import bandwidth, wiring
 from kubewire.cni.config import Config
-from kubewire.cni.ipam import Address
 from kubewire.cni.spec import (
-    CHECK_FAILED,
     INVALID_CONFIG,
     INVALID_ENVIRONMENT,
     UNKNOWN_CONTAINER,
@@ -145,47 +143,3 @@ def strays(node: RtNetlink, config: Config) -> Iterator[str]:
             owner = link.alias.removeprefix(start)
             if owner not in (config.valid_attachments or ()):
                 yield owner
-
-
-def check(node: RtNetlink, request: Request, config: Config) -> None:
-    """Compare the kernel with what ADD answered; CniError names what is missing."""
-    if config.previous is None:
-        raise CniError(INVALID_CONFIG, "prevResult: is required by CHECK")
-    link, addresses = _own_part(request, config.previous)
-    with entering(request) as room:
-        _check_pod(room.netlink, request, config.previous, link)
-        present = {a.address.ip for a in room.netlink.addresses()}
-        for address in addresses:
-            _require(address in present, f"{request.interface}: address {address} is missing")
-    name = host_interface(config.name, request.owner)
-    _require(name in node, f"interface {name} of the node is missing")
-    cable = node.link(name)
-    _require(cable.up, f"interface {name} of the node is down")
-    reachable = {route.destination for route in node.routes() if route.device == cable.index}
-    for address in addresses:
-        _require(ip_network(address) in reachable, f"route {address} of the node to {name} is missing")  # fmt: skip
-
-
-def _own_part(request: Request, previous: Result) -> tuple[Link, list[Address]]:
-    for index, link in enumerate(previous.interfaces):
-        if link.name == request.interface and link.sandbox:
-            return link, [ip.address.ip for ip in previous.ips if ip.interface in (index, None)]
-    raise CniError(
-        INVALID_CONFIG, f"prevResult.interfaces: has no {request.interface} in a sandbox"
-    )
-
-
-def _check_pod(pod: RtNetlink, request: Request, previous: Result, wanted: Link) -> None:
-    _require(request.interface in pod, f"{request.interface}: is missing in {request.netns}")
-    link = pod.link(request.interface)
-    _require(link.up, f"{request.interface}: is down")
-    _require(wanted.mac in ("", link.mac), f"{request.interface}: mac is {link.mac}, not {wanted.mac}")  # fmt: skip
-    present = {(route.destination, route.device) for route in pod.routes()}
-    for route in previous.routes:
-        found = (route.destination, link.index) in present
-        _require(found, f"{request.interface}: route {route.destination} is missing")
-
-
-def _require(true: bool, complaint: str) -> None:
-    if not true:
-        raise CniError(CHECK_FAILED, complaint)

@@ -19,7 +19,10 @@ from kubewire.cni.bandwidth import Limits
 from kubewire.cni.ipam import Address, ExhaustedError, IpamError, Network, Range, RangeSet
 from kubewire.cni.pools import Pod, Pool, Supply
 from kubewire.cni.spec import (
+    INCOMPATIBLE_VERSION,
     INVALID_CONFIG,
+    LATEST,
+    VERSIONS,
     CniError,
     Request,
     Result,
@@ -126,6 +129,8 @@ class _Args(_Wire, frozen=True):
 
 
 class _Network(_Wire, frozen=True):
+    type: str = ""
+    capabilities: dict[str, bool] = {}
     mtu: int = 0
     ipam: JSON = {}
     dns: _Dns = _Dns()
@@ -205,14 +210,14 @@ def parse(
     wire = convert(request.config, _Network)
     runtime = convert(_canonical(wire.runtime_config), _Runtime, "runtimeConfig")
     pod = pod or pod_of(request)
-    if wire.mtu < 0 or 0 < wire.mtu < 68:
-        raise CniError(INVALID_CONFIG, f"mtu {wire.mtu}: must be 68 or more")
+    if wire.mtu and not 68 <= wire.mtu <= 65535:
+        raise CniError(INVALID_CONFIG, f"mtu {wire.mtu}: must be between 68 and 65535")
     adding = request.command in ("ADD", "STATUS")
     return Config(
         name=request.name,
         mtu=wire.mtu,
         ipam=_ipam(wire.ipam, pod_cidrs, pools, strict=adding),
-        previous=None if wire.prev_result is None else parse_result(wire.prev_result),
+        previous=None if wire.prev_result is None else _previous(wire.prev_result),
         data_dir=_data_dir(request.config),
         pod=pod,
         dns=_dns(runtime.dns) or _dns(wire.dns),
@@ -234,6 +239,9 @@ def for_removal(request: Request) -> Config:
     wire = request.config
     found = wire.get("ipam")
     kind = found.get("type") if isinstance(found, dict) else ""
+    if isinstance(kind, str) and "/" in kind:
+        # No name of a plugin: nobody can have given an address.
+        kind = BUILTIN_IPAM
     ipam_config = IpamConfig(kind if isinstance(kind, str) and kind else BUILTIN_IPAM)
     return Config(request.name, 0, ipam_config, None, data_dir=_data_dir(wire))
 
@@ -271,6 +279,41 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, dict):
         return {_CANONICAL.get(k.lower(), k): _canonical(v) for k, v in value.items()}
     return [_canonical(v) for v in value] if isinstance(value, list) else value
+
+
+class _PreviousLink(_Wire, frozen=True):
+    name: str
+    mac: str = ""
+    mtu: int = 0
+    sandbox: str = ""
+
+
+class _PreviousIp(_Wire, frozen=True):
+    address: str
+    gateway: str = ""
+    interface: int | None = None
+
+
+class _Previous(_Wire, frozen=True):
+    cni_version: str = LATEST
+    interfaces: list[_PreviousLink] = []
+    ips: list[_PreviousIp] = []
+    routes: list[_Route] = []
+    dns: _Dns = _Dns()
+
+
+def _previous(wire: JSON) -> Result:
+    """What earlier plugins of the chain, or our own ADD, have answered."""
+    found = convert(wire, _Previous, "prevResult")
+    if (found.cni_version or LATEST) not in VERSIONS:
+        raise CniError(INCOMPATIBLE_VERSION, f"prevResult.cniVersion {found.cni_version!r}: is not supported")  # fmt: skip
+    for number, ip in enumerate(found.ips):
+        if ip.interface is not None and not 0 <= ip.interface < len(found.interfaces):
+            raise CniError(INVALID_CONFIG, f"prevResult.ips[{number}].interface {ip.interface}: there is no such interface")  # fmt: skip
+    try:
+        return parse_result(wire)
+    except CniError as error:
+        raise CniError(INVALID_CONFIG, error.message) from None
 
 
 def _data_dir(wire: JSON) -> Path:

@@ -223,6 +223,18 @@ class HostPorts:
         """Remove an owner's mappings; none is fine."""
         self.put(owner, ())
 
+    def lost(self, owner: str, wanted: Iterable[PortMapping]) -> list[PortMapping]:
+        """Those of an owner's mappings that are not in the kernel."""
+        hooked = self._name in self._nftables.hooked()
+        names = [f"{kind}{version}" for kind in ("one", "every") for version in (4, 6)]
+        actual = self._nftables.elements(self._name, names) if hooked else {}
+        return [
+            one
+            for one in wanted
+            if actual.get(f"{'one' if one.host_ip else 'every'}{one.version}", {}).get(_key(one))
+            != _target(one)
+        ]
+
     def owners(self) -> tuple[str, ...]:
         """Everyone who has a mapping."""
         return tuple(self._load())

@@ -251,9 +251,10 @@ def choose(sets: Sequence[RangeSet], leases: Leases, wanted: Iterable[Address] =
             chosen.append(given)
     if requests:
         names = ", ".join(map(title, sets))
-        raise IpamError(
-            f"requested address {min(requests, key=str)}: is not in any range ({names})"
-        )
+        one = min(requests, key=str)
+        if any(holds(ranges, one) for ranges in sets):
+            raise IpamError(f"requested address {one}: each of the range sets ({names}) gives one address only")  # fmt: skip
+        raise IpamError(f"requested address {one}: is not in any range ({names})")
     return Choice(tuple(chosen), last)
 
 

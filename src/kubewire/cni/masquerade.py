@@ -88,13 +88,18 @@ class Masquerades:
     def __init__(self) -> None:
         self._applied: dict[str, str] = {}
 
+    def present(self, config: Config) -> bool:
+        """Tell whether a network's rules are in the kernel: somebody may have flushed all of them."""
+        with Nfnetlink() as netlink:
+            return table_name(config) in netlink.hooked()
+
     def ensure(self, config: Config, assigned: Result) -> None:
-        """Put the rules of a network into the kernel; an agent does it once."""
+        """Put the rules of a network into the kernel, unless they are there."""
         subnets = {r.subnet for ranges in config.ipam.supply.sets for r in ranges}
         pods = subnets or {ip.address.network for ip in assigned.ips}
         wanted = table(table_name(config), pods, config.not_masqueraded)
         text = model.render(wanted)
-        if self._applied.get(wanted.name) != text:
+        if self._applied.get(wanted.name) != text or not self.present(config):
             with Nfnetlink() as netlink:
                 netlink.commit(model.replace(wanted))
             self._applied[wanted.name] = text

@@ -29,7 +29,7 @@ import msgspec
 
 from kubewire.api.errors import StatusError
 from kubewire.api.meta import JSON
-from kubewire.cni import attach, builtin_ipam, delegate, ipam, journal, loopback, wiring
+from kubewire.cni import attach, builtin_ipam, check, delegate, ipam, journal, loopback, wiring
 from kubewire.cni.config import BUILTIN_IPAM, DEFAULT_DATA_DIR, Config, for_removal, parse, pod_of
 from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping, table_name
 from kubewire.cni.ipam import Address, ExhaustedError, IpamError
@@ -240,6 +240,10 @@ class Plugin:
     async def _network(self, config: Config) -> _Network:
         folder = config.data_dir / config.name
         found = self._networks.get(folder)
+        if found and found.store.removed():
+            # Somebody has cleared the node's state; what is kept open is not what others see.
+            found.store.close()
+            found = None
         if found is None:
             found = _Network(Store(folder), Journal(folder / journal.NAME))
             self._networks[folder] = found
@@ -264,7 +268,7 @@ class Plugin:
             if request.command == "ADD":
                 return await self._add(request, config)
             if request.command == "CHECK":
-                attach.check(self._netlink, request, config)
+                self._check_rules(request, config, check.attachment(self._netlink, request, config))
                 await self._address(request, config)
             elif request.command == "DEL":
                 await self._delete(request, config)
@@ -294,6 +298,14 @@ class Plugin:
                     await self._delete(request, config)
                 raise
             return result
+
+    def _check_rules(self, request: Request, config: Config, own: Result) -> None:
+        """What ADD put into nftables for this attachment."""
+        if ports := list(_port_mappings(config, own)):
+            lost = self._host_ports(config).lost(_label(config, request.owner), ports)
+            check.require(not lost, f"runtimeConfig.portMappings: {', '.join(map(str, lost))}: is missing in nftables")  # fmt: skip
+        if config.masquerade:
+            check.require(self._masquerades.present(config), "ipMasq: the rules are missing in nftables")  # fmt: skip
 
     async def _delete(self, request: Request, config: Config) -> None:
         self._unmap(config, request.owner)

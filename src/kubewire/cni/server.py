@@ -37,6 +37,14 @@ class Server:
         beside.chmod(0o600)
         beside.replace(self._path)
 
+    async def _unheard(self, program: str, env: dict[str, str], stdin: bytes, status: int) -> None:
+        """Undo an ADD that its client did not wait for: the runtime takes it for failed."""
+        log.warning(
+            "%s %s: the client did not wait for the answer", program, env.get("CNI_COMMAND")
+        )
+        if env.get("CNI_COMMAND") == "ADD" and status == 0:
+            await self._plugin.run(program, env | {"CNI_COMMAND": "DEL"}, stdin)
+
     async def close(self) -> None:
         """Stop listening."""
         if self._server is not None:
@@ -50,8 +58,11 @@ class Server:
             if len(data) <= LIMIT:
                 program, env, stdin = parse_call(data)
                 status, answer = await self._plugin.run(program, env, stdin)
-                writer.write(b"%d\n" % status + answer)
-                await writer.drain()
+                try:
+                    writer.write(b"%d\n" % status + answer)
+                    await writer.drain()
+                except ConnectionError:
+                    await self._unheard(program, env, stdin, status)
         except Exception:
             # No answer makes the client say "try again later"; the cause is here.
             log.exception("CNI call failed")

@@ -138,7 +138,8 @@ def _version(config: JSON, command: str) -> str:
         # Whoever asks need not know any version of ours; the answer repeats what was asked.
         return str(config.get("cniVersion") or LATEST)
     # An absent version means the first one.
-    version = config.get("cniVersion") or "0.1.0"
+    version = config.get("cniVersion")
+    version = "0.1.0" if version in (None, "") else version
     if version not in VERSIONS:
         raise CniError(
             INCOMPATIBLE_VERSION,
@@ -149,8 +150,10 @@ def _version(config: JSON, command: str) -> str:
 
 
 def _check_network_name(name: object) -> None:
-    if not isinstance(name, str) or not name:
+    if name is None or name == "":
         raise CniError(INVALID_CONFIG, "name: is missing in the network configuration")
+    if not isinstance(name, str):
+        raise CniError(INVALID_CONFIG, "name: is not a string")
     if not _NAME.fullmatch(name):
         raise CniError(INVALID_CONFIG, f"name {name!r}: has illegal characters")
 

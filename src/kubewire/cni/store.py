@@ -37,7 +37,8 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.leases = Leases()
         self._path = folder / "leases"
-        self._lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._lock_path = folder / "lock"
+        self._lock = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self._log = -1
         self._read = 0
         self._lines = 0
@@ -52,6 +53,13 @@ class Store:
             if fd >= 0:
                 os.close(fd)
         self._lock = self._log = -1
+
+    def removed(self) -> bool:
+        """Tell whether the folder was taken away, or made anew, since it was opened."""
+        try:
+            return not os.path.samestat(self._lock_path.stat(), os.fstat(self._lock))
+        except FileNotFoundError:
+            return True
 
     def take(
         self, owner: str, sets: Sequence[RangeSet], wanted: Iterable[Address] = ()
@@ -125,6 +133,7 @@ class Store:
     def _open(self) -> None:
         if self._log >= 0:
             os.close(self._log)
+            self._log = -1
         self._log = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.leases = Leases()
         self._read = self._lines = 0

@@ -150,7 +150,9 @@ def pod_side(index: int, cable: Cable) -> list[Message]:
         if version == 6:
             batch.append(routes.add_address(index, routes.link_local(cable.mac)))
         for way in ways(cable, version):
-            batch.append(routes.add_route(replace(way, device=index, via=via, onlink=True)))
+            # Another interface of the pod may lead there already: the first one's stays.
+            route = replace(way, device=index, via=via, onlink=True)
+            batch.append(routes.add_route(route).tolerate(errno.EEXIST))
         batch.append(routes.put_neighbour(index, via, HOST_MAC))
     return batch
 

@@ -7,7 +7,15 @@ of its other end.
 
 import struct
 
-from kubewire.kernel.netlink import NLM_F_CREATE, NLM_F_REPLACE, Message, attr, nest, text
+from kubewire.kernel.netlink import (
+    NLM_F_CREATE,
+    NLM_F_REPLACE,
+    Message,
+    attr,
+    attributes,
+    nest,
+    text,
+)
 
 NEWQDISC, DELQDISC, GETQDISC = 36, 37, 38
 NEWTCLASS, DELTCLASS = 40, 41
@@ -83,3 +91,15 @@ def put_htb_class(index: int, number: int, *, bits_per_second: int, ceiling: int
 def delete_root_qdisc(index: int) -> Message:
     """Give a device its default queue back."""
     return _message(DELQDISC, index, b"", f"delete qdisc of interface {index}")
+
+
+def all_qdiscs() -> bytes:
+    """Body of a dump of the queues of all devices."""
+    return _TC.pack(0, 0, 0, 0, 0)
+
+
+def parse_qdisc(body: bytes) -> tuple[int, int, str]:
+    """Read a NEWQDISC message: index of the device, parent, kind."""
+    _, index, _, parent, _ = _TC.unpack_from(body)
+    kind = dict(attributes(body, _TC.size)).get(1, b"")
+    return index, parent, kind.rstrip(b"\0").decode()

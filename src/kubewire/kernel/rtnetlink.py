@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import TypeVar
 
-from kubewire.kernel import links, routes
+from kubewire.kernel import links, qdiscs, routes
 from kubewire.kernel.links import Link
 from kubewire.kernel.netlink import Failure, NetlinkError, NetlinkSocket
 from kubewire.kernel.netns import Netns
@@ -95,6 +95,11 @@ class RtNetlink(NetlinkSocket):
         """Neighbours of both families."""
         body = routes.neighbour_dump()
         return self._list(routes.GETNEIGH, body, routes.parse_neighbour, "list neighbours")
+
+    def qdiscs(self) -> set[tuple[int, str]]:
+        """The index of every device with the kind of its root queue."""
+        found = self._list(qdiscs.GETQDISC, qdiscs.all_qdiscs(), qdiscs.parse_qdisc, "list qdiscs")
+        return {(index, kind) for index, parent, kind in found if parent == qdiscs.ROOT}
 
     def fdb(self) -> list[Neighbour]:
         """Forwarding entries of bridges and VXLAN devices."""
