@@ -114,12 +114,12 @@ P = "Corefile:{} - Error during parsing: {}"
         (". {\n forward .\n}", "plugin/forward: " + P.format(2, "Wrong argument count or unexpected line ending after '.'")),
         (". {\n reload 1s\n}", "plugin/reload: interval value must be greater or equal to 2s"),
         (". {\n bufsize 5000\n}", "plugin/bufsize: Buffer size should be 512 to 4096: 5000"),
-        (". {\n loadbalance frob\n}", "plugin/loadbalance: " + P.format(2, "unknown policy: frob")),
+        (". {\n loadbalance frob\n}", "plugin/loadbalance: unknown policy: frob"),
         (". {\n}\n. {\n}", "cannot serve dns://.:53 - it is already defined"),
         (". {\n}\n. {\n bind 127.0.0.1\n}", "cannot serve dns://.:53 on 127.0.0.1 - zone overlap listener capacity with dns://.:53"),
         ("a.b: {\n}", 'expecting data after last colon: "a.b:"'),
         ("a..b {\n}", "zone is not a valid domain name: a..b"),
-        (". {\n health {\n  lameduck x\n }\n}", "plugin/health: " + P.format(3, "unable to parse lameduck duration value: 'x' : time: invalid duration \"x\"")),
+        (". {\n health {\n  lameduck x\n }\n}", "plugin/health: unable to parse lameduck duration value: 'x' : time: invalid duration \"x\""),
     ],
 )  # fmt: skip
 def test_errors(text: str, error: str) -> None:

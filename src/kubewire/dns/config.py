@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,7 +184,7 @@ def split_host_port(text: str) -> tuple[list[str], int]:
     if colon and not tail:
         raise CorefileError(f'expecting data after last colon: "{text}"')
     port = 0
-    if colon and tail.lstrip("+-").isdecimal():
+    if colon and re.fullmatch("[+-]?[0-9]{1,18}", tail):
         text, port = host, int(tail)
     if len(text) > 255:
         raise CorefileError(f"specified zone is too long: {len(text)} > 255")

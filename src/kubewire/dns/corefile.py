@@ -213,6 +213,11 @@ class Cursor(_Walker):
             word = self.val
             yield word, self.args()
 
+    def nothing_else(self) -> None:
+        """Complain about a block where there is none."""
+        for word, _ in self.properties():
+            raise self.unknown(word)
+
     def unknown(self, word: str) -> CorefileError:
         """A property that the plugin does not have, at the current place."""
         return self.err(f"unknown property '{word}'")

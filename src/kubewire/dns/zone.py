@@ -84,9 +84,11 @@ class Zone:
                 result.outside = target
                 break
             name, qname = target.lower(), target
-        if result.answer and result.rcode == codes.NOERROR and not result.authority:
-            result.authority = list(self._apex(codes.NS, do=do))
         self._glue(result, do=do)
+        apex = qtype == codes.NS and name == self.origin
+        if result.answer and result.rcode == codes.NOERROR and not result.authority and not apex:
+            # No glue for these: nobody asked who serves the zone.
+            result.authority = list(self._apex(codes.NS, do=do))
         return result
 
     def _step(self, name: str, qname: str, qtype: int, result: Result, *, do: bool) -> str | None:
@@ -99,8 +101,8 @@ class Zone:
             return alias
         node, owner = self._node(name, qname)
         if node is None:
-            if not result.answer:
-                result.rcode = codes.NXDOMAIN
+            # Behind an alias it is the last name that counts (RFC 6604).
+            result.rcode = codes.NXDOMAIN
             self._deny(name, result, do=do, exists=False)
             return None
         if codes.CNAME in node and qtype not in (codes.CNAME, codes.ANY):

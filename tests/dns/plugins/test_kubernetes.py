@@ -468,7 +468,8 @@ def test_name_servers() -> None:
     name = f"kube-dns.kube-system.svc.{ZONE}"
     check(world, f"{ZONE} NS", "NOERROR", f"NS {name}", f"{name} A 10.96.0.10")
     check(world, f"ns.dns.{ZONE} A", "NOERROR", "A 10.96.0.10")
-    check(world, f"ns.dns.{ZONE} AAAA", "NOERROR", "")
+    for absent in ("AAAA", "SRV", "MX", "NS", "CNAME", "ANY", "HTTPS"):
+        check(world, f"ns.dns.{ZONE} {absent}", "NOERROR", "")
     check(world, f"dns.{ZONE} A", "NXDOMAIN", "")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
-from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Request, Response, Setup, extended_error
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import longest_zone
@@ -85,11 +84,17 @@ class Acl(Plugin):
 
 def _policy(setup: Setup, action: str, words: list[str]) -> Policy:
     policy = Policy(action)
-    section = ""
+    section, empty = "", False
     for word in words:
         if word.lower() in ("type", "net"):
-            section = word.lower()
-        elif section == "type":
+            if empty:
+                raise setup.err(f'no token specified in "{section}" section')
+            section, empty = word.lower(), True
+            continue
+        empty = False
+        if not section:
+            raise setup.err(f"unexpected token \"{word}\"; expect 'type | net'")
+        if section == "type":
             number = codes.type_number(word)
             if word == "*":
                 policy.types.clear()
@@ -97,15 +102,16 @@ def _policy(setup: Setup, action: str, words: list[str]) -> Policy:
                 raise setup.err(f'unexpected token "{word}"; expect legal QTYPE')
             else:
                 policy.types.add(number)
-        elif section == "net":
+        else:
             if word == "*":
                 continue
             try:
                 policy.networks.append(ipaddress.ip_network(word, strict=False))
             except ValueError as error:
-                raise CorefileError(f'illegal CIDR notation "{word}"') from error
-        else:
-            raise setup.err(f"unexpected token \"{word}\"; expect 'type | net'")
+                whole = word if "/" in word or ":" not in word else f"{word}/128"
+                raise setup.err(f'illegal CIDR notation "{whole}"') from error
+    if empty:
+        raise setup.err(f'no token specified in "{section}" section')
     return policy
 
 

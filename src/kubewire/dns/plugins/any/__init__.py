@@ -17,7 +17,9 @@ class Any(Plugin):
     @classmethod
     def setup(cls, setup: Setup) -> Any:
         """Read the directive."""
-        setup.once()
+        if setup.once():
+            raise setup.arg_err()
+        setup.nothing_else()
         return cls()
 
     async def serve(self, request: Request) -> Response:
@@ -27,6 +29,7 @@ class Any(Plugin):
 
         return self.reply(
             answer=[hinfo(request.qname, TTL, "ANY obsoleted", "See RFC 8482")],
+            aa=False,
             reason="ANY is refused politely",
             replay=Replay(),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from kubewire.dns import resolv
 from kubewire.dns.config import Block
@@ -29,12 +30,15 @@ class AutoPath(Plugin):
         """Read the directive."""
         args = setup.once()
         if not args:
-            raise CorefileError("no resolv.conf specified")
+            raise CorefileError("no resolv-conf specified")
         zones, source = setup.zones(args[:-1]), args[-1]
         setup.no_more()
         if source.startswith("@"):
             return cls(zones, setup.block, source[1:], [])
-        search = [normalize(s) for s in resolv.read(setup.path(source)).search]
+        path = setup.path(source)
+        if not Path(path).is_file():
+            raise CorefileError(f'failed to parse "{path}": open {path}: no such file or directory')
+        search = [normalize(s) for s in resolv.read(path).search]
         if not search and not setup.env.offline:
             raise CorefileError(f"failed to parse {source!r}: no search path")
         return cls(zones, setup.block, "", [*search, ""])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Replay, Request, Response, Setup, duration
 from kubewire.lang.dns import codes
+from kubewire.lang.dns.message import AD
 from kubewire.lang.dns.name import longest_zone, normalize
 from kubewire.lang.dns.record import RR, soa_numbers
 
@@ -111,6 +112,8 @@ class Cache(Plugin):
         response = await self.next.serve(request)
         if response.written and not response.drop and response.raw is None:
             self._keep(key, response, self.clock())
+        if not request.do and not request.message.flags & AD:
+            response.ad = False
         return response
 
     def _find(self, key: Key, now: float) -> Item | None:
@@ -175,7 +178,7 @@ class Cache(Plugin):
         response.aa = True
         response.rd = None
         response.cd = None
-        if not request.do and not request.message.flags & 0x0020:
+        if not request.do and not request.message.flags & AD:
             response.ad = False
         response.reason = (
             f"kept by cache: {response.reason}" if response.reason else "kept by cache"
@@ -209,17 +212,16 @@ class Cache(Plugin):
         kept = self._kept[success]
         if key not in kept and len(kept) >= capacity:
             self._evict(kept)
+        whole = math.ceil(ttl)
+        response.answer = [_aged(r, whole) for r in response.answer]
+        response.authority = [_aged(r, whole) for r in response.authority]
+        response.additional = [_aged(r, whole) for r in response.additional]
         kept[key] = Item(response.copy(), ttl, now, since=now)
         if success:
             self._kept[False].pop(key, None)
         if response.replay is not None:
             for dep in response.replay.deps:
                 self._users.setdefault(dep, set()).add(key)
-        whole = math.ceil(ttl)
-        if not self.policy.keep_ttl:
-            response.answer = [_aged(r, whole) for r in response.answer]
-            response.authority = [_aged(r, whole) for r in response.authority]
-            response.additional = [_aged(r, whole) for r in response.additional]
         if response.replay is not None:
             response.replay = Replay(response.replay.deps, now)
 
@@ -313,7 +315,7 @@ def _read(setup: Setup) -> Policy:
                     raise setup.arg_err()
                 policy.keep_ttl = True
             case _:
-                raise setup.arg_err()
+                raise setup.err(f"Wrong argument count or unexpected line ending after '{word}'")
     setup.no_more()
     return policy
 

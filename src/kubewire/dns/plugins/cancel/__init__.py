@@ -28,9 +28,9 @@ class Cancel(Plugin):
             try:
                 seconds = duration(args[0])
             except ValueError as error:
-                raise CorefileError(f"invalid duration: {args[0]}") from error
-            if seconds <= 0:
-                raise CorefileError(f"invalid timeout: {args[0]}")
+                raise CorefileError(f'invalid duration: "{args[0]}"') from error
+            if seconds < 0:
+                raise CorefileError(f'invalid negative duration: "{args[0]}"')
         setup.no_more()
         return cls(seconds)
 

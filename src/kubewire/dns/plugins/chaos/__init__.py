@@ -26,6 +26,7 @@ class Chaos(Plugin):
     def setup(cls, setup: Setup) -> Chaos:
         """Read the directive."""
         args = setup.once()
+        setup.nothing_else()
         return cls(args[0] if args else f"kubewire-{__version__}", args[1:] or list(AUTHORS))
 
     async def serve(self, request: Request) -> Response:

@@ -63,7 +63,7 @@ class Dns64(Plugin):
         made = found.copy()
         made.answer = [self._made(r, limit) for r in found.answer]
         made.reason = f"made of A records with {self.prefix}: {found.reason}"
-        made.ad = False
+        made.ad = made.aa = False
         return made
 
     def _wanted(self, request: Request, response: Response) -> bool:

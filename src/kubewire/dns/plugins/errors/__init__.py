@@ -113,13 +113,19 @@ def _consolidate(setup: Setup, args: list[str]) -> Pattern:
         raise setup.err(f"error parsing regexp: {error}") from error
     except ValueError as error:
         raise setup.err(str(error)) from error
+    levels: list[str] = []
     for arg in args[2:]:
         if arg == "show_first":
             pattern.show_first = True
-        elif arg in _LEVELS:
-            pattern.level = _LEVELS[arg]
+        elif arg not in _LEVELS:
+            raise setup.err(f"unknown option in consolidate: {arg}")
+        elif pattern.show_first:
+            raise setup.err("log level must come before show_first in consolidate")
+        elif levels:
+            raise setup.err("multiple log levels specified in consolidate")
         else:
-            raise setup.err(f"unknown option or log level: {arg}")
+            levels.append(arg)
+            pattern.level = _LEVELS[arg]
     return pattern
 
 

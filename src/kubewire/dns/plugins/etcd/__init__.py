@@ -81,7 +81,9 @@ class Etcd(Plugin):
                     plugin.credentials = (user, password)
                 case "tls", _ if len(args) <= 3:
                     plugin.tls = args
-                case (("path" | "endpoint" | "credentials" | "tls"), _):
+                case "credentials", _:
+                    raise setup.err("credentials requires 2 arguments, username and password")
+                case (("path" | "endpoint" | "tls"), _):
                     raise setup.arg_err()
                 case _:
                     raise setup.err(f"unknown property '{word}'")

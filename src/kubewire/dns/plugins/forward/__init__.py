@@ -8,15 +8,16 @@ import random
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from kubewire.dns import resolv
 from kubewire.dns.config import split_host_port
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Request, Response, Setup, duration
-from kubewire.dns.plugins.forward.upstream import Upstream, UpstreamError
+from kubewire.dns.plugins.forward.upstream import READ_TIMEOUT, Upstream, UpstreamError
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import AA, AD, CD, RA, RD, TC, Message
-from kubewire.lang.dns.name import longest_zone, normalize, within
+from kubewire.lang.dns.name import BadNameError, longest_zone, normalize, to_wire, within
 
 MAX_UPSTREAMS = 15
 DEADLINE = 5.0
@@ -32,6 +33,8 @@ class Stanza:
     ignored: list[str] = field(default_factory=list)
     policy: str = "random"
     max_fails: int = 2
+    read_timeout: float = READ_TIMEOUT
+    source: str = ""
     force_tcp: bool = False
     prefer_udp: bool = False
     max_concurrent: int = 0
@@ -123,9 +126,13 @@ class Forward(Plugin):
             if left <= 0:
                 break
             try:
-                answer = await upstream.ask(request.message, tcp=tcp, seconds=min(2.0, left))
+                answer = await upstream.ask(
+                    request.message, tcp=tcp, seconds=min(stanza.read_timeout, left)
+                )
                 if answer.flags & TC and stanza.prefer_udp and request.proto != "udp":
-                    answer = await upstream.ask(request.message, tcp=True, seconds=min(2.0, left))
+                    answer = await upstream.ask(
+                        request.message, tcp=True, seconds=min(stanza.read_timeout, left)
+                    )
             except UpstreamError as error:
                 why = str(error)
                 upstream.fails = max(upstream.fails, 1)
@@ -167,33 +174,55 @@ def _stanza(setup: Setup, args: list[str]) -> Stanza:
     hosts = [h for t in targets for h in _hosts(setup, t)]
     if len(hosts) > MAX_UPSTREAMS:
         raise CorefileError(f"more than {MAX_UPSTREAMS} TOs configured: {len(hosts)}")
-    context = _tls(options.get("tls", [])) if any(h[0] == "tls" for h in hosts) else None
+    context = _tls(options.get("tls", [])) if any(h.scheme == "tls" for h in hosts) else None
     name = options.get("tls_servername", [""])[0]
-    for scheme, host, port in hosts:
+    for target in hosts:
+        if name and target.server_name and name != target.server_name:
+            raise CorefileError(
+                f"both forward ('{name}') and proxy level ('{target.server_name}') TLS servernames "
+                f"are set for upstream proxy '{target.scheme}://{target.host}:{target.port}'"
+            )
         upstream = Upstream(
-            host, port, context=context if scheme == "tls" else None, server_name=name
-        )
+            target.host, target.port, context=context if target.scheme == "tls" else None,
+            server_name=name or target.server_name, source=stanza.source,
+        )  # fmt: skip
         _health(upstream, options.get("health_check", []))
         stanza.upstreams.append(upstream)
     return stanza
 
 
-def _hosts(setup: Setup, target: str) -> list[tuple[str, str, int]]:
+class _Target(NamedTuple):
+    """Where one upstream is."""
+
+    scheme: str
+    host: str
+    port: int
+    server_name: str = ""
+
+
+def _hosts(setup: Setup, target: str) -> list[_Target]:
     scheme, sep, rest = target.partition("://")
     if not sep:
         scheme, rest = "dns", target
     if scheme not in ("dns", "tls"):
         raise CorefileError(f"unsupported transport: {scheme}")
     default = 853 if scheme == "tls" else 53
-    found = _address(rest, default)
+    bare, server_name = rest, ""
+    if scheme == "tls" and "%" in rest:
+        bare, _, server_name = rest.partition("%")
+        server_name, colon, port = server_name.partition(":")
+        bare += colon + port
+    found = _address(bare, default)
     if found is not None:
-        return [(scheme, *found)]
+        return [_Target(scheme, *found, server_name)]
+    if not rest:
+        raise CorefileError(f'invalid address: "{target}"')
     path = setup.path(rest)
     if not Path(path).is_file():
         if setup.env.offline and rest.startswith("/"):
             return []
         raise CorefileError(f'not an IP address or file: "{rest}"')
-    return [(scheme, s.partition("%")[0], default) for s in resolv.read(path).nameservers]
+    return [_Target(scheme, s.partition("%")[0], default) for s in resolv.read(path).nameservers]
 
 
 def _address(text: str, default: int) -> tuple[str, int] | None:
@@ -236,14 +265,18 @@ def _option(
         case ("next_on_nodata", []):
             stanza.next_on_nodata = True
         case (("next" | "failover"), [_, *_]):
-            rcodes = frozenset(_rcode(setup, word, a) for a in args)
+            rcodes = frozenset(_rcode(word, a) for a in args)
             if word == "next":
                 stanza.next_on |= rcodes
             else:
                 stanza.failover |= rcodes
-        case (("expire" | "max_age"), [value]):
-            if duration(value) < 0:
-                raise CorefileError(f"{word} can't be negative: {value}")
+        case (("expire" | "max_age" | "read_timeout"), [value]):
+            _timing(stanza, options, word, value)
+        case "source_address", [value]:
+            try:
+                stanza.source = str(ipaddress.ip_address(value))
+            except ValueError as error:
+                raise setup.err(f"invalid IP address: {value}") from error
         case (("max_idle_conns" | "max_connect_attempts"), [number]):
             _number(number, word)
         case "tls", _ if len(args) <= 3:
@@ -253,6 +286,7 @@ def _option(
         case "health_check", [value, *_]:
             if duration(value) < 0:
                 raise CorefileError(f"health_check can't be negative: {value}")
+            _check_health(setup, args[1:])
             options[word] = args
         case "doh_method", [_]:
             raise setup.err("unsupported transport: https")
@@ -262,10 +296,26 @@ def _option(
             raise setup.err(f"unknown property '{word}'")
 
 
+def _timing(stanza: Stanza, options: dict[str, list[str]], word: str, value: str) -> None:
+    seconds = duration(value)
+    if word == "read_timeout":
+        if seconds <= 0:
+            raise CorefileError(f"read_timeout must be positive: {value}")
+        stanza.read_timeout = seconds
+        return
+    if seconds < 0:
+        raise CorefileError(f"{word} can't be negative: {value}")
+    options[word] = [value]
+    life, longest = (options.get(w, ["0"])[0] for w in ("expire", "max_age"))
+    if 0 < duration(longest) < duration(life):
+        raise CorefileError(f"max_age ({longest}) must not be less than expire ({life})")
+
+
 _KNOWN = frozenset({
     "except", "max_fails", "max_concurrent", "force_tcp", "prefer_udp", "policy", "next",
     "failover", "expire", "max_age", "tls", "tls_servername", "health_check", "next_on_nodata",
-    "failfast_all_unhealthy_upstreams", "max_idle_conns", "max_connect_attempts",
+    "failfast_all_unhealthy_upstreams", "max_idle_conns", "max_connect_attempts", "read_timeout",
+    "source_address",
 })  # fmt: skip
 
 
@@ -273,19 +323,35 @@ def _number(text: str, what: str) -> int:
     try:
         value = int(text)
     except ValueError as error:
-        raise CorefileError(f'strconv.ParseUint: parsing "{text}": invalid syntax') from error
+        parser = "Atoi" if what in ("max_concurrent", "max_idle_conns") else "ParseUint"
+        raise CorefileError(f'strconv.{parser}: parsing "{text}": invalid syntax') from error
     if value < 0:
         raise CorefileError(f"{what} can't be negative: {value}")
     return value
 
 
-def _rcode(setup: Setup, word: str, text: str) -> int:
+def _rcode(word: str, text: str) -> int:
     if text.upper() not in codes.RCODES:
-        raise setup.err(f"{text} is not a valid rcode")
+        raise CorefileError(f"{text} is not a valid rcode")
     number = codes.RCODES[text.upper()]
     if word == "failover" and number == 0:
-        raise setup.err("NoError cannot be used in failover")
+        raise CorefileError("NoError cannot be used in failover")
     return number
+
+
+def _check_health(setup: Setup, options: list[str]) -> None:
+    words = iter(options)
+    for word in words:
+        if word == "domain":
+            name = next(words, None)
+            if name is None:
+                raise setup.arg_err()
+            try:
+                to_wire(name)
+            except (BadNameError, UnicodeError) as error:
+                raise CorefileError(f"health_check: invalid domain name {name}") from error
+        elif word != "no_rec":
+            raise CorefileError(f"health_check: unknown option {word}")
 
 
 def _health(upstream: Upstream, args: list[str]) -> None:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import struct
 import time
+from typing import cast
 
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import Message, Question, WireError, encode, parse
@@ -34,8 +35,8 @@ class _Udp(asyncio.DatagramProtocol):
         self.transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self.transport = transport
+        # No isinstance: until Python 3.12 the event loop's own class does not derive from it.
+        self.transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         """Give an answer to who waits for it; what fits nobody is dropped."""
@@ -68,7 +69,13 @@ class Upstream:
     """Asks one server; counts failures and probes it until it answers again."""
 
     def __init__(
-        self, host: str, port: int, *, context: ssl.SSLContext | None = None, server_name: str = ""
+        self,
+        host: str,
+        port: int,
+        *,
+        context: ssl.SSLContext | None = None,
+        server_name: str = "",
+        source: str = "",
     ) -> None:
         self.host, self.port = host, port
         self.fails = 0
@@ -77,6 +84,7 @@ class Upstream:
         self.domain = "."
         self._context = context
         self._server_name = server_name
+        self._source = (source, 0) if source else None
         self._sockets: list[_Udp] = []
         self._probing: asyncio.Task[None] | None = None
 
@@ -137,14 +145,14 @@ class Upstream:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         loop = asyncio.get_running_loop()
         _, udp = await loop.create_datagram_endpoint(
-            _Udp, remote_addr=(self.host, self.port), family=family
+            _Udp, local_addr=self._source, remote_addr=(self.host, self.port), family=family
         )
         self._sockets.append(udp)
         return udp
 
     async def _by_stream(self, message: Message) -> Message:
         reader, writer = await asyncio.open_connection(
-            self.host, self.port, ssl=self._context,
+            self.host, self.port, ssl=self._context, local_addr=self._source,
             server_hostname=(self._server_name or self.host) if self._context else None,
         )  # fmt: skip
         try:

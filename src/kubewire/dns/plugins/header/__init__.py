@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.lang.dns.message import AA, RA, RD
 
@@ -29,15 +30,21 @@ class Header(Plugin):
                 if word in rules
                 else ("response", word, args)
             )
-            if action not in ("set", "clear") or not flags:
-                raise (
-                    setup.err(f"invalid action '{action}'")
-                    if flags
-                    else setup.err("invalid length for flags, at least one should be provided")
+            if word.lower() not in (*rules, "set", "clear"):
+                raise CorefileError(
+                    f"setting up rule: invalid selector={word.lower()} should be query or response"
+                )
+            if not flags:
+                raise CorefileError(
+                    "setting up rule: invalid length for flags, at least one should be provided"
+                )
+            if action not in ("set", "clear"):
+                raise CorefileError(
+                    f"setting up rule: unknown flag action={action}, should be set or clear"
                 )
             for flag in flags:
                 if flag.lower() not in FLAGS:
-                    raise setup.err(f"unknown/unsupported flag '{flag}'")
+                    raise CorefileError(f"setting up rule: unknown/unsupported flag={flag}")
                 rules[side].append((flag.lower(), action == "set"))
         setup.no_more()
         return cls(rules["query"], rules["response"])
@@ -52,7 +59,7 @@ class Header(Plugin):
         if self._query and response.rd is None:
             response.rd = bool(request.message.flags & RD)
         request.message.flags = asked
-        for flag, on in self._response:
+        for flag, on in self._response if response.written else ():
             setattr(response, flag, on)
         return response
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from kubewire.dns.corefile import CorefileError
 from kubewire.dns.http import HttpServer, split_address
 from kubewire.dns.plugin import Plugin, Setup, duration
 
@@ -28,13 +29,13 @@ class Health(Plugin):
         lameduck = 0.0
         for word, values in setup.properties():
             if word != "lameduck":
-                raise setup.arg_err()
+                raise setup.unknown(word)
             if len(values) != 1:
                 raise setup.arg_err()
             try:
                 lameduck = duration(values[0])
             except ValueError as error:
-                raise setup.err(
+                raise CorefileError(
                     f"unable to parse lameduck duration value: '{values[0]}' : {error}"
                 ) from error
         return cls(host, port, lameduck, offline=setup.env.offline)

@@ -35,9 +35,8 @@ class Table:
                 name = normalize(word)
                 if longest_zone(name, zones):
                     self.addresses.setdefault(name, []).append(ip)
-            # Names of every zone have a way back.
-            if reverse:
-                self.names.setdefault(ip, []).extend(normalize(w) for w in words[1:])
+                    if reverse:
+                        self.names.setdefault(ip, []).append(name)
 
 
 class Hosts(Plugin):

@@ -36,14 +36,16 @@ class LoadBalance(Plugin):
         match args:
             case [] | ["round_robin"]:
                 pass
-            case ["round_robin", *rest]:
-                raise setup.err(f"unknown property for round_robin: {rest[0]}")
+            case ["round_robin", *_]:
+                raise setup.err("unknown property for round_robin")
             case ["weighted", file]:
                 policy, weights = "weighted", parse_weights(Path(setup.path(file)).read_text())
-            case ["weighted", *_]:
+            case ["weighted", _, *_]:
+                raise setup.err("unexpected argument(s)")
+            case ["weighted"]:
                 raise setup.err("missing weight file argument")
             case [other, *_]:
-                raise setup.err(f"unknown policy: {other}")
+                raise CorefileError(f"unknown policy: {other}")
         for word, values in setup.properties():
             if word == "reload" and policy == "weighted" and len(values) == 1:
                 duration(values[0])

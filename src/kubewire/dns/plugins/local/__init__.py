@@ -9,6 +9,7 @@ from kubewire.lang.dns.record import address, ns, ptr, soa
 
 TTL = 604800
 LOCALHOST = "localhost."
+ONE = "1.0.0.127.in-addr.arpa."
 ZONES = (LOCALHOST, "0.in-addr.arpa.", "127.in-addr.arpa.", "255.in-addr.arpa.")
 
 
@@ -17,50 +18,70 @@ class Local(Plugin):
 
     name = "local"
 
+    def __init__(self) -> None:
+        self.prefix = True
+        """Names such as localhost.DOMAIN are ours too."""
+
     @classmethod
     def setup(cls, setup: Setup) -> Local:
         """Read the directive."""
-        setup.once()
-        setup.no_more()
-        return cls()
+        plugin = cls()
+        if setup.once():
+            raise setup.arg_err()
+        for word, args in setup.properties():
+            if word != "localhost_prefix":
+                raise setup.unknown(word)
+            if len(args) != 1:
+                raise setup.arg_err()
+            if args[0] not in ("on", "off"):
+                raise setup.err(f"localhost_prefix expects 'on' or 'off', got \"{args[0]}\"")
+            plugin.prefix = args[0] == "on"
+        return plugin
 
     async def serve(self, request: Request) -> Response:
         """Answer our trees."""
-        # localhost.DOMAIN comes from search paths; answering it spares upstreams the question.
-        if request.name.startswith("localhost.") and request.name != LOCALHOST:
-            response = self._address(request)
-            return response if response.answer else await self.next.serve(request)
+        name = request.name
+        # localhost.DOMAIN comes from search paths; names below localhost are RFC 6761's.
+        legacy = self.prefix and name.startswith(LOCALHOST)
+        if name != LOCALHOST and (legacy or within(name, LOCALHOST)):
+            return self._zone(request, name, loopback=True)
         zone = next((z for z in ZONES if within(request.name, z)), "")
         if not zone:
             return await self.next.serve(request)
         return self._zone(request, zone)
 
-    def _zone(self, request: Request, zone: str) -> Response:
+    def _zone(self, request: Request, zone: str, *, loopback: bool = False) -> Response:
+        spelled = request.qname[len(request.qname) - len(zone) :]
         apex = soa(
-            zone, TTL, LOCALHOST, f"root.{LOCALHOST}", 1, refresh=0, retry=0, expire=0, minimum=TTL
+            spelled,
+            TTL,
+            LOCALHOST,
+            f"root.{LOCALHOST}",
+            1,
+            refresh=0,
+            retry=0,
+            expire=0,
+            minimum=TTL,
         )
-        response = self._address(request)
-        if zone == LOCALHOST and request.name != LOCALHOST:
-            response.rcode, response.answer = codes.NXDOMAIN, []
-        if request.qtype == codes.PTR and request.name == "1.0.0.127.in-addr.arpa.":
-            response.answer = [ptr(request.qname, TTL, LOCALHOST)]
-        elif request.name == zone and request.qtype == codes.SOA:
-            response.answer = [apex]
-        elif request.name == zone and request.qtype == codes.NS:
-            response.answer = [ns(request.qname, TTL, LOCALHOST)]
-        elif zone != LOCALHOST and request.name not in (zone, "1.0.0.127.in-addr.arpa."):
+        response = self.reply(aa=False, reason="localhost is known everywhere", replay=Replay())
+        name, qtype = request.name, request.qtype
+        if name == LOCALHOST or loopback:
+            if qtype == codes.A:
+                response.answer = [address(request.qname, TTL, "127.0.0.1")]
+            elif qtype == codes.AAAA:
+                response.answer = [address(request.qname, TTL, "::1")]
+        if name == zone and not loopback:
+            if qtype == codes.SOA:
+                response.answer = [apex]
+            elif qtype == codes.NS:
+                response.answer = [ns(request.qname, TTL, LOCALHOST)]
+        elif name == ONE:
+            if qtype == codes.PTR:
+                response.answer = [ptr(request.qname, TTL, LOCALHOST)]
+        elif not loopback:
             response.rcode = codes.NXDOMAIN
         if not response.answer:
             response.authority = [apex]
-        return response
-
-    def _address(self, request: Request) -> Response:
-        response = self.reply(reason="localhost is known everywhere", replay=Replay())
-        if request.name.startswith("localhost."):
-            if request.qtype == codes.A:
-                response.answer = [address(request.qname, TTL, "127.0.0.1")]
-            elif request.qtype == codes.AAAA:
-                response.answer = [address(request.qname, TTL, "::1")]
         return response
 
 

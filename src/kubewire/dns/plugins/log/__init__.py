@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
+from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import normalize, within
@@ -49,12 +50,12 @@ class Log(Plugin):
             fresh = _rules(args)
             for word, values in setup.properties():
                 if word != "class":
-                    raise setup.arg_err()
+                    raise setup.unknown(word)
                 if not values:
                     raise setup.arg_err()
                 for value in values:
                     if value not in CLASSES:
-                        raise setup.err(f"unknown class: {value}")
+                        raise CorefileError(f"invalid Class: {value}")
                 for rule in fresh:
                     rule.classes = set(values)
             rules += fresh

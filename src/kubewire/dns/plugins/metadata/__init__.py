@@ -17,7 +17,9 @@ class Metadata(Plugin):
         """Read the directive."""
         setup.once()
         if setup.next_block():
-            raise setup.err("metadata takes no block")
+            raise setup.arg_err()
+        if setup.next():
+            raise setup.arg_err()
         setup.block.metadata = True
         return cls()
 

@@ -124,8 +124,11 @@ class Prometheus(Plugin):
         if len(args) > 1:
             raise setup.arg_err()
         host, port = split_address(args[0], "") if args else ("localhost", 9153)
-        if setup.next_block():
-            raise setup.err(f"unknown property '{setup.val}'")
+        for word, values in setup.properties():
+            if word != "runtime_metrics":
+                raise setup.unknown(word)
+            if values:
+                raise setup.arg_err()
         setup.no_more()
         return cls(host, port, setup.block, setup.env)
 

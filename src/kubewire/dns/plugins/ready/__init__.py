@@ -30,11 +30,11 @@ class Ready(Plugin):
         sticky = True
         for word, values in setup.properties():
             if word != "monitor":
+                raise setup.unknown(word)
+            if not values:
                 raise setup.arg_err()
             if values not in (["continuously"], ["until-ready"]):
-                raise setup.err(
-                    f"monitor must be 'continuously' or 'until-ready': {' '.join(values)}"
-                )
+                raise setup.err(f"monitor type '{' '.join(values)}' not supported")
             sticky = values == ["until-ready"]
         setup.no_more()
         return cls(host, port, setup.block, sticky=sticky, offline=setup.env.offline)

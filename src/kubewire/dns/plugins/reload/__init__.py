@@ -61,8 +61,9 @@ def _seconds(text: str, least: float, what: str) -> float:
         value = duration(text)
     except ValueError as error:
         raise CorefileError(str(error)) from error
-    if value < least:
-        raise CorefileError(f"{what} value must be greater or equal to {least:g}s")
+    if value < least and (value or what == "interval"):
+        zero = "0 or " if what == "jitter" else ""
+        raise CorefileError(f"{what} value must be {zero}greater or equal to {least:g}s")
     return value
 
 

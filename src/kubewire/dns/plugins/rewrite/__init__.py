@@ -104,7 +104,7 @@ def parse_rule(words: list[str]) -> Rule:
     if words[0].lower() in ("continue", "stop"):
         mode, words = words[0].lower(), words[1:]
         if not words:
-            raise CorefileError(f"no rule type specified for rewrite after {mode}")
+            raise CorefileError(f"{mode} rule must begin with a rule type")
     kind = words[0].lower()
     if kind == "answer":
         raise CorefileError("response rewrites must begin with a name rule")

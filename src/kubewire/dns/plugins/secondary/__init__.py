@@ -57,6 +57,8 @@ class Secondary(Zones):
                     plugin.fall = Fallthrough.from_args(values)
                 else:
                     raise setup.err(f"unknown property '{word}'")
+            if not primaries:
+                raise setup.err("secondary zones require a transfer from property")
             for origin in origins:
                 plugin.zones[origin] = None
                 plugin._copies.append(_Copy(origin, primaries))

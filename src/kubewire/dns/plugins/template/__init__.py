@@ -36,9 +36,9 @@ class Rule:
 
     def concerns(self, request: Request) -> bool:
         """Tell whether the rule is about this zone, class and type."""
-        if self.qclass not in (codes.CLASS_ANY, request.qclass):
+        if codes.CLASS_ANY not in (self.qclass, request.qclass) and self.qclass != request.qclass:
             return False
-        if self.qtype not in (codes.ANY, request.qtype):
+        if codes.ANY not in (self.qtype, request.qtype) and self.qtype != request.qtype:
             return False
         return longest_zone(request.name, self.zones) != ""
 
@@ -79,7 +79,7 @@ class TemplatePlugin(Plugin):
     ) -> Response:
         if rule.rcode == codes.SERVFAIL:
             return self.fail(codes.SERVFAIL, f"matches {match.re.pattern}")
-        data = _data(request, zone, match)
+        data = _data(request, zone, rule.qtype, match)
         response = self.reply(rule.rcode, reason=f"matches {match.re.pattern}")
         try:
             response.answer = [_record(t.render(data)) for t in rule.answer]
@@ -154,7 +154,7 @@ def _option(setup: Setup, rule: Rule, word: str, args: list[str]) -> None:
             raise setup.arg_err()
 
 
-def _data(request: Request, zone: str, match: re.Match[str]) -> dict[str, Any]:
+def _data(request: Request, zone: str, qtype: int, match: re.Match[str]) -> dict[str, Any]:
     groups = {str(i): g or "" for i, g in enumerate((match[0], *match.groups()))}
     named = {k: v or "" for k, v in match.groupdict().items()}
 
@@ -164,9 +164,9 @@ def _data(request: Request, zone: str, match: re.Match[str]) -> dict[str, Any]:
 
     return {
         "Zone": zone,
-        "Name": request.qname,
+        "Name": request.name,
         "Class": codes.class_name(request.qclass),
-        "Type": codes.type_name(request.qtype),
+        "Type": codes.type_name(qtype if request.qtype == codes.ANY else request.qtype),
         "Match": [match[0], *(g or "" for g in match.groups())],
         "Group": {**groups, **named},
         "Message": {"Id": request.message.id, "Opcode": request.message.opcode},

@@ -177,7 +177,7 @@ def _target(text: str) -> tuple[str, int]:
     try:
         ipaddress.ip_address(host)
     except ValueError as error:
-        raise CorefileError(f'not an IP address or file: "{text}"') from error
+        raise CorefileError(f"must specify an IP address: `{text}'") from error
     return host, port
 
 

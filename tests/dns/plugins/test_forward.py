@@ -1,0 +1,150 @@
+"""forward: real questions to real upstreams (the other tests of the plugins stay offline)."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+from kubewire.lang.dns import codes
+from kubewire.lang.dns.message import Message, parse
+from kubewire.lang.dns.record import rdata_text
+
+pytestmark = pytest.mark.kernel
+Serve = Callable[..., AbstractAsyncContextManager[Any]]
+
+UPSTREAM = """.:1053 {
+    template IN A a.test {
+        answer "{{ .Name }} 60 IN A 192.0.2.1"
+    }
+    template IN ANY gone.test {
+        rcode NXDOMAIN
+    }
+    template IN ANY refused.test {
+        rcode REFUSED
+    }
+    template IN TXT long.test {
+        answer "{{ .Name }} 60 IN TXT \\"%s\\" \\"%s\\" \\"%s\\""
+    }
+    template IN A nodata.test {
+        rcode NOERROR
+    }
+}
+""" % (("x" * 250,) * 3)
+SECOND = """.:1054 {
+    template IN A . {
+        answer "{{ .Name }} 60 IN A 192.0.2.2"
+    }
+}
+"""
+DEAD = "127.0.0.1:1"
+
+
+def answer(message: Message) -> str:
+    return f"{codes.rcode_name(message.rcode)} {' '.join(map(rdata_text, message.answer))}".strip()
+
+
+PLAIN = [
+    ("", "a.test.", "NOERROR 192.0.2.1"),
+    ("", "x.gone.test.", "NXDOMAIN"),
+    ("force_tcp", "a.test.", "NOERROR 192.0.2.1"),
+    ("prefer_udp", "a.test.", "NOERROR 192.0.2.1"),
+    ("read_timeout 500ms", "a.test.", "NOERROR 192.0.2.1"),
+    ("source_address 127.0.0.7", "a.test.", "NOERROR 192.0.2.1"),
+    ("source_address 127.0.0.7\n force_tcp", "a.test.", "NOERROR 192.0.2.1"),
+    ("except a.test", "a.test.", "SERVFAIL"),
+    ("max_concurrent 1", "a.test.", "NOERROR 192.0.2.1"),
+]
+
+
+@pytest.mark.parametrize(("options", "name", "expected"), PLAIN)
+async def test_an_upstream_is_asked(serve: Serve, options: str, name: str, expected: str) -> None:
+    async with serve(UPSTREAM) as upstream:
+        text = f".:1055 {{\n forward . 127.0.0.1:{upstream.port} {{\n {options}\n }}\n}}"
+        async with serve(text) as running:
+            assert answer(await running.ask(name)) == expected
+
+
+async def test_what_is_cut_by_udp_comes_whole_by_tcp(serve: Serve, ask_bytes: Any) -> None:
+    forward = ".:1055 {\n forward . 127.0.0.1:1053\n}"
+    async with serve(UPSTREAM), serve(forward) as running:
+        cut = await running.ask("long.test.", "TXT")
+        assert cut.flags & 0x0200
+        [whole] = await running.tcp(ask_bytes("long.test.", "TXT"))
+        assert not whole.flags & 0x0200
+        assert len(whole.answer) == 1
+
+
+MORE = [
+    ("policy sequential", "a.test.", "NOERROR 192.0.2.1"),
+    ("policy sequential\n failover NXDOMAIN", "x.gone.test.", "NOERROR 192.0.2.2"),
+    ("policy sequential\n failover REFUSED", "x.gone.test.", "NXDOMAIN"),
+]
+
+
+@pytest.mark.parametrize(("options", "name", "expected"), MORE)
+async def test_policies(serve: Serve, options: str, name: str, expected: str) -> None:
+    async with serve(UPSTREAM) as one, serve(SECOND) as two:
+        to = f"127.0.0.1:{one.port} 127.0.0.1:{two.port}"
+        async with serve(f".:1055 {{\n forward . {to} {{\n {options}\n }}\n}}") as running:
+            assert answer(await running.ask(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "expected"),
+    [
+        ("next NXDOMAIN", "x.gone.test.", "NOERROR 192.0.2.2"),
+        ("next REFUSED", "x.gone.test.", "NXDOMAIN"),
+        ("next_on_nodata", "nodata.test.", "NOERROR 192.0.2.2"),
+    ],
+)
+async def test_the_next_stanza(serve: Serve, option: str, name: str, expected: str) -> None:
+    async with serve(UPSTREAM) as one, serve(SECOND) as two:
+        text = (
+            f".:1055 {{\n forward . 127.0.0.1:{one.port} {{\n {option}\n }}\n"
+            f" forward . 127.0.0.1:{two.port}\n}}"
+        )
+        async with serve(text) as running:
+            assert answer(await running.ask(name)) == expected
+
+
+async def test_a_dead_upstream_is_passed_over(serve: Serve) -> None:
+    async with serve(UPSTREAM) as upstream:
+        to = f"{DEAD} 127.0.0.1:{upstream.port}"
+        async with serve(f".:1055 {{\n forward . {to} {{\n policy sequential\n }}\n}}") as running:
+            for _ in range(5):
+                assert answer(await running.ask("a.test.")) == "NOERROR 192.0.2.1"
+
+
+class _Liar(asyncio.DatagramProtocol):
+    """Answers with a wrong id, then another question, then the truth."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        truth = bytearray(data)
+        truth[2] |= 0x80
+        truth[3] |= codes.NXDOMAIN
+        wrong = bytes([data[0] ^ 1]) + bytes(truth[1:])
+        other = bytes(truth).replace(b"\x01a\x04test", b"\x01b\x04test")
+        for lie in (wrong, other, truth[:7], b"", bytes(truth)):
+            self.transport.sendto(bytes(lie), addr)
+
+
+async def test_lies_are_dropped(serve: Serve) -> None:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(_Liar, local_addr=("127.0.0.1", 0))
+    try:
+        port = transport.get_extra_info("sockname")[1]
+        async with serve(f".:1055 {{\n forward . 127.0.0.1:{port}\n}}") as running:
+            found = parse(await running.raw(_question()))
+            assert found.question is not None
+            assert (found.question.name, found.rcode) == ("a.test.", codes.NXDOMAIN)
+    finally:
+        transport.close()
+
+
+def _question() -> bytes:
+    return bytes.fromhex("002a01000001000000000000") + b"\x01a\x04test\0\0\1\0\1"
