@@ -11,7 +11,7 @@ import ctypes
 import functools
 import logging
 import os
-import struct
+import sys
 import weakref
 from pathlib import Path
 
@@ -101,7 +101,7 @@ class NativeTable(Table):
         if slot is None:
             slot = self._slots[entry.labels] = len(self._slots)
         whole = answers[0] if count == 1 else b"".join(answers)
-        lengths = struct.pack(f"{count}I", *sizes)
+        lengths = b"".join([size.to_bytes(4, sys.byteorder) for size in sizes])
         self._lib.kw_table_put(self.handle, key, len(key), whole, lengths, count, entry.until, slot)
         entry.answers = ()
 

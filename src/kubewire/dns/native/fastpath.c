@@ -522,7 +522,8 @@ static void look_ahead(table *t, batch *b, int count) {
     }
 }
 
-static void one_batch(loop *l, batch *b, int count, double at) {
+/* Gives whether Python is behind: messages of an earlier batch still wait for it. */
+static int one_batch(loop *l, batch *b, int count, double at) {
     int tell = 0;
     pthread_mutex_lock(&l->lock);
     pthread_rwlock_rdlock(&l->answers->lock);
@@ -546,6 +547,7 @@ static void one_batch(loop *l, batch *b, int count, double at) {
         uint64_t one = 1;
         while (write(l->event, &one, sizeof one) < 0 && errno == EINTR) {}
     }
+    return !idle;
 }
 
 /* Whether messages come so fast that waiting for more of them pays. */
@@ -584,9 +586,10 @@ static void *run(void *argument) {
         if (__atomic_load_n(&l->stop, __ATOMIC_ACQUIRE)) break;
         if (count > 0) {
             double at = now();
-            one_batch(l, b, count, at);
+            int behind = one_batch(l, b, count, at);
             keep_pace(&p, count, at);
-            if (p.busy && count < BATCH / 2) nanosleep(&(struct timespec){0, NAP}, NULL);
+            /* While Python is behind it needs the processor more than new messages need haste. */
+            if ((p.busy || behind) && count < BATCH / 2) nanosleep(&(struct timespec){0, NAP}, NULL);
         } else if (errno != EINTR && errno != EAGAIN) {
             struct timespec pause = {0, 1000000};
             nanosleep(&pause, NULL);
