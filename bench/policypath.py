@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.kuberouter import KubeRouter
-from kubewire.cni.wiring import Cable, host_interface, pod_mac, wire
+from kubewire.cni.wiring import Cable, entering, host_interface, pod_mac, wire
 from kubewire.kernel import netns, sandbox, sysctl
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -84,8 +84,8 @@ class _Lane:
             cable = Cable(
                 host_interface(str(pod.key)), "eth0", pod_mac(pod.addresses), pod.addresses
             )
-            with RtNetlink(node) as netlink:
-                wire(netlink, path, cable)
+            with RtNetlink(node) as netlink, entering(path) as room:
+                wire(netlink, room, cable)
         with netns.entered(node):
             sysctl.write("net.ipv4.ip_forward", 1)
             with Nfnetlink() as kernel:
