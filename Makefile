@@ -25,13 +25,14 @@ packages:
 
 test: lint packages
 	$(BIN)/pytest -n 2 --dist loadgroup
-	$(MAKE) test-vm VM=--if-possible
+	$(MAKE) test-vm VM=--if-possible VM_TESTS="(ipvs or wireguard) and not e2e"
 
+VM_TESTS = ipvs or wireguard
 test-vm: .venv/.ready packages
-	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m "ipvs or wireguard" -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs tests/kernel/test_wireguard.py tests/cni/test_wireguard.py
+	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m "$(VM_TESTS)" -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs tests/kernel/test_wireguard.py tests/cni/test_wireguard.py tests/e2e/test_wireguard.py tests/e2e/test_ipvs.py
 
 test-ipvs: .venv/.ready packages
-	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m ipvs -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs
+	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m ipvs -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs tests/e2e/test_ipvs.py
 
 test-quick: .venv/.ready
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not e2e and not tool" --ignore tests/networkpolicy/test_connections.py

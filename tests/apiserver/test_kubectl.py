@@ -42,11 +42,26 @@ metadata: {name: p}
 spec: {containers: [{name: c, image: nginx}]}
 """
 
+LIST = """\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: policy.networking.k8s.io/v1alpha2
+  kind: ClusterNetworkPolicy
+  metadata: {name: cnp}
+  spec:
+    tier: Admin
+    priority: 1
+    subject: {namespaces: {}}
+    ingress: [{action: Deny, from: [{namespaces: {}}]}]
+"""
+
 STEPS: list[tuple[str, str]] = [
     ("apply -f m.yaml", "deployment.apps/web created\nservice/web created\npod/p created"),
     ("apply -f m.yaml", "deployment.apps/web unchanged\nservice/web unchanged\npod/p unchanged"),
     ("get deploy web", "NAME   READY   UP-TO-DATE   AVAILABLE   AGE\nweb    0/2"),
     ("get svc web -o wide", "web    ClusterIP   10.96.5.5   <none>        80/TCP"),
+    ("apply -f list.yaml", "clusternetworkpolicy.policy.networking.k8s.io/cnp created"),
     ("get pod p", "p      0/1     Pending   0"),
     ("get pods -o name", "pod/p"),
     ("get pod p -o jsonpath={.spec.containers[0].image}", "nginx"),
@@ -104,6 +119,7 @@ def _words(text: str) -> str:
 @pytest.fixture
 async def home(pki_dir: Path, tmp_path: Path) -> AsyncIterator[Path]:
     (tmp_path / "m.yaml").write_text(MANIFEST)
+    (tmp_path / "list.yaml").write_text(LIST)
     async with started(pki_dir) as api:
         (tmp_path / "config").write_text(api.running.kubeconfig())
         yield tmp_path

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,22 @@ def test_a_batch_answers_in_order_and_exits_0(files: str) -> None:
     ("stdin", "message"),
     [
         ("{", r"STDIN\[line 1\]: not JSON"),
-        ('{"from":"x/a","to":"y/b"}\n{"from":"x/a"}', r"STDIN\[line 2\]: to: a pod"),
+        ('{"from":"x/a"}', r"STDIN\[line 1\]: to: a pod"),
+        ("[]", r"STDIN\[line 1\]: an object is expected"),
         ('{"from":"x/a","to":"y/zz"}', r'STDIN\[line 1\]: to: pod "y/zz" not found'),
     ],
 )
-def test_a_bad_line_is_named(files: str, stdin: str, message: str) -> None:
-    result = run("why", "-f", files, "--flows", "-", stdin=stdin)
-    assert isinstance(result.exception, InputError)
-    assert result.stdout == ""
-    with pytest.raises(InputError, match=message):
-        raise result.exception
+def test_a_bad_line_is_named_and_the_others_are_answered(
+    files: str, stdin: str, message: str
+) -> None:
+    good = json.dumps({"from": "x/a", "to": "y/b", "port": 80})
+    result = run("why", "-f", files, "--flows", "-", stdin=f"{stdin}\n\n{good}\n")
+    assert result.exit_code == 2
+    assert re.match(message, result.stderr)
+    bad, answer = map(json.loads, result.stdout.splitlines())
+    assert list(bad) == ["error"]
+    assert result.stderr == f"STDIN[line 1]: {bad['error']}\n"
+    assert answer["verdict"] == "deny"
 
 
 def test_bad_objects_are_named_by_file_document_object_and_field(tmp_path: Path) -> None:

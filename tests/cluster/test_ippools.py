@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from kubewire.api.core import Node
+from kubewire.api.errors import StatusError
 from kubewire.api.meta import JSON
 from kubewire.api.resources import NODES
 from kubewire.client.informer import Informer
 from kubewire.cluster.ippools import IpPools
-from kubewire.cni.blocks import ANNOTATION
+from kubewire.cni.blocks import ANNOTATION, needed
+from kubewire.cni.ipam import Address
 from kubewire.cni.pools import Pod, Pool
 from kubewire.cni.spec import CniError
 from kubewire.testing.fakeapi import FakeApi
@@ -34,10 +36,10 @@ def node(name: str) -> JSON:
 
 
 @asynccontextmanager
-async def sources(api: FakeApi, *names: str) -> AsyncIterator[list[IpPools]]:
+async def sources(api: FakeApi, *names: str, rest: float = 0) -> AsyncIterator[list[IpPools]]:
     client = api.client()
     nodes: Informer[Node] = Informer(client, NODES, Node)
-    found = [IpPools(client, name, nodes) for name in names]
+    found = [IpPools(client, name, nodes, rest=rest) for name in names]
     tasks = [asyncio.create_task(i.run()) for i in (nodes, *(s.config for s in found))]
     for informer in (nodes, *(s.config for s in found)):
         await informer.wait_synced()
@@ -113,3 +115,96 @@ async def test_the_namespace_is_asked_for_only_if_there_are_pools() -> None:
         with pytest.raises(CniError, match="namespaces gone") as caught:
             await source.complete(Pod("gone"))
         assert caught.value.code == 11
+
+
+def annotated(api: FakeApi, name: str) -> str:
+    obj = api.get(NODES, name)
+    assert obj is not None
+    return str(obj["metadata"].get("annotations", {}).get(ANNOTATION, ""))
+
+
+@asynccontextmanager
+async def running(source: IpPools, used: set[Address]) -> AsyncIterator[None]:
+    task = asyncio.create_task(source.run(lambda: used))
+    yield
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_empty_blocks_are_given_back_and_one_is_kept() -> None:
+    api = FakeApi(POOLS, node("n0"), node("n1"))
+    async with sources(api, "n0", "n1") as [source, other]:
+        for number in (1, 5, 9):
+            assert await source.reach(ip_address(f"10.50.0.{number}"))
+        used: set[Address] = {ip_address("10.50.0.5"), ip_address("10.50.0.9")}
+        async with running(source, used):
+            await api.until(lambda: annotated(api, "n0") == '{"blue":["10.50.0.4/30","10.50.0.8/30"]}')  # fmt: skip
+            assert ranges(source.pools()[0]) == ["10.50.0.4-10.50.0.7", "10.50.0.8-10.50.0.11"]
+            used.clear()
+            source.freed()
+            await api.until(lambda: annotated(api, "n0") == '{"blue":["10.50.0.4/30"]}')
+        assert await other.reach(ip_address("10.50.0.9"))
+
+
+async def test_a_block_is_given_back_although_the_api_was_away_and_its_agent_killed() -> None:
+    api = FakeApi(POOLS, node("n0"))
+    async with sources(api, "n0") as [source]:
+        await source.reach(ip_address("10.50.0.1"))
+        await source.reach(ip_address("10.50.0.5"))
+        api.fail = lambda method, _: (
+            StatusError("InternalError", "x") if method == "PATCH" else None
+        )
+        with pytest.raises(StatusError):
+            await source.release(lambda: [])
+        # Nobody knows whether the server has heard it: the block is used no more.
+        assert ranges(source.pools()[0]) == ["10.50.0.0-10.50.0.3"]
+    api.fail = lambda *_: None
+    async with sources(api, "n0") as [again], running(again, set()):
+        await api.until(lambda: annotated(api, "n0") == '{"blue":["10.50.0.0/30"]}')
+
+
+async def test_a_block_rests_before_others_may_have_it() -> None:
+    api = FakeApi(POOLS, node("n0"))
+    async with sources(api, "n0", rest=3600) as [source]:
+        await source.reach(ip_address("10.50.0.1"))
+        await source.reach(ip_address("10.50.0.5"))
+        async with running(source, set()):
+            source.freed()
+            await asyncio.sleep(0)
+            assert len(ranges(source.pools()[0])) == 2
+
+
+async def test_a_node_that_is_made_anew_claims_what_its_pods_have() -> None:
+    api = FakeApi(POOLS, node("n0"), node("n1"))
+    async with sources(api, "n0", "n1") as [source, other]:
+        await source.reach(ip_address("10.50.0.1"))
+        await source.reach(ip_address("10.50.0.9"))
+        async with running(source, {ip_address("10.50.0.9")}):
+            await api.until(lambda: annotated(api, "n0") == '{"blue":["10.50.0.8/30"]}')
+            api.remove(NODES, "n0")
+            # What the Node had claimed is free with it.
+            assert await other.reach(ip_address("10.50.0.1"))
+            api.put(node("n0"))
+            await api.until(lambda: annotated(api, "n0") == '{"blue":["10.50.0.8/30"]}')
+        assert ranges(source.pools()[0]) == ["10.50.0.8-10.50.0.11"]
+
+
+async def test_an_address_deep_in_a_large_pool_is_found_at_once() -> None:
+    pools = {**POOLS, "data": {"six": "cidrs: ['fd50::/64']\n"}}
+    api = FakeApi(pools, node("n0"))
+    async with sources(api, "n0") as [source]:
+        assert await source.reach(ip_address("fd50::ffff:ffff:ffff:1"))
+        assert annotated(api, "n0") == '{"six":["fd50::ffff:ffff:ffff:0/122"]}'
+
+
+def test_what_is_needed() -> None:
+    own = {
+        "a": (ip_network("10.50.0.0/30"), ip_network("10.50.0.4/30"), ip_network("fd50::/122")),
+        "b": (ip_network("10.51.0.0/30"), ip_network("10.51.0.4/30")),
+    }
+    used = [ip_address("10.51.0.5")]
+    assert needed(own, used) == {
+        "a": (ip_network("10.50.0.0/30"), ip_network("fd50::/122")),
+        "b": (ip_network("10.51.0.4/30"),),
+    }

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from cni.runtime import BIN, REFERENCE, SOCKET, Runtime, agent, connects, listener, outside, serve
-from kubewire.cni import install, wiring
+from kubewire.cni import install
+from kubewire.cni.config import Config
+from kubewire.cni.ipam import Range
 from kubewire.cni.plugin import Plugin
-from kubewire.cni.pools import Pod
+from kubewire.cni.pools import Pod, Pool
 from kubewire.cni.spec import Request
 from kubewire.kernel import links, namespaces, netns, process, routes, sysctl
 from kubewire.kernel.rtnetlink import GROUP_LINK, RtNetlink, monitor
@@ -369,7 +371,7 @@ def test_addresses_of_containers_that_ended_without_del_are_taken_back(served: R
     with monitor(GROUP_LINK) as changes, RtNetlink() as node:
         netns.delete(Path("/run/netns/gone"))
         # The kernel takes a namespace apart when it finds the time.
-        while wiring.exists(node, host):
+        while host in node:
             select.select([changes.socket], [], [])
             changes.receive()
     assert served.call("ADD", config, "c2").answer["ips"][0]["address"] == "10.2.0.2/32"
@@ -550,3 +552,76 @@ def test_the_agent_replaces_a_socket_that_a_killed_one_left() -> None:
         os.sched_yield()
     runtime.add()
     again.kill()
+
+
+class Shrinking:
+    """Pools of a cluster of which this node gives a part back while an ADD is under way."""
+
+    def __init__(self) -> None:
+        self.parts = ["10.50.0.0/30"]
+        self.next = ["10.50.0.8/30"]
+        self.told = 0
+
+    def pools(self) -> list[Pool]:
+        sets = tuple((Range.of(part),) for part in self.parts)
+        return [Pool("p", sets, frozenset({"team"}))]
+
+    async def complete(self, pod: Pod) -> Pod:
+        return pod
+
+    async def grow(self, full: Pool) -> bool:
+        return self.pools()[0].sets != full.sets
+
+    async def reach(self, _: Any) -> bool:
+        return False
+
+    def freed(self) -> None:
+        self.told += 1
+
+
+async def test_no_address_of_a_part_that_was_given_back_meanwhile() -> None:
+    source = Shrinking()
+    netns.create(Path("/run/netns/c1"))
+    plugin = Plugin(lambda: ["10.244.0.0/24"], pools=source, data_dir=Path("/run/data"))
+    config = {"cniVersion": "1.1.0", "name": "net", "dataDir": "/run/data"}
+    env = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": "/run/netns/c1",
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": "K8S_POD_NAMESPACE=team",
+    }
+    original, calls = plugin._config, 0
+
+    async def then_shrink(request: Request) -> Config:
+        nonlocal calls
+        calls += 1
+        found = await original(request)
+        source.parts = source.next
+        return found
+
+    plugin._config = then_shrink  # type: ignore[method-assign]
+    status, answer = await plugin.run("kubewire-cni", env, json.dumps(config).encode())
+    assert (status, json.loads(answer)["ips"][0]["address"], calls) == (0, "10.50.0.10/32", 2)
+    assert plugin.in_use() == {ip_address("10.50.0.10")}
+    plugin._config = original  # type: ignore[method-assign]
+    await plugin.run("kubewire-cni", env | {"CNI_COMMAND": "DEL"}, json.dumps(config).encode())
+    assert (plugin.in_use(), source.told) == (set(), 1)
+    await plugin.close()
+
+
+async def test_what_is_in_use_is_known_after_a_restart() -> None:
+    netns.create(Path("/run/netns/c1"))
+    env = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": "/run/netns/c1",
+        "CNI_IFNAME": "eth0",
+    }
+    config = {"cniVersion": "1.1.0", "name": "net", "dataDir": "/run/data"}
+    plugin = Plugin(lambda: ["10.244.0.0/24"])
+    await plugin.run("kubewire-cni", env, json.dumps(config).encode())
+    again = Plugin(data_dir=Path("/run/data"))
+    assert again.in_use() == plugin.in_use() == {ip_address("10.244.0.2")}
+    for one in (plugin, again):
+        await one.close()

@@ -1,11 +1,16 @@
 """Pods of two nodes reach each other, whichever way."""
 
+from ipaddress import ip_address, ip_interface, ip_network
+
 import pytest
 
 from cni.lab import Lab, node
 from kubewire.cni.routes import VXLAN_INTERFACE
+from kubewire.cni.routing import underlay_mtu
+from kubewire.kernel import links, routes
 from kubewire.kernel.netlink import NetlinkError
-from kubewire.kernel.routes import PROTOCOL_KUBEWIRE
+from kubewire.kernel.routes import PROTOCOL_KUBEWIRE, Route
+from kubewire.kernel.rtnetlink import RtNetlink
 
 pytestmark = pytest.mark.kernel
 
@@ -76,3 +81,18 @@ def test_host_gw_makes_no_device(lab: Lab) -> None:
     lab.table(0, "host-gw").apply([node(0), node(1)])
     with pytest.raises(NetlinkError):
         lab.netlink(0).link(VXLAN_INTERFACE)
+
+
+def test_the_mtu_where_the_node_has_its_address_on_the_loopback() -> None:
+    """As on nodes that speak BGP with their router."""
+    with RtNetlink() as netlink:
+        netlink.transact([links.add_veth("up0", "up1", mtu=9000), links.set_link("up1", up=True)])
+        netlink.transact(
+            [*links.bring_up("up0"), routes.add_address(1, ip_interface("192.0.2.9/32"))]
+        )
+        assert underlay_mtu(netlink, ip_address("192.0.2.9")) == 1500
+        index = netlink.index("up0")
+        netlink.transact([routes.add_address(index, ip_interface("10.9.0.1/24"))])
+        default = Route(ip_network("0.0.0.0/0"), index, ip_address("10.9.0.254"))
+        netlink.transact([routes.add_route(default)])
+        assert underlay_mtu(netlink, ip_address("192.0.2.9")) == 9000

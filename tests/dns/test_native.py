@@ -15,6 +15,7 @@ from kubewire.dns import native
 from kubewire.dns.table import Entry, Table
 from kubewire.lang.dns.message import parse
 
+IP_PKTINFO, UDP_GRO = 8, 104
 Serve = Any
 Bytes = Callable[..., bytes]
 
@@ -42,14 +43,18 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 class Thread:
     """The library's thread on a socket, and a client of it."""
 
-    def __init__(self, table: native.NativeTable) -> None:
+    def __init__(self, table: native.NativeTable, *, anywhere: bool = False) -> None:
         lib = native.library()
         assert lib is not None
         self._lib = lib
         self.server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        if anywhere:
+            self.server.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         self.server.bind(("127.0.0.1", 0))
         self.event = os.eventfd(0)
-        self._loop = lib.kw_loop_start(self.server.fileno(), self.event, table.handle, 16, 0)
+        self._loop = lib.kw_loop_start(
+            self.server.fileno(), self.event, table.handle, 16, 28 * anywhere
+        )
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.client.connect(self.server.getsockname())
         self.client.settimeout(5)
@@ -135,6 +140,53 @@ def test_answers_take_turns(table: native.NativeTable) -> None:
         found = thread.ask(*[b"zz" + b"k" * 12] * 6)
         assert sorted(f[2:] for f in found) == sorted([a[2:] for a in answers] * 2)
     finally:
+        thread.close()
+
+
+@compiled
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_answers_of_one_size_leave_together(table: native.NativeTable, anywhere: bool) -> None:
+    """A client that takes whole packets (UDP_GRO) sees them before the kernel cuts them up."""
+    key, answer = bytes(20), b"id" + bytes(28)
+    table.put(key, _entry(answer))
+    thread = Thread(table, anywhere=anywhere)
+    try:
+        thread.client.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        largest = 0
+        for _ in range(50):
+            for _ in range(8):
+                thread.client.send(b"ab" + key)
+            size = 0
+            while size < 8 * 30:
+                size += (got := len(thread.client.recv(4096)))
+                largest = max(largest, got)
+            if largest > 30:
+                break
+        assert largest > 30
+    finally:
+        thread.close()
+
+
+@compiled
+def test_many_answers_to_a_client_arrive_one_by_one(table: native.NativeTable) -> None:
+    """Answers of one size leave together; each is a message of its own when it arrives."""
+    sizes = (20, 20, 20, 33, 500, 1200, 1201, 2000)
+    for i, size in enumerate(sizes * 25):
+        table.put(struct.pack("!3I", 1, 2, i), _entry(struct.pack("!HI", 0, i) + bytes(size - 6)))
+    thread = Thread(table)
+    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    other.connect(thread.server.getsockname())
+    other.settimeout(5)
+    try:
+        asked = [struct.pack("!H3I", i, 1, 2, i) for i in range(len(sizes) * 25)]
+        other.send(asked[7])
+        # No more at once than the client's own buffer holds.
+        found = [f for at in range(0, 200, 50) for f in thread.ask(*asked[at : at + 50])]
+        assert other.recv(4096)[:6] == struct.pack("!HI", 7, 7)
+        assert sorted(struct.unpack("!HI", f[:6]) for f in found) == [(i, i) for i in range(200)]
+        assert sorted(map(len, found)) == sorted(sizes * 25)
+    finally:
+        other.close()
         thread.close()
 
 

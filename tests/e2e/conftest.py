@@ -32,19 +32,21 @@ class Kubewire:
         self.home = home
         self.name = name
         self.environment = os.environ | {"KUBEWIRE_HOME": str(home)}
+        self.patience = 100
+        """Seconds that a command may take."""
 
     def __call__(
         self, command: str, *arguments: str, code: int | None = 0, text: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; ``code`` is the exit status that it must have (None: any)."""
-        argv = [sys.executable, "-m", "kubewire", command, "--name", self.name, *arguments]
+        argv = [sys.executable, "-m", "kubewire", *command.split(), "--name", self.name, *arguments]
         result = subprocess.run(
             argv,
             env=self.environment,
             input=text,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=self.patience,
             check=False,
         )
         if code is not None and result.returncode != code:

@@ -1,4 +1,4 @@
-"""The compiled files in a real Envoy: hosts, paths, certificates, and a change of endpoints."""
+"""The compiled resources in a real Envoy: hosts, paths, certificates, and a change of endpoints."""
 
 import asyncio
 import datetime
@@ -16,9 +16,10 @@ from kubewire.api.ingress import Ingress, IngressClass
 from kubewire.api.meta import Key
 from kubewire.api.service import EndpointSlice, Service
 from kubewire.ingress.certificates import self_signed
-from kubewire.ingress.compile import Certificate, bootstrap, compile_files
+from kubewire.ingress.compile import XDS, Certificate, bootstrap, compile_resources
+from kubewire.ingress.feed import Feed
 from kubewire.ingress.plan import CONTROLLER, plan
-from kubewire.kernel.envoy import ConfigFiles, start
+from kubewire.kernel.envoy import start
 
 pytestmark = pytest.mark.kernel
 
@@ -61,6 +62,16 @@ INGRESS = msgspec.convert(
     },
     Ingress,
 )
+MANY = [f"s{i}" for i in range(500)]
+
+
+def many(names: list[str]) -> Ingress:
+    """An Ingress with a host and a backend for each."""
+    rules = [{"host": f"{n}.test", "http": {"paths": [path(n, "/")]}} for n in names]
+    spec = {"rules": rules}
+    return msgspec.convert({"metadata": {"name": "i", "namespace": "n"}, "spec": spec}, Ingress)
+
+
 CLASS = msgspec.convert(
     {
         "metadata": {
@@ -98,19 +109,18 @@ def endpoints(name: str, *addresses: str) -> EndpointSlice:
 
 
 class Front:
-    """Envoy over a folder of compiled files."""
+    """An Envoy that is told what is compiled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = ConfigFiles(folder)
+        self.feed = Feed(folder / XDS)
 
-    def show(self, *slices: EndpointSlice) -> None:
-        services = {s.key: s for s in (service("web"), service("api"))}
+    async def show(self, *slices: EndpointSlice, ingress: Ingress = INGRESS) -> None:
+        services = {s.key: s for s in map(service, ("web", "api", *MANY))}
         certificates: dict[Key, Certificate] = {Key("n", "shop"): SHOP}
-        files = compile_files(
-            plan([INGRESS], [CLASS]), services, slices, certificates, FALLBACK, str(self.folder)
+        await self.feed.replace(
+            compile_resources(plan([ingress], [CLASS]), services, slices, certificates, FALLBACK)
         )
-        self.files.replace(files)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -123,6 +133,7 @@ class Front:
             envoy.kill()
             envoy.wait_blocking()
             log.close()
+            self.feed.close()
 
 
 async def backend(address: str) -> asyncio.Server:
@@ -166,7 +177,7 @@ def certificate(name: str) -> bytes | None:
 
 
 async def until(status: int, *arguments: Any) -> str:
-    """Ask until the answer has that status (Envoy follows files by itself); the test's timeout bounds it."""
+    """Ask until the answer has that status (Envoy takes its first configuration by itself); the test's timeout bounds it."""
     while True:
         try:
             found = await asyncio.to_thread(get, *arguments)
@@ -180,7 +191,7 @@ async def until(status: int, *arguments: Any) -> str:
 
 async def test_hosts_paths_and_certificates(tmp_path: Path) -> None:
     front = Front(tmp_path)
-    front.show(endpoints("web", "127.0.0.2"), endpoints("api", "127.0.0.3"))
+    await front.show(endpoints("web", "127.0.0.2"), endpoints("api", "127.0.0.3"))
     servers = [await backend("127.0.0.2"), await backend("127.0.0.3")]
     with front.running():
         await until(200, "shop.test", "/")
@@ -216,12 +227,27 @@ async def test_hosts_paths_and_certificates(tmp_path: Path) -> None:
 
 async def test_a_change_of_endpoints_is_followed(tmp_path: Path) -> None:
     front = Front(tmp_path)
-    front.show(endpoints("web"))
+    await front.show(endpoints("web"))
     server = await backend("127.0.0.4")
     with front.running():
         await until(503, "shop.test", "/")
-        front.show(endpoints("web", "127.0.0.4"))
+        await front.show(endpoints("web", "127.0.0.4"))
         assert await until(200, "shop.test", "/") == "127.0.0.4 /"
-        front.show(endpoints("web"))
+        await front.show(endpoints("web"))
         await until(503, "shop.test", "/")
+    server.close()
+
+
+async def test_five_hundred_backends_come_and_go(tmp_path: Path) -> None:
+    front = Front(tmp_path)
+    server = await backend("127.0.0.5")
+    slices = [endpoints(name, "127.0.0.5") for name in MANY]
+    await front.show(*slices[:250], ingress=many(MANY[:250]))
+    with front.running():
+        await until(200, "s249.test", "/")
+        for count in (500, 499):
+            await front.show(*slices[:count], ingress=many(MANY[:count]))
+            for name in (MANY[0], MANY[count - 1]):
+                assert await until(200, f"{name}.test", "/") == "127.0.0.5 /"
+        await until(404, "s499.test", "/")
     server.close()

@@ -9,7 +9,7 @@ import pytest
 from kubewire.kernel import links, netns, qdiscs, routes, rtnetlink
 from kubewire.kernel.netlink import NetlinkError
 from kubewire.kernel.routes import Route, Rule
-from kubewire.kernel.rtnetlink import DeviceNames, RtNetlink
+from kubewire.kernel.rtnetlink import RtNetlink
 
 pytestmark = pytest.mark.kernel
 
@@ -200,11 +200,13 @@ def test_a_monitor_is_told_of_a_new_device() -> None:
 
 
 def test_device_names_without_a_lock() -> None:
-    names = DeviceNames()
     with RtNetlink() as netlink:
-        assert "d0" not in names
-        netlink.transact([links.add_bridge("d0")])
-        assert "d0" in names
+        assert "d0" not in netlink
+        netlink.transact([links.add_bridge("d0", mtu=1400)])
+        assert "d0" in netlink
+        found = netlink.link("d0")
+        assert (netlink.index("d0"), netlink.mtu("d0")) == (found.index, found.mtu)
         netlink.transact([links.delete_link("d0")])
-        assert "d0" not in names
-    names.close()
+        assert "d0" not in netlink
+        with pytest.raises(NetlinkError, match="link d0: ENODEV"):
+            netlink.index("d0")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kubewire.kernel import netns
-from kubewire.kubelet.standin import grpc
+from kubewire.kubelet.standin import grpc, server
 from kubewire.kubelet.standin.control import Control, StandInError
 from kubewire.kubelet.standin.server import Server
 
@@ -107,6 +107,16 @@ async def test_json_says_who_answers(tmp_path: Path) -> None:
         "pod": "web", "namespace": "default", "node": "node-1",
         "method": "GET", "path": "/some/path?q=1", "port": 80,
     }  # fmt: skip
+
+
+async def test_a_port_of_a_protocol_that_the_kernel_lacks_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No kernel has this number: what SCTP is to one that is built without it.
+    monkeypatch.setitem(server._KINDS, "SCTP", (socket.SOCK_STREAM, 253))
+    listeners = ((132, "SCTP", False, ""), (80, "TCP", False, ""))
+    async with playing(tmp_path, wanted(tmp_path, *listeners)):
+        assert (await get(tmp_path, "/hostname"))[1] == b"web"
 
 
 @pytest.mark.parametrize(

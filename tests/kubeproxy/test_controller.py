@@ -210,9 +210,12 @@ async def test_it_follows_a_server_that_goes_away_and_forgets(
     assert reached(network, listeners, 5) == {B: 5}
 
 
-async def test_it_puts_back_a_table_that_somebody_deleted(
-    api: FakeApi, proxy: KubeProxy, network: Network
+async def test_it_puts_back_a_table_that_somebody_deleted_long_before_its_sync_period(
+    api: FakeApi, proxy: KubeProxy, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    found: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    heal = proxy._proxier.heal
+    monkeypatch.setattr(proxy._proxier, "heal", lambda: found.set_result(heal()))
     listeners = {A: network.listener(A, 8080)}
     api.put(service())
     api.put(piece(A))
@@ -222,7 +225,7 @@ async def test_it_puts_back_a_table_that_somebody_deleted(
         change = Transaction("inet")
         change.delete_table(name)
         netlink.commit(change)
-        await proxy._reconcile(Changes())  # What its syncPeriod does.
+        assert await asyncio.wait_for(found, CONFIG.sync_period / 2)
         assert netlink.tables() == {name}
     assert reached(network, listeners, 3) == {A: 3}
 

@@ -4,10 +4,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from kubewire.api.meta import Key
 from kubewire.networkpolicy.backends import BACKENDS
 from kubewire.networkpolicy.backends.iptables import compile as iptables
+from kubewire.networkpolicy.backends.iptables import tree
 from kubewire.networkpolicy.compile import Compiler
 from kubewire.networkpolicy.plan import Plan, as_policy, pod_facts
 from networkpolicy import reference, worlds
@@ -151,8 +153,8 @@ def test_names_that_dns_answers_with_become_addresses() -> None:
     assert not passes(program, source, "192.0.2.8", 443, "TCP")
 
 
-def test_many_profiles_are_found_in_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iptables, "FEW", 1)
+def test_a_tree_of_rules_leads_to_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "FEW", 1)
     only = {"podSelector": {"matchLabels": {"pod": "a"}}, "ingress": [{"ports": [{"port": 80}]}]}
     deny: dict[str, Any] = {"podSelector": {"matchLabels": {"pod": "b"}}}
     policies = [
@@ -172,5 +174,31 @@ def test_many_profiles_are_found_in_two_steps(monkeypatch: pytest.MonkeyPatch) -
     (moved,) = worlds.objects([relabelled(Pod("x", "a"), {"pod": "b"})]).pods
     plan.set_pod(pod_facts(moved))
     program = compiler.update(program, plan.take_changes())
-    assert spelled.rules(program) == iptables.Compiler().rules(program)
+    # The rule of before stands behind the new one; all else is what a new compiler says.
+    now, fresh = (
+        r.tables[4].chains for r in (spelled.rules(program), iptables.Compiler().rules(program))
+    )
+    (leaf,) = (n for n in now if now[n] != fresh[n])
+    assert now.keys() == fresh.keys()
+    assert {*now[leaf].rules} > {*fresh[leaf].rules}
     assert not passes(program, Pod("y", "a").ip, Pod("x", "a").ip, 80, "TCP", "iptables")
+
+
+def test_only_families_that_the_pods_of_the_node_have_are_compiled() -> None:
+    spec = {
+        "podSelector": {},
+        "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": "p80"}]}],
+    }
+    plan = worlds.plan([*fixture(), netpol("named", "x", spec)])
+    dual = dict(plan.pods)
+    for facts in dual.values():
+        plan.set_pod(structs.replace(facts, addresses=facts.addresses[:1]))
+    compiler = Compiler(plan, "node-0")
+    program = compiler.program()
+    plan.take_changes()
+    assert {s.family for s in program.sets.values()} <= {4}
+    assert {s.family for c in program.chains.values() for s in c.steps} <= {0, 4}
+    for facts in dual.values():
+        plan.set_pod(facts)
+        program = compiler.update(program, plan.take_changes())
+    assert program == Compiler(plan, "node-0").program()

@@ -51,7 +51,7 @@ def main() -> int:
     """Boot, run, pass on the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=False)
     parser.add_argument("--if-possible", action="store_true")
-    parser.add_argument("--memory", default="1G")
+    parser.add_argument("--memory", default="1500M")
     options, arguments = parser.parse_known_args()
     try:
         qemu, busybox = _program(QEMU, "qemu-system-x86"), _program(BUSYBOX, "busybox-static")
@@ -59,6 +59,7 @@ def main() -> int:
     except MissingError as missing:
         print(f"left out: the tests that need ip_vs or WireGuard: {missing}", file=sys.stderr)
         return 0 if options.if_possible else 2
+    compile_modules()
     with tempfile.TemporaryDirectory(prefix="kubewire-vm-") as folder:
         image = initramfs(Path(folder), busybox, modules, arguments)
         return boot(qemu, kernel, image, options.memory)
@@ -141,6 +142,12 @@ def _keep_network_modules(content: Path) -> None:
 # -- the guest ------------------------------------------------------------------------------------
 
 
+def compile_modules() -> None:
+    """Here, once: there each machine anew would spend minutes on it, at a tenth of the speed."""
+    command = [sys.executable, "-m", "compileall", "-q", "-j", "2", str(PROJECT / "src")]
+    subprocess.run([*command, str(PROJECT / "tests")], check=False)
+
+
 def initramfs(folder: Path, busybox: str, modules: Path, arguments: list[str]) -> Path:
     """A cpio archive with busybox, the modules, `guest.sh` as init, and what to run."""
     root = folder / "root"
@@ -172,7 +179,7 @@ def boot(qemu: str, kernel: Path, image: Path, memory: str) -> int:
     """Start the machine; print what it says; return what pytest returned in it."""
     share = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
     command = [
-        qemu, "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", memory,
+        qemu, "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", memory,
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
         "-kernel", str(kernel), "-initrd", str(image), "-virtfs", share,
         "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off random.trust_cpu=on",

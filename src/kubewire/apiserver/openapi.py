@@ -179,12 +179,17 @@ def _custom(served: Served, prefix: str, v3: bool) -> JSON:
 
 
 def _plain(schema: Any) -> Any:
-    """OpenAPI v2 has no oneOf, nullable and the like."""
+    """OpenAPI v2 has no oneOf, nullable and the like.
+
+    Of an object that keeps unknown fields it lists none: kubectl would refuse all others.
+    """
     if isinstance(schema, list):
         return [_plain(s) for s in schema]
     if not isinstance(schema, dict):
         return schema
-    dropped = ("oneOf", "anyOf", "allOf", "not", "nullable", "default")
+    dropped = ["oneOf", "anyOf", "allOf", "not", "nullable", "default"]
+    if schema.get("x-kubernetes-preserve-unknown-fields") is True:
+        dropped += ["properties", "items", "required"]
     return {k: _plain(v) for k, v in schema.items() if k not in dropped}
 
 

@@ -1,7 +1,6 @@
 """``kubewire dns``: serve from a Corefile; ``kubewire dns explain``: say what is answered and why."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +145,7 @@ def explain(
     no_sync: bool,
 ) -> None:
     """Say what DNS answers to NAME, which plugin does so, and why."""
+    from kubewire.cli import batch
     from kubewire.dns.explain import Explainer
 
     if (name is None) == (flows is None):
@@ -159,20 +159,9 @@ def explain(
             question["from"] = source if "/" in source else f"{namespace}/{source}"
         _show(explainer.answer(question), output)
         return
-    for number, line in _lines(flows or "-"):
-        try:
-            question = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{flows} line {number}: {error}") from error
-        if not isinstance(question, dict):
-            raise InputError(f"{flows} line {number}: an object is expected")
-        if source and "from" not in question:
-            question["from"] = source if "/" in source else f"{namespace}/{source}"
-        try:
-            answer = explainer.answer(question)
-        except InputError as error:
-            raise InputError(f"{flows} line {number}: {error}") from error
-        click.echo(json.dumps(answer, ensure_ascii=False))
+    asker = source if not source or "/" in source else f"{namespace}/{source}"
+    ask = {"from": asker} if asker else {}
+    batch.run(flows or "-", lambda line: explainer.answer({**ask, **line}), list)
 
 
 def _objects(
@@ -193,14 +182,6 @@ def _local(cluster: str) -> str:
     from kubewire.cluster import state
 
     return str(state.load(cluster).kubeconfig)
-
-
-def _lines(path: str) -> list[tuple[int, str]]:
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    return [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
 def _show(answer: dict[str, Any], output: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kubewire.cli.connect import Seconds, client
-from kubewire.cli.options import namespace_option, server_options
+from kubewire.cli.options import namespace_option, pod_of, server_options
 
 if TYPE_CHECKING:
     from kubewire.client.rest import Client
@@ -27,7 +27,7 @@ KINDS = ("readiness", "liveness", "startup")
     show_default=True,
     help="How long; 0s ends it.",
 )
-@click.argument("pod")
+@click.argument("pod", metavar="[NS/]POD")
 def fail(
     name: str,
     kubeconfig: str | None,
@@ -38,7 +38,7 @@ def fail(
     pod: str,
 ) -> None:
     """Rehearse a failing probe of a pod: it fails at once, and recovers by itself."""
-    pod = pod.removeprefix("pod/").removeprefix("pods/")
+    namespace, pod = pod_of(pod, namespace)
     asyncio.run(_fail(client(name, kubeconfig, context), namespace, pod, kind, seconds))
 
 

@@ -1,13 +1,16 @@
-"""``kubewire ingress``: the controller by itself, and ``ingress explain``."""
+"""``kubewire ingress``: the controller by itself, ``ingress explain`` and ``ingress lint``."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from kubewire.cli.options import kubeconfig_of, server_options
+from kubewire.cli.options import echo_record, kubeconfig_of, output_option, server_options
+
+FILES = click.option(
+    "-f", "--filename", "files", multiple=True, help="Objects to answer from, without a cluster."
+)
 
 
 @click.group(invoke_without_command=True)
@@ -42,13 +45,18 @@ def ingress(
 
 @ingress.command()
 @server_options
-@click.option(
-    "-f", "--filename", "files", multiple=True, help="Objects to answer from, without a cluster."
-)
-@click.option("--flows", help="File of JSON lines, or - for standard input.")
+@FILES
+@click.option("--flows", metavar="FILE|-", help="Many questions: JSON lines.")
 @click.option("--host", default="", help="Host of the request.")
 @click.option("--path", default="/", show_default=True)
 @click.option("--tls", is_flag=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="json",
+    show_default=True,
+)
 def explain(
     name: str,
     kubeconfig: str | None,
@@ -58,34 +66,62 @@ def explain(
     host: str,
     path: str,
     tls: bool,
+    output: str,
 ) -> None:
-    """Say which route takes a request, and why the others do not. Output: JSON lines."""
+    """Say which route takes a request, and why the others do not. With --flows: JSON lines."""
+    from kubewire.cli import batch
     from kubewire.ingress.explain import explain as answer
 
-    plan, services = _offline(files) if files else _live(kubeconfig_of(name, kubeconfig), context)
-    for question in _questions(flows) if flows else [{"host": host, "path": path, "tls": tls}]:
-        click.echo(json.dumps(answer(plan, services, question)))
+    if flows == "-" and "-" in files:
+        raise click.UsageError("standard input cannot be both -f and --flows")
+    found = _offline(files) if files else _live(kubeconfig_of(name, kubeconfig), context)
+    plan, services = _planned(*found)
+    if flows:
+        batch.run(flows, lambda line: answer(plan, services, line), list)
+        return
+    record = answer(plan, services, {"host": host, "path": path, "tls": tls})
+    if output == "table":
+        click.echo(_table(record))
+    else:
+        echo_record(record, output)
 
 
-def _questions(source: str) -> list[dict[str, Any]]:
-    from kubewire.api.errors import InputError
-
-    found = []
-    with click.open_file(source) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                question = json.loads(line) if line.strip() else None
-            except ValueError as error:
-                raise InputError(f"{source} line {number}: {error}") from error
-            if question is None:
-                continue
-            if not isinstance(question, dict):
-                raise InputError(f"{source} line {number}: an object is expected")
-            found.append(question)
-    return found
+def _table(record: dict[str, Any]) -> str:
+    taken = record["redirect"] or record["backend"] or "nothing"
+    status = f" (status {record['status']})" if record["status"] else ""
+    lines = [f"{taken}{status}  {record['rule'] or 'no rule matches'}"]
+    lines += [f"  not {r['rule']}: {r['why']}" for r in record["rejected"]]
+    return "\n".join(lines)
 
 
-def _offline(files: tuple[str, ...]) -> tuple[Any, Any]:
+@ingress.command(name="lint")
+@server_options
+@FILES
+@output_option
+def lint_(
+    name: str, kubeconfig: str | None, context: str | None, files: tuple[str, ...], output: str
+) -> None:
+    """Say of each annotation for an Ingress controller whether it acts here, and why.
+
+    Exit status 1 when one is refused.
+    """
+    from kubewire.ingress.lint import lint
+
+    found = _offline(files) if files else _live(kubeconfig_of(name, kubeconfig), context)
+    rows = lint(found[0])
+    if output == "table":
+        for row in rows:
+            click.echo(
+                f"{row['verdict']:10} {row['ingress']}  {row['annotation']}: "
+                f"{' '.join(row['value'].split())}  {row['why']}"
+            )
+    else:
+        echo_record({"annotations": rows}, output)
+    if any(row["verdict"] == "refused" for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+def _offline(files: tuple[str, ...]) -> tuple[list[Any], list[Any], list[Any]]:
     import msgspec
 
     from kubewire.api.errors import InputError
@@ -107,10 +143,10 @@ def _offline(files: tuple[str, ...]) -> tuple[Any, Any]:
             )
         except msgspec.ValidationError as error:
             raise InputError(f"{manifest.where()}: {error}") from error
-    return _planned(found["Ingress"], found["IngressClass"], found["Service"])
+    return found["Ingress"], found["IngressClass"], found["Service"]
 
 
-def _live(kubeconfig: str, context: str | None) -> tuple[Any, Any]:
+def _live(kubeconfig: str, context: str | None) -> tuple[list[Any], list[Any], list[Any]]:
     import asyncio
 
     import msgspec
@@ -125,7 +161,8 @@ def _live(kubeconfig: str, context: str | None) -> tuple[Any, Any]:
             pairs = ((INGRESSES, Ingress), (INGRESS_CLASSES, IngressClass), (SERVICES, Service))
             return [msgspec.convert(await client.list(r), list[t]) for r, t in pairs]  # type: ignore[valid-type]
 
-    return _planned(*asyncio.run(fetch()))
+    ingresses, classes, services = asyncio.run(fetch())
+    return ingresses, classes, services
 
 
 def _planned(ingresses: list[Any], classes: list[Any], services: list[Any]) -> tuple[Any, Any]:

@@ -100,9 +100,14 @@ def main() -> None:
         # not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "kubewire"
+        message = " ".join(error.format_message().split())
+        click.echo(f"{path}: {message} (see {path} --help)", err=True)
+        status = 2
     except click.ClickException as error:
         error.show()
-        status = error.exit_code if not isinstance(error, click.UsageError) else 2
+        status = error.exit_code
     except Exception as error:
         from kubewire.api.errors import InputError, StatusError
 

@@ -55,6 +55,12 @@ import click
     help="Where the CNI plugins find this agent.",
 )
 @click.option(
+    "--cni/--no-cni",
+    default=True,
+    show_default=True,
+    help="Answer the CNI plugins and lead to the pods of other nodes.",
+)
+@click.option(
     "--service-proxy/--no-service-proxy", default=True, show_default=True, help="Act as kube-proxy."
 )
 @click.option("--network-policy/--no-network-policy", default=True, show_default=True)

@@ -35,6 +35,12 @@ def output_option(function: F) -> F:
     return click.option("-o", "--output", type=choice, default="table", show_default=True)(function)
 
 
+def pod_of(text: str, namespace: str) -> tuple[str, str]:
+    """Read ``POD``, ``pod/POD`` (as kubectl prints it) or ``NS/POD``: namespace and name."""
+    space, _, pod = text.rpartition("/")
+    return (namespace if space in ("", "pod", "pods") else space), pod
+
+
 def kubeconfig_of(name: str, kubeconfig: str | None) -> str:
     """Path of the kubeconfig to use; InputError if the local cluster does not run."""
     if kubeconfig:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,8 +17,6 @@ from kubewire.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kubewire.api.meta import JSON
     from kubewire.networkpolicy.objects import Objects
 
@@ -68,10 +63,12 @@ def why(
 ) -> None:
     """Say whether FROM may reach TO, and the one policy and rule that decided each direction.
 
-    FROM and TO are [NS/]POD, a workload of manifests, or an address (of a pod, a node, a Service or
-    anything else); TO may name a Service, or a domain name that a policy or --dns names. Exit status
-    1: denied. With --flows: one JSON line of answer per line, exit status 0.
+    FROM and TO are [NS/]POD, a workload or a Service (which stand for their pods), or an address (of a
+    pod, a node, a Service or anything else); TO may be a domain name that a policy or --dns names.
+    Exit status 1: denied. With --flows: one JSON line of answer per line; exit status 2 if one of
+    them is an error.
     """
+    from kubewire.cli import batch
     from kubewire.networkpolicy import why as questions
 
     if bool(source and target) == bool(flows) or bool(source) != bool(target):
@@ -79,11 +76,10 @@ def why(
     if flows == "-" and "-" in files:
         raise click.UsageError("standard input cannot be both -f and --flows")
     objects = _objects(files, name, kubeconfig, context, namespace)
-    asker = questions.Asker(objects, namespace, _names(dns))
+    learned = {} if files or kubeconfig else _learned(objects, name)
+    asker = questions.Asker(objects, namespace, _names(dns), learned)
     if flows:
-        asked = list(_questions(flows))
-        answers = [_answer(asker, place, question) for place, question in asked]
-        sys.stdout.write("".join(json.dumps(a) + "\n" for a in answers))
+        batch.run(flows, lambda line: asker.ask(questions.from_json(line)), list)
         return
     assert source and target
     answer = asker.ask(questions.from_text(source, target))
@@ -109,38 +105,31 @@ def _names(dns: tuple[str, ...]) -> dict[str, list[Any]]:
     return found
 
 
-def _questions(path: str) -> Iterator[tuple[str, Any]]:
-    from kubewire.api.errors import InputError
-    from kubewire.networkpolicy import why as questions
+def _learned(objects: Objects, name: str) -> dict[str, dict[str, frozenset[bytes]]]:
+    """Node -> set of a peer by name -> the addresses that are in force there now."""
+    from kubewire.networkpolicy.backends import BACKENDS, enforcer, installed
+    from kubewire.networkpolicy.why import sets_by_name
 
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        place = f"{'STDIN' if path == '-' else path}[line {number}]"
-        try:
-            parsed = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place}: not JSON: {error}") from error
-        if not isinstance(parsed, dict):
-            raise InputError(f"{place}: an object is expected")
-        try:
-            yield place, questions.from_json(parsed)
-        except InputError as error:
-            raise InputError(f"{place}: {error}") from error
+    wanted = sets_by_name(objects)
+    if not wanted:
+        return {}
+    from kubewire.cluster import inside, state
 
+    def read(path: str) -> dict[str, list[str]]:
+        held: dict[str, list[str]] = {}
+        for backend in filter(installed, BACKENDS):
+            with enforcer(backend, path) as kernel:
+                held |= {s: [a.hex() for a in found] for s, found in kernel.members(wanted).items()}
+        return held
 
-def _answer(asker: Any, place: str, question: Any) -> JSON:
-    from kubewire.api.errors import InputError
-
-    try:
-        answer: JSON = asker.ask(question)
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from error
-    return answer
+    cluster = state.load(name)
+    nodes: dict[str, dict[str, list[str]]] = inside.call(
+        cluster, lambda: {n: read(str(inside.node_netns(cluster, n))) for n in cluster.nodes}
+    )
+    return {
+        node: {s: frozenset(map(bytes.fromhex, found)) for s, found in held.items()}
+        for node, held in nodes.items()
+    }
 
 
 def _table(title: str, answer: JSON) -> str:
@@ -151,6 +140,8 @@ def _table(title: str, answer: JSON) -> str:
         lines.append(f"{way:8} {half['verdict']:6} {who + ': ' if who else ''}{half['reason']}")
         if half.get("audit"):
             lines.append(f"{'':15} audit: {half['audit']} would deny it")
+    for pair in answer.get("pods", ()):
+        lines.append(f"pods     {pair['verdict']:6} {pair['from']} -> {pair['to']}")
     for endpoint in answer.get("endpoints", ()):
         lines.append(f"endpoint {endpoint['verdict']:6} {endpoint['to']}:{endpoint['port']}")
     return "\n".join(lines)
@@ -171,16 +162,24 @@ def list_(
     namespace: str,
     output: str,
 ) -> None:
-    """List the policies that select a pod, in the order in which they decide."""
+    """List the policies that select a pod, in the order in which they decide.
+
+    A workload or a Service stands for its pods: the first one is listed, others if they differ.
+    """
     from kubewire.networkpolicy.listing import policies_of
     from kubewire.networkpolicy.why import Asker
 
     asker = Asker(_objects(files, name, kubeconfig, context, namespace), namespace)
-    party = asker.party(pod, "POD")
-    record = policies_of(asker.plan, party)
+    record, *others = [policies_of(asker.plan, p) for p in asker.parties(pod, "POD")]
+    differing = [r for r in others if {**r, "pod": record["pod"]} != record]
     if output != "table":
-        echo_record(record, output)
+        echo_record({**record, "others": differing} if others else record, output)
         return
+    for each in (record, *differing):
+        _show_policies(each)
+
+
+def _show_policies(record: JSON) -> None:
     click.echo(record["pod"])
     for way in ("egress", "ingress"):
         steps = record[way]["steps"]

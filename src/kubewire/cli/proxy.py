@@ -271,15 +271,16 @@ def _listed(tracer: Tracer, name: str, *, here: bool, both: bool) -> tuple[list[
     from kubewire.kubeproxy.inspect import actual, desired
 
     if here:
-        wanted = sandbox.run(lambda: desired(tracer)) if both else []
-        return wanted, actual(tracer.config)  # type: ignore[return-value]
+        there = actual(tracer.config)
+        wanted = sandbox.run(lambda: desired(tracer, there)) if both else []
+        return wanted, there  # type: ignore[return-value]
     cluster = state.load(name)
 
     def look() -> list[list[str]]:
         own = cluster.run_dir / "nodes" / tracer.node.name / "kube-proxy"
         with netns.entered(inside.node_netns(cluster, tracer.node.name)):
             there = actual(replace(tracer.config, run_dir=str(own)))
-        return [desired(tracer) if both else [], there]
+        return [desired(tracer, there) if both else [], there]
 
     wanted, there = inside.call(cluster, look)
     return wanted, there

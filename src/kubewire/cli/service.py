@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,8 +10,6 @@ from kubewire.cli.aboutservices import about, nodes
 from kubewire.cli.options import echo_record, namespace_option, output_option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kubewire.api.meta import JSON
     from kubewire.kubeproxy.nodes import Nodes
     from kubewire.kubeproxy.trace import Flow
@@ -49,7 +44,7 @@ def trace(
     """Say what becomes of a new connection: verdict, endpoints, masquerading and reason.
 
     Addresses, or [NAMESPACE/]POD of a pod that is known. Exit status 1: refused or dropped. With
-    --flows: one JSON line of answer per line, status 0.
+    --flows: one JSON line of answer per line, status 2 if one of them is an error.
     """
     single = (source, target, port)
     if (flows is not None) == any(x is not None for x in single) or (
@@ -58,12 +53,17 @@ def trace(
         raise click.UsageError("give --from, --to and --port, or --flows")
     if flows == "-" and "-" in options["files"]:
         raise click.UsageError("standard input cannot be both -f and --flows")
+    from kubewire.cli import batch
     from kubewire.kubeproxy.trace import addressed, flow
 
     found = nodes(mode=mode, **options)
     if flows is not None:
-        answers = _answers(found, list(_questions(flows, found)), kernel=kernel)
-        sys.stdout.write("".join(json.dumps(answer) + "\n" for answer in answers))
+        objects = found.asked.objects
+        batch.run(
+            flows,
+            lambda line: flow(addressed(objects, line)),
+            lambda asked: _answers(found, asked, kernel=kernel),
+        )
         return
     question = {"from": source, "to": target, "port": port, "protocol": protocol}
     answer = _answers(found, [flow(addressed(found.asked.objects, question))], kernel=kernel)[0]
@@ -124,30 +124,6 @@ def _packets(nodes: Nodes, flows: list[Flow]) -> list[JSON]:
             raise InputError(f"--kernel: {str(error).strip().splitlines()[-1]}") from error
         answers |= dict(zip(indexes, found, strict=True))  # type: ignore[call-overload]
     return [answers[index] for index in range(len(flows))]
-
-
-def _questions(path: str, nodes: Nodes) -> Iterator[Flow]:
-    from kubewire.api.errors import InputError
-    from kubewire.kubeproxy.trace import addressed, flow
-
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        place = f"{'STDIN' if path == '-' else path}[line {number}]"
-        try:
-            parsed = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place}: not JSON: {error}") from error
-        if not isinstance(parsed, dict):
-            raise InputError(f"{place}: an object is expected")
-        try:
-            yield flow(addressed(nodes.asked.objects, parsed))
-        except InputError as error:
-            raise InputError(f"{place}: {error}") from error
 
 
 @service.command()

@@ -1,6 +1,9 @@
 """The IP pools of a cluster on one node: which there are, and this node's blocks of them.
 
 What a pool is, and how nodes share one, is in `kubewire.cni.blocks`; this module asks the API.
+
+A block is given back in this order: nobody is given an address of it any more, none of its
+addresses is in use, the claim goes. A kill in between leaves a claim, which the next run finds.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +31,9 @@ from kubewire.cni.pools import Pod, Pool
 from kubewire.cni.spec import TRY_AGAIN_LATER, CniError, Request
 
 ATTEMPTS = 8
+REST = 60.0
+"""Seconds that a block stays without a pod before other nodes may use its addresses."""
+RETRY = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +41,20 @@ log = logging.getLogger(__name__)
 class IpPools:
     """A `kubewire.cni.pools.PoolSource` of one node."""
 
-    def __init__(self, client: Client, node: str, nodes: Informer[Node]) -> None:
+    def __init__(
+        self, client: Client, node: str, nodes: Informer[Node], *, rest: float = REST
+    ) -> None:
         self._client = client
         self._node = node
         self._nodes = nodes
         self._claims: dict[str, tuple[Network, ...]] | None = None
         """This node's blocks as this process has written them; None: as its Node has them."""
+        self._uid = ""
+        """Of this node's Node."""
+        self._rest = rest
+        self._look = asyncio.Event()
+        self._look.set()
+        nodes.listen(self._follow_node)
         self._claiming = asyncio.Lock()
         self._told: set[str] = set()
         self.config: Informer[JSON] = Informer(
@@ -97,6 +111,55 @@ class IpPools:
                 if any(address in cidr for cidr in pool.cidrs):
                     return await self._claim(pool, address.version, address)
         return False
+
+    def freed(self) -> None:
+        """Look soon whether a block is empty."""
+        self._look.set()
+
+    async def run(self, in_use: Callable[[], Iterable[Address]]) -> None:
+        """Give back what is empty, and claim again what pods have if the Node was made anew; for ever."""
+        await self._nodes.wait_synced()
+        await self.config.wait_synced()
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            try:
+                before = set(in_use())
+                await self.reclaim(before)
+                await asyncio.sleep(self._rest)
+                await self.release(in_use, before)
+            except (StatusError, OSError, TimeoutError) as error:
+                log.warning("blocks of IP pools: %s", error)
+                self._look.set()
+                await asyncio.sleep(RETRY)
+
+    async def reclaim(self, used: Iterable[Address]) -> None:
+        """Claim the blocks of addresses that pods have already."""
+        for address in used:
+            mine = any(address in block for found in self._own().values() for block in found)
+            pooled = any(address in c for p in self._specified() for c in p.cidrs)
+            if pooled and not mine and not await self.reach(address):
+                log.warning("%s of a pod here is in a block of another node", address)
+
+    async def release(
+        self, in_use: Callable[[], Iterable[Address]], before: Iterable[Address] = ()
+    ) -> None:
+        """Give back the blocks that no pod has an address of, or had ``before``."""
+        async with self._claiming:
+            own = self._own()
+            kept = dict(blocks.needed(own, {*before, *in_use()}))
+            if kept == own:
+                return
+            # From here on no pod is given an address of the others, whatever comes of the request.
+            self._claims = kept
+            await self._write(kept)
+
+    def _follow_node(self, _: object) -> None:
+        """A Node that was made anew has claimed nothing."""
+        node = self._nodes.store.get(Key("", self._node))
+        if node and node.metadata.uid != self._uid:
+            self._uid, self._claims = node.metadata.uid, None
+            self._look.set()
 
     def _specified(self) -> list[ClusterPool]:
         found = self.config.store.get(Key(blocks.NAMESPACE, blocks.NAME)) or {}

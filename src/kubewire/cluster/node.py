@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubewire.api.core import Node
-from kubewire.api.meta import Key
 from kubewire.api.resources import NODES
 from kubewire.client.informer import Informer
 from kubewire.client.rest import Client
@@ -50,6 +49,8 @@ class AgentOptions:
     """Of pods; 0: what fits the way between nodes."""
     masquerade: bool = True
     non_masquerade_cidrs: tuple[Network, ...] = ()
+    cni: bool = True
+    """Answer the CNI plugins and lead to the pods of other nodes."""
     service_proxy: bool = True
     network_policy: bool = True
     policy_backend: policy_backends.Backend = "nftables"
@@ -58,12 +59,25 @@ class AgentOptions:
 
 async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
     """Run it for ever: CNI calls, routes, Services, policies."""
+    async with asyncio.TaskGroup() as group:
+        if options.network_policy:
+            enforcer = policy_backends.enforcer(options.policy_backend)
+            policies = PolicyAgent(client, name, enforcer)
+            group.create_task(policies.run(), name="networkpolicy")
+        if options.service_proxy:
+            proxy = KubeProxy(client, name, (), Config(cluster_cidrs=tuple(map(str, options.cluster_cidrs))))  # fmt: skip
+            group.create_task(proxy.run(), name="kube-proxy")
+        if options.cni:
+            group.create_task(_serve_cni(client, name, options), name="pod network")
+
+
+async def _serve_cni(client: Client, name: str, options: AgentOptions) -> None:
+    """CNI calls, and the ways to the pods of other nodes."""
     nodes: Informer[Node] = Informer(client, NODES, Node, agent=f"pod-network/{name}")
     network = NodeNetwork(
         client, name, nodes, options.pod_network, options.cluster_cidrs,
         vni=options.vxlan_vni, port=options.vxlan_port,
     )  # fmt: skip
-    own = Key("", name)
     plugin = Plugin(
         network.pod_cidrs,
         cluster_cidrs=tuple(map(str, options.cluster_cidrs)),
@@ -78,17 +92,9 @@ async def run_agent(client: Client, name: str, options: AgentOptions) -> None:
         group.create_task(nodes.run(), name="nodes")
         group.create_task(network.routes.run(), name="routes")
         group.create_task(network.pools.config.run(), name="ip pools")
-        if options.network_policy:
-            enforcer = policy_backends.enforcer(options.policy_backend)
-            policies = PolicyAgent(client, name, enforcer)
-            group.create_task(policies.run(), name="networkpolicy")
         await nodes.wait_synced()
-        if options.service_proxy:
-            ips = nodes.store[own].internal_ips if own in nodes.store else ()
-            config = Config(cluster_cidrs=tuple(map(str, options.cluster_cidrs)))
-            proxy = KubeProxy(client, name, ips, config)
-            group.create_task(proxy.run(), name="kube-proxy")
         await server.start()
+        group.create_task(network.pools.run(plugin.in_use), name="ip blocks")
         if options.metrics_port:
             from kubewire.cni.metrics import serve as serve_metrics
 
@@ -146,6 +152,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
         group.create_task(nodes.run(), name="nodes")
         group.create_task(network.routes.run(), name="routes")
         group.create_task(network.pools.config.run(), name="ip pools")
+        group.create_task(network.pools.run(pod_network.in_use), name="ip blocks")
         group.create_task(kubelet.run(), name="kubelet")
 
 

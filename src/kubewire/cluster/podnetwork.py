@@ -18,7 +18,7 @@ from kubewire.client.rest import Client
 from kubewire.cluster.ippools import IpPools
 from kubewire.cni import install
 from kubewire.cni import network as cni
-from kubewire.cni.ipam import Network
+from kubewire.cni.ipam import Address, Network
 from kubewire.cni.routes import Mode, pod_mtu
 from kubewire.cni.routing import NodeRoutes, RouteTable, underlay_mtu
 from kubewire.cni.server import Server
@@ -101,6 +101,10 @@ class PodNetwork:
             pools=network.pools,
         )
         self._server = Server(self._pods.plugin, self._pods.socket) if programs else None
+
+    def in_use(self) -> set[Address]:
+        """Every address that a pod has."""
+        return self._pods.plugin.in_use()
 
     async def start(self) -> None:
         """Answer the programs, if such are executed."""

@@ -1,6 +1,7 @@
 """What ``kubewire-cni`` does in the kernel for one attachment (a container and an interface)."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_interface, ip_network
 
 from kubewire.cni import bandwidth, wiring
@@ -19,7 +20,7 @@ from kubewire.cni.spec import (
     Result,
     ResultRoute,
 )
-from kubewire.cni.wiring import Cable
+from kubewire.cni.wiring import Cable, Room
 from kubewire.kernel import netns, sysctl
 from kubewire.kernel.routes import TABLE_MAIN, Route
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -28,26 +29,34 @@ _PREFIX = "kc"
 FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
-def refuse_unusable(node: RtNetlink, request: Request) -> None:
-    """Before anything is taken: the namespace must exist and not have the interface yet."""
-    if not netns.is_namespace(request.netns):
-        raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS {request.netns}: is not a network namespace")
-    if netns.inode(request.netns) == netns.inode("/proc/thread-self/ns/net"):
+@contextmanager
+def entering(request: Request) -> Iterator[Room]:
+    """Open the container's namespace; CniError if there is none."""
+    with ExitStack() as stack:
+        try:
+            room = stack.enter_context(wiring.entering(request.netns))
+        except OSError:
+            raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS {request.netns}: is not a network namespace") from None  # fmt: skip
+        yield room
+
+
+def refuse_unusable(node: RtNetlink, room: Room, request: Request) -> None:
+    """Before anything is taken: the namespace must not be the node's nor have the interface yet."""
+    if netns.inode(room.fd) == netns.inode("/proc/thread-self/ns/net"):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {request.netns}: is the node's own namespace")  # fmt: skip
     name = host_interface(request.name, request.owner)
-    there = wiring.exists(node, name)
+    there = name in node
     if there and not node.link(name).up:
         # A leftover of this very attachment from before a kill; nobody else has this name.
         wiring.unwire(node, name)
         there = False
-    with RtNetlink(request.netns) as pod:
-        if wiring.exists(pod, request.interface):
-            raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {request.interface}: already exists in {request.netns}")  # fmt: skip
+    if request.interface in room.netlink:
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {request.interface}: already exists in {request.netns}")  # fmt: skip
     if there:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_CONTAINERID {request.container_id}: {request.interface} is attached elsewhere already, by {name}")  # fmt: skip
 
 
-def add(node: RtNetlink, request: Request, config: Config, assigned: Result) -> Result:
+def add(node: RtNetlink, room: Room, request: Request, config: Config, assigned: Result) -> Result:
     """Connect the container with the addresses that the IPAM gave; on a failure nothing stays."""
     addresses = tuple(ip.address.ip for ip in assigned.ips)
     if not addresses:
@@ -63,10 +72,10 @@ def add(node: RtNetlink, request: Request, config: Config, assigned: Result) -> 
         alias=f"{config.name}:{request.owner}",
         routes=tuple(map(_way, assigned.routes)),
     )
-    wiring.wire(node, request.netns, cable)
+    wiring.wire(node, room, cable)
     try:
         if config.limits:
-            where = cable.host_interface, request.netns, cable.interface
+            where = cable.host_interface, room.netlink, cable.interface
             bandwidth.apply(node, *where, config.limits)
         result = _result(node, request, config, cable, assigned)
     except BaseException:
@@ -78,7 +87,7 @@ def add(node: RtNetlink, request: Request, config: Config, assigned: Result) -> 
 def _result(
     node: RtNetlink, request: Request, config: Config, cable: Cable, assigned: Result
 ) -> Result:
-    mtu = node.link(cable.host_interface).mtu
+    mtu = node.mtu(cable.host_interface)
     routes = tuple(
         ResultRoute(
             destination=way.destination,
@@ -142,16 +151,14 @@ def check(node: RtNetlink, request: Request, config: Config) -> None:
     """Compare the kernel with what ADD answered; CniError names what is missing."""
     if config.previous is None:
         raise CniError(INVALID_CONFIG, "prevResult: is required by CHECK")
-    if not netns.is_namespace(request.netns):
-        raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS {request.netns}: is not a network namespace")
     link, addresses = _own_part(request, config.previous)
-    with RtNetlink(request.netns) as pod:
-        _check_pod(pod, request, config.previous, link)
-        present = {a.address.ip for a in pod.addresses()}
+    with entering(request) as room:
+        _check_pod(room.netlink, request, config.previous, link)
+        present = {a.address.ip for a in room.netlink.addresses()}
         for address in addresses:
             _require(address in present, f"{request.interface}: address {address} is missing")
     name = host_interface(config.name, request.owner)
-    _require(wiring.exists(node, name), f"interface {name} of the node is missing")
+    _require(name in node, f"interface {name} of the node is missing")
     cable = node.link(name)
     _require(cable.up, f"interface {name} of the node is down")
     reachable = {route.destination for route in node.routes() if route.device == cable.index}
@@ -169,9 +176,7 @@ def _own_part(request: Request, previous: Result) -> tuple[Link, list[Address]]:
 
 
 def _check_pod(pod: RtNetlink, request: Request, previous: Result, wanted: Link) -> None:
-    _require(
-        wiring.exists(pod, request.interface), f"{request.interface}: is missing in {request.netns}"
-    )
+    _require(request.interface in pod, f"{request.interface}: is missing in {request.netns}")
     link = pod.link(request.interface)
     _require(link.up, f"{request.interface}: is down")
     _require(wanted.mac in ("", link.mac), f"{request.interface}: mac is {link.mac}, not {wanted.mac}")  # fmt: skip

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kubewire.kernel import qdiscs
-from kubewire.kernel.netns import Netns
 from kubewire.kernel.rtnetlink import RtNetlink
 
 INGRESS = "kubernetes.io/ingress-bandwidth"
@@ -58,7 +57,7 @@ def _read(annotations: Mapping[str, str], name: str) -> int:
     return value
 
 
-def apply(node: RtNetlink, interface: str, netns: Netns, inside: str, limits: Limits) -> None:
+def apply(node: RtNetlink, interface: str, pod: RtNetlink, inside: str, limits: Limits) -> None:
     """Limit a cable that was just made: nothing is there to be removed."""
     if limits.ingress:
         index = node.index(interface)
@@ -70,12 +69,7 @@ def apply(node: RtNetlink, interface: str, netns: Netns, inside: str, limits: Li
             ]
         )
     if limits.egress:
-        with RtNetlink(netns) as pod:
-            index = pod.index(inside)
-            pod.transact(
-                [
-                    qdiscs.put_tbf(
-                        index, bits_per_second=limits.egress, burst_bytes=limits.egress_burst
-                    )
-                ]
-            )
+        index = pod.index(inside)
+        pod.transact(
+            [qdiscs.put_tbf(index, bits_per_second=limits.egress, burst_bytes=limits.egress_burst)]
+        )

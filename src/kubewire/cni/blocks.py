@@ -2,7 +2,9 @@
 
 The ConfigMap ``kube-system/kubewire-ip-pools`` has a key for each pool. A node claims a block of a
 pool when a pod of its own needs it, by an annotation of its Node; the others read there which node
-a block's pods are on, and lead to it as they do to a podCIDR. A block stays with its node.
+a block's pods are on, and lead to it as they do to a podCIDR. A block that has been empty for a
+while is given back, but each node keeps one of each pool and family; a Node that is deleted takes
+its claims with it.
 
 Two nodes may claim the same block at the same moment. So a node uses a block only if it sees nobody
 else's claim to it *after* its own is written: of two claims that were written, each is seen by
@@ -55,20 +57,21 @@ class ClusterPool:
         """IP versions, IPv4 first."""
         return sorted({cidr.version for cidr in self.cidrs})
 
-    def blocks(self, version: int) -> Iterator[Network]:
-        """Every block of a family."""
+    def blocks(self, version: int, wanted: Address | None = None) -> Iterator[Network]:
+        """Every block of a family, or only the one with a certain address."""
         for cidr in self.cidrs:
-            if cidr.version == version:
-                yield from cidr.subnets(new_prefix=max(self.block_sizes[version], cidr.prefixlen))
+            size = max(self.block_sizes[version], cidr.prefixlen)
+            if cidr.version == version and wanted is None:
+                yield from cidr.subnets(new_prefix=size)
+            elif wanted is not None and wanted in cidr:
+                yield ip_network((wanted, size), strict=False)
 
     def free_block(
         self, version: int, taken: Iterable[Network], wanted: Address | None = None
     ) -> Network | None:
         """The first block that nobody has, or the one with a certain address if nobody has that."""
         others = [network for network in taken if network.version == version]
-        for block in self.blocks(version):
-            if wanted is not None and wanted not in block:
-                continue
+        for block in self.blocks(version, wanted):
             if not any(block.overlaps(other) for other in others):
                 return block
         return None
@@ -112,6 +115,18 @@ def claims(node: Node) -> Claims:
         return {name: tuple(map(ip_network, texts)) for name, texts in found.items()}
     except (msgspec.DecodeError, ValueError):
         return {}
+
+
+def needed(own: Claims, used: Iterable[Address]) -> Claims:
+    """What a node keeps of its blocks: those in use, else one of each pool and family."""
+    given = tuple(used)
+    kept: dict[str, tuple[Network, ...]] = {}
+    for name, found in own.items():
+        busy = {block for block in found if any(address in block for address in given)}
+        for version in {block.version for block in found} - {block.version for block in busy}:
+            busy.add(next(block for block in found if block.version == version))
+        kept[name] = tuple(block for block in found if block in busy)
+    return kept
 
 
 def written(found: Claims) -> str:

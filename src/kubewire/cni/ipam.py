@@ -8,6 +8,7 @@ talks to the old owner must not reach a new pod.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -52,20 +53,7 @@ class Range:
         exclude: Iterable[str] = (),
     ) -> "Range":
         """Read a range as it is configured; IpamError names the wrong field."""
-        network = _network("subnet", subnet)
-        if network.num_addresses < 4:
-            raise IpamError(f"subnet {subnet}: too small to allocate from")
-        first, last = _usable(network)
-        chosen = cls(
-            subnet=network,
-            start=_inside("rangeStart", start, network) if start else first,
-            end=_inside("rangeEnd", end, network) if end else last,
-            gateway=_inside("gateway", gateway, network) if gateway else first,
-            exclude=_collapsed([_network("exclude", one, strict=False) for one in exclude]),
-        )
-        if int(chosen.start) > int(chosen.end):
-            raise IpamError(f"rangeStart {chosen.start}: is after rangeEnd {chosen.end}")
-        return chosen
+        return _range(subnet, start, end, gateway, tuple(exclude))
 
     def __contains__(self, address: Address) -> bool:
         return (
@@ -154,6 +142,25 @@ def _collapsed(networks: Sequence[Network]) -> tuple[Network, ...]:
     v4 = [n for n in networks if isinstance(n, IPv4Network)]
     v6 = [n for n in networks if isinstance(n, IPv6Network)]
     return (*collapse_addresses(v4), *collapse_addresses(v6))
+
+
+@lru_cache
+def _range(subnet: str, start: str, end: str, gateway: str, exclude: tuple[str, ...]) -> Range:
+    """Remembered: every call comes with its configuration, and it is the same one."""
+    network = _network("subnet", subnet)
+    if network.num_addresses < 4:
+        raise IpamError(f"subnet {subnet}: too small to allocate from")
+    first, last = _usable(network)
+    chosen = Range(
+        subnet=network,
+        start=_inside("rangeStart", start, network) if start else first,
+        end=_inside("rangeEnd", end, network) if end else last,
+        gateway=_inside("gateway", gateway, network) if gateway else first,
+        exclude=_collapsed([_network("exclude", one, strict=False) for one in exclude]),
+    )
+    if int(chosen.start) > int(chosen.end):
+        raise IpamError(f"rangeStart {chosen.start}: is after rangeEnd {chosen.end}")
+    return chosen
 
 
 RangeSet = tuple[Range, ...]

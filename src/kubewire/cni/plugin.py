@@ -27,11 +27,12 @@ from pathlib import Path
 
 import msgspec
 
+from kubewire.api.errors import StatusError
 from kubewire.api.meta import JSON
 from kubewire.cni import attach, builtin_ipam, delegate, ipam, journal, loopback, wiring
 from kubewire.cni.config import BUILTIN_IPAM, DEFAULT_DATA_DIR, Config, for_removal, parse, pod_of
 from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping, table_name
-from kubewire.cni.ipam import ExhaustedError, IpamError
+from kubewire.cni.ipam import Address, ExhaustedError, IpamError
 from kubewire.cni.journal import Journal
 from kubewire.cni.masquerade import Masquerades
 from kubewire.cni.pools import Pod, Pool, PoolSource, Supply
@@ -87,6 +88,7 @@ class Plugin:
 
     ``pod_cidrs``, ``cluster_cidrs`` and ``mtu`` are the node's, for networks that do not say their
     own; ``identify`` tells more about a pod than the runtime does, ``pools`` are the cluster's.
+    Networks that name no ``dataDir`` are expected in ``data_dir``.
     """
 
     def __init__(
@@ -97,13 +99,16 @@ class Plugin:
         mtu: Callable[[], int] = int,
         identify: Callable[[Request], Awaitable[Pod]] = _what_the_runtime_says,
         pools: PoolSource | None = None,
+        data_dir: Path = DEFAULT_DATA_DIR,
     ) -> None:
+        self._data_dir = data_dir
         self._pod_cidrs = pod_cidrs
         self._cluster_cidrs = [ip_network(cidr) for cidr in cluster_cidrs]
         self._mtu = mtu
         self._identify = identify
         self._pools = pools
         self._netlink = RtNetlink()
+        self._reaches_pods = False
         self._sweeper = wiring.Sweeper()
         self._networks: dict[Path, _Network] = {}
         self._ports: dict[Path, HostPorts] = {}
@@ -129,10 +134,21 @@ class Plugin:
             return 1, msgspec.json.encode(failed.to_wire(_wanted_version(stdin)))
         return 0, b"" if answer is None else msgspec.json.encode(answer)
 
-    async def recover(self, data_dir: Path = DEFAULT_DATA_DIR) -> None:
+    async def recover(self) -> None:
         """Undo the ADDs that a killed process has left in any network."""
-        for found in Journal.below(data_dir):
+        for found in Journal.below(self._data_dir):
             await self._undo_abandoned(found)
+
+    def in_use(self) -> set[Address]:
+        """Every address that a network of this node has given, also one that was not used since the start."""
+        opened = {folder: network.store for folder, network in self._networks.items()}
+        found = {address for store in opened.values() for address in store.snapshot()}
+        for data_dir in {self._data_dir, *(folder.parent for folder in opened)}:
+            for path in data_dir.glob("*/leases"):
+                if path.parent not in opened:
+                    with contextlib.closing(Store(path.parent)) as store:
+                        found.update(store.snapshot())
+        return found
 
     def usage(self) -> Iterator[Usage]:
         """How full the networks are that were used since the start."""
@@ -155,6 +171,8 @@ class Plugin:
             adding = request.command == "ADD"
             with network.journal.mark(program, env, stdin) if adding else contextlib.nullcontext():
                 result = await self._supplied(self._main if program == MAIN else self._ipam, request, config)  # fmt: skip
+            if self._pools and request.command in ("DEL", "GC"):
+                self._pools.freed()
         else:
             raise CniError(INVALID_CONFIG, f"type {program!r}: is not one of {', '.join(PROGRAMS)}")
         return None if result is None else result.to_wire(request.version)
@@ -257,21 +275,25 @@ class Plugin:
         return None
 
     async def _add(self, request: Request, config: Config) -> Result:
-        attach.refuse_unusable(self._netlink, request)
-        try:
-            assigned = await self._address(request, config)
-            assert assigned is not None
-            ports = list(_port_mappings(config, assigned))
-            result = attach.add(self._netlink, request, config, assigned)
-            if ports:
-                self._host_ports(config).put(_label(config, request.owner), ports)
-            if config.masquerade:
-                self._masquerades.ensure(config, assigned)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                await self._delete(request, config)
-            raise
-        return result
+        with attach.entering(request) as room:
+            attach.refuse_unusable(self._netlink, room, request)
+            try:
+                assigned = await self._address(request, config)
+                assert assigned is not None
+                ports = list(_port_mappings(config, assigned))
+                if not self._reaches_pods:
+                    wiring.ensure_source(self._netlink)
+                    self._reaches_pods = True
+                result = attach.add(self._netlink, room, request, config, assigned)
+                if ports:
+                    self._host_ports(config).put(_label(config, request.owner), ports)
+                if config.masquerade:
+                    self._masquerades.ensure(config, assigned)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    await self._delete(request, config)
+                raise
+            return result
 
     async def _delete(self, request: Request, config: Config) -> None:
         self._unmap(config, request.owner)
@@ -322,7 +344,19 @@ class Plugin:
 
     def _builtin_ipam(self, request: Request, config: Config, command: str) -> Result | None:
         store = self._networks[config.data_dir / config.name].store
-        return builtin_ipam.run(store, request, config, command)
+        result = builtin_ipam.run(store, request, config, command)
+        if self._pools and command == "ADD" and result:
+            self._refuse_withdrawn(store, request, config, self._pools.pools())
+        return result
+
+    def _refuse_withdrawn(
+        self, store: Store, request: Request, config: Config, now: Iterable[Pool]
+    ) -> None:
+        """A part of a pool may have been given back since the configuration was read."""
+        for address in store.held(request.owner):
+            if config.ipam.supply.withdrawn(address, now):
+                store.drop(request.owner)
+                raise ExhaustedError(f"{address} is this node's no more")
 
     def _has_ports(self, config: Config) -> bool:
         return config.data_dir in self._ports or HostPorts.exist(config.data_dir)
@@ -383,6 +417,8 @@ def _as_cni_error(error: Exception) -> CniError:
             return CniError(INVALID_CONFIG, str(error))
         case HostPortError():
             return CniError(INVALID_CONFIG, f"runtimeConfig.portMappings: {error}")
+        case StatusError():
+            return CniError(TRY_AGAIN_LATER, f"Kubernetes API: {error}")
         case OSError():
             return CniError(FAILED, str(error))
     log.error("CNI call failed", exc_info=error)

@@ -67,6 +67,9 @@ class PoolSource(Protocol):
     async def reach(self, address: Address) -> bool:
         """Get the part of a pool that an address is in; False if it is in no pool, or another's."""
 
+    def freed(self) -> None:
+        """Addresses were freed: parts of a pool may not be needed any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Supply:
@@ -122,6 +125,14 @@ class Supply:
     def holds(self, address: Address) -> bool:
         """Some set may give this address."""
         return any(ipam.holds(ranges, address) for ranges in self.sets)
+
+    def withdrawn(self, address: Address, now: Iterable[Pool]) -> bool:
+        """An address was of a pool of the cluster, but this node's part of it has gone since."""
+        current = {pool.name: pool for pool in now}
+        return any(
+            pool.holds(address) and pool.name in current and not current[pool.name].holds(address)
+            for pool in self.pools
+        )
 
     def _named(self, pod: Pod) -> Pool | None:
         for whose, annotations in (

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from kubewire.client.informer import Informer
     from kubewire.client.loop import Changes
 
+ETHERNET_MTU = 1500
+
 log = logging.getLogger(__name__)
 
 
@@ -270,8 +272,21 @@ class NodeRoutes:
 
 
 def underlay_mtu(netlink: RtNetlink, address: Address) -> int:
-    """MTU of the device that holds the node's own address."""
+    """MTU of the device that holds the node's own address; on the loopback, of the way out."""
     for found in netlink.addresses():
         if found.address.ip == address:
-            return netlink.link(found.index).mtu
+            link = netlink.link(found.index)
+            return link.mtu if link.name != "lo" else _way_out_mtu(netlink, address.version)
     raise LookupError(f"no device of this node has the address {address}")
+
+
+def _way_out_mtu(netlink: RtNetlink, version: int) -> int:
+    """An address that is routed to the node says nothing about a link: packets take the default route."""
+    for route in netlink.routes():
+        if (
+            route.destination.prefixlen == 0
+            and route.destination.version == version
+            and route.device
+        ):
+            return netlink.link(route.device).mtu
+    return ETHERNET_MTU

@@ -12,16 +12,17 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 
 from kubewire.cni.ipam import Address
 from kubewire.kernel import links, routes
-from kubewire.kernel.netlink import Message, NetlinkError
+from kubewire.kernel.netlink import Message
 from kubewire.kernel.netns import Netns, current, opened
 from kubewire.kernel.routes import Route
-from kubewire.kernel.rtnetlink import DeviceNames, RtNetlink
+from kubewire.kernel.rtnetlink import RtNetlink
 
 NEXT_HOP_V4 = ip_address("169.254.1.1")
 NEXT_HOP_V6 = ip_address("fe80::1")
@@ -65,26 +66,52 @@ def pod_mac(addresses: Sequence[Address]) -> str:
     return links.mac_text(b"\x0a\x58" + tail)
 
 
-def wire(node: RtNetlink, netns: Netns, cable: Cable) -> None:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The namespace of a pod, open for the time of a call."""
+
+    fd: int
+    netlink: RtNetlink
+
+
+@contextmanager
+def entering(netns: Netns) -> Iterator[Room]:
+    """Open a pod's namespace; OSError if it is none."""
+    with opened(netns) as fd, RtNetlink(fd) as netlink:
+        yield Room(fd, netlink)
+
+
+def wire(node: RtNetlink, room: Room, cable: Cable) -> None:
     """Connect a pod; on a failure nothing of the cable stays."""
-    with opened(netns) as fd, RtNetlink(fd) as pod:
-        node.transact(
-            [
-                links.add_veth(
-                    cable.host_interface, cable.interface,
-                    peer_netns=fd, mac=HOST_MAC, peer_mac=cable.mac, mtu=cable.mtu,
-                )
-            ]
-        )  # fmt: skip
-        try:
-            outer = node.index(cable.host_interface)
-            inner = pod.index(cable.interface)
-            pod.transact(pod_side(inner, cable))
-            # The node's end goes up last and in one batch with its routes: up means complete.
-            node.transact(node_side(outer, cable))
-        except BaseException:
-            unwire(node, cable.host_interface)
-            raise
+    node.transact(
+        [
+            links.add_veth(
+                cable.host_interface, cable.interface,
+                peer_netns=room.fd, mac=HOST_MAC, peer_mac=cable.mac, mtu=cable.mtu,
+            )
+        ]
+    )  # fmt: skip
+    try:
+        outer = node.index(cable.host_interface)
+        inner = room.netlink.index(cable.interface)
+        room.netlink.transact(pod_side(inner, cable))
+        # The node's end goes up last and in one batch with its routes: up means complete.
+        node.transact(node_side(outer, cable))
+    except BaseException:
+        unwire(node, cable.host_interface)
+        raise
+
+
+def ensure_source(node: RtNetlink) -> None:
+    """A node without any IPv4 address takes the next hop's, or it could not talk to its pods.
+
+    The kernel looks for a source when a route is made, on every device until one has an address,
+    so without any a route takes the longer the more pods there are.
+    """
+    addresses = (a.address.ip for a in node.addresses())
+    if all(a.version == 6 or a.is_loopback for a in addresses):
+        own = routes.put_address(_LOOPBACK, IPv4Interface(NEXT_HOP_V4), routes.SCOPE_UNIVERSE)
+        node.transact([own])
 
 
 def next_hop(version: int) -> Address:
@@ -100,7 +127,7 @@ def ways(cable: Cable, version: int) -> list[Route]:
 
 def node_side(index: int, cable: Cable) -> list[Message]:
     """Requests on the node once the pod's end is up."""
-    batch = [links.set_link(index, alias=cable.alias), *links.bring_up(index)]
+    batch = [*links.bring_up(index, alias=cable.alias)]
     for address in cable.addresses:
         batch.append(routes.put_route(Route(ip_network(address), index)))
         batch.append(routes.put_neighbour(index, address, cable.mac))
@@ -138,7 +165,7 @@ class Sweeper:
     def __init__(self) -> None:
         self._netns = current()
         """The namespace of the node: the one in which the sweeper was made."""
-        self._names = DeviceNames()
+        self._names = RtNetlink()
         self._sweeps: set[asyncio.Task[None]] = set()
 
     async def remove(self, node: RtNetlink, interface: str) -> bool:
@@ -181,17 +208,6 @@ class Sweeper:
         await asyncio.gather(*self._sweeps)
         self._names.close()
         os.close(self._netns)
-
-
-def exists(node: RtNetlink, interface: str) -> bool:
-    """Tell whether there is such a device."""
-    try:
-        node.index(interface)
-    except NetlinkError as error:
-        if error.errno != errno.ENODEV:
-            raise
-        return False
-    return True
 
 
 def unwire(node: RtNetlink, interface: str) -> None:

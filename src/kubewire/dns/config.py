@@ -23,6 +23,7 @@ from kubewire.lang.dns.name import BadNameError, normalize, reverse_zones, to_wi
 
 if TYPE_CHECKING:
     from kubewire.client.rest import Client
+    from kubewire.dns.cookies import Cookies
     from kubewire.dns.dispatch import Dispatcher
     from kubewire.dns.tls import Tls
 
@@ -108,6 +109,8 @@ class Block:
     metadata: bool = False
     timeouts: dict[str, float] = field(default_factory=dict)
     max_tcp_queries: int = 0
+    cookies: Cookies | None = None
+    """Of the first block: they hold for the whole listener."""
     limits: dict[str, int] = field(default_factory=dict)
     """``plugin.property`` of the plugins that limit encrypted listeners."""
     dispatcher: Dispatcher | None = None

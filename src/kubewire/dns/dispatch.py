@@ -13,7 +13,10 @@ from collections.abc import Awaitable, Coroutine, Generator, Hashable, Iterable
 from types import coroutine
 from typing import Any
 
+import msgspec
+
 from kubewire.dns.config import Block, Listener
+from kubewire.dns.options import PLAIN, Option, put_on, take_off
 from kubewire.dns.plugin import Replay, Request, Response, opt_reply
 from kubewire.dns.table import Entry, Table
 from kubewire.lang.dns import codes
@@ -63,6 +66,8 @@ class Dispatcher:
             for address in block.addresses:
                 if (address.scheme, address.port) == (listener.scheme, listener.port):
                     self._zones.setdefault(address.zone, []).append(block)
+        self.cookies = next((b.cookies for b in blocks if b.cookies is not None), None)
+        self.tables["udp"].set_cookies(self.cookies.secrets if self.cookies else ())
         self._only = self._one_for_all()
         self._any_class = any(p.any_class for b in blocks for p in b.plugins.values())
         self._replay = {
@@ -102,10 +107,32 @@ class Dispatcher:
             return _header_only(data, codes.FORMERR)
         if message.question is None:
             return _header_only(data, codes.FORMERR)
+        if self.cookies and message.edns and message.edns.options:
+            options = self._signed(message.edns.options, client)
+            if options is None:
+                return _header_only(data, codes.FORMERR)
+            message.edns = msgspec.structs.replace(message.edns, options=options)
         request = Request(message, client=client, local=local, proto=proto, size=len(data))
         request.wire = data
         request.server = self.label
         return _begin(self._respond(request))
+
+    def replay(self, data: bytes, client: Peer) -> bytes | None:
+        """The answer that is kept for the same question without its EDNS options, with them."""
+        if (asked := take_off(data)) is None:
+            return None
+        entry = self.tables["udp"].entries.get(asked.key)
+        if entry is None or not entry.answers or entry.until <= monotonic():
+            return None
+        options = self._signed(asked.options, client)
+        answer = entry.answers[(entry.hits + 1) % entry.count]
+        found = None if options is None else put_on(data[:2] + answer[2:], options)
+        entry.hits += found is not None
+        return found
+
+    def _signed(self, options: tuple[Option, ...], client: Peer) -> tuple[Option, ...] | None:
+        """Options as they go back; None: a cookie is malformed."""
+        return self.cookies.sign(options, client[0], int(time.time())) if self.cookies else options
 
     async def _respond(self, request: Request) -> Answer:
         response = await self.checked(request)
@@ -168,8 +195,15 @@ class Dispatcher:
             name = name.partition(".")[2] or "." if "\\" not in name else parent(name)
 
     def _keep(self, request: Request, response: Response, replay: Replay, answer: bytes) -> None:
-        if request.message.edns and request.message.edns.options:
-            return
+        key = request.wire[2:]
+        edns = request.message.edns
+        if edns and edns.options:
+            asked = take_off(request.wire)
+            if asked is None or response.options or {c for c, _ in edns.options} - PLAIN:
+                return
+            key = asked.key
+            request.message.edns = msgspec.structs.replace(edns, options=())
+            answer = finish(request, response)
         table = self.tables["udp" if request.proto == "udp" else "tcp"]
         answers = [answer]
         if response.rotate and len(response.answer) > 1:
@@ -178,13 +212,10 @@ class Dispatcher:
                 answers.append(finish(request, response))
         labels: tuple[str | int, ...] = (
             *_labels(request, response),
-            len(request.wire),
+            len(key) + 2,
             len(answer),
         )
-        table.put(
-            request.wire[2:],
-            Entry(tuple(answers), replay.until, replay.deps, labels),
-        )
+        table.put(key, Entry(tuple(answers), replay.until, replay.deps, labels))
 
 
 def finish(request: Request, response: Response) -> bytes:

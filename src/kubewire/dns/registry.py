@@ -11,13 +11,13 @@ GROUP = "kubewire.dns_plugins"
 ORDER = (
     "root", "metadata", "geoip", "cancel", "proxyproto", "quic", "grpc_server", "https", "https3",
     "timeouts", "multisocket", "reload", "nsid", "bufsize", "bind", "debug", "trace", "ready",
-    "health", "pprof", "shed", "prometheus", "errors", "log", "dnstap", "rrl", "local", "dns64", "any",
-    "chaos", "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache", "header", "dnssec",
+    "health", "pprof", "shed", "prometheus", "errors", "log", "dnstap", "rrl", "cookies", "local",
+    "dns64", "any", "chaos", "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache", "header", "dnssec",
     "tls", "minimal", "template", "transfer", "hosts", "route53", "azure", "clouddns",
     "k8s_external", "kubernetes", "file", "auto", "secondary", "etcd", "loop", "forward", "grpc",
     "erratic", "whoami", "on", "sign", "view", "nomad",
 )  # fmt: skip
-"""plugin.cfg of CoreDNS 1.14.7, and its external plugin rrl."""
+"""plugin.cfg of CoreDNS 1.14.7, and its external plugin rrl; cookies is our own."""
 
 MODULES = {"import": "import_", "any": "any", "file": "file"}
 
@@ -27,7 +27,7 @@ SHIPPED = frozenset({
     "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache", "header", "dnssec", "tls",
     "minimal", "template", "transfer", "hosts", "k8s_external", "kubernetes", "file", "auto",
     "secondary", "etcd", "loop", "forward", "erratic", "whoami", "view", "https", "https3", "quic",
-    "grpc_server", "rrl",
+    "grpc_server", "rrl", "cookies",
 })  # fmt: skip
 
 DECLARED_OUT = {

@@ -41,6 +41,9 @@ class Table:
         self._limit = limit
         self._users: dict[Hashable, set[bytes]] = {}
 
+    def set_cookies(self, secrets: tuple[bytes, ...]) -> None:
+        """With what cookies are signed, for tables that answer by themselves."""
+
     def put(self, key: bytes, entry: Entry) -> None:
         """Add or replace an entry; the oldest one makes room."""
         if key in self.entries:

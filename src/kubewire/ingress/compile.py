@@ -1,8 +1,7 @@
-"""Route plan + Services + endpoints + certificates -> Envoy's configuration, as files of xDS JSON.
+"""Route plan + Services + endpoints + certificates -> Envoy's configuration, as xDS resources.
 
-Envoy follows files (``path_config_source``) and sees a rename within a few milliseconds, so the
-controller needs neither gRPC nor protobuf. A file per cluster, certificate and route table: a change
-of one endpoint rewrites one small file and touches no listener.
+A resource per cluster, set of endpoints, certificate and listener, and one route table: a change of
+one endpoint is one small message and touches no listener.
 
 Facts of Envoy 1.40 that shaped this: virtual hosts do not fall through; two virtual hosts with the
 same domain reject the whole update; ``path_separated_prefix`` takes neither "/" nor a trailing
@@ -25,22 +24,30 @@ from kubewire.api.meta import JSON, Key
 from kubewire.api.service import EndpointSlice, Service, ServicePort
 from kubewire.ingress.plan import Backend, Plan, Route
 from kubewire.lang.xds.model import (
+    ASSIGNMENT,
+    CLUSTER,
+    LISTENER,
     ROUTES,
-    TYPE,
+    SECRET,
     Assignment,
     Cluster,
     Endpoint,
     admin,
+    behind_socket,
     extension,
-    file_name,
-    from_file,
+    from_stream,
     http_manager,
     listener,
-    response,
     retry_policy,
+    stream,
 )
 
 HTTP_PORT, HTTPS_PORT, READY_PORT = 80, 443, 8081
+TABLE = "ingress"
+"""Name of the route table."""
+XDS = "xds.sock"
+"""In Envoy's folder: who tells it."""
+Resources = dict[str, dict[str, JSON]]
 FALLBACK = "fallback"
 """Name of the certificate shown for an unknown SNI name."""
 
@@ -69,50 +76,48 @@ def certificate_of(secret: Secret) -> Certificate | str:
     return Certificate(*found)
 
 
-def compile_files(
+def compile_resources(
     plan: Plan,
     services: Mapping[Key, Service],
     slices: Iterable[EndpointSlice],
     certificates: Mapping[Key, Certificate],
     fallback: Certificate,
-    directory: str,
     anywhere: str = "::",
-) -> dict[str, bytes]:
-    """File name -> content, in the order in which they must be written.
+) -> Resources:
+    """Type -> name -> resource, in the order in which Envoy must have them.
 
     ``anywhere`` is where Envoy listens: "::" is both families, "0.0.0.0" for a kernel without IPv6.
     """
-    compiler = _Compiler(plan, services, certificates, directory, anywhere)
-    files: dict[str, bytes] = {}
+    compiler = _Compiler(plan, services, certificates, anywhere)
     by_service: dict[Key, list[EndpointSlice]] = {}
     for piece in slices:
         by_service.setdefault(Key(piece.metadata.namespace, piece.service_name), []).append(piece)
-    backends = {r.backend for r in plan.routes if compiler.port(r.backend)}
-    for backend in sorted(backends, key=str):
-        if not _external(services, backend):
-            endpoints = _endpoints(
-                compiler.port(backend), by_service.get(backend.service or Key("", ""), ())
-            )
-            assignment = Assignment(str(backend), tuple(Endpoint(*e) for e in endpoints))
-            files[f"eds-{file_name(str(backend))}.json"] = response([assignment.to_json()])
-    files["cds.json"] = response(compiler.cluster(b).to_json() for b in sorted(backends, key=str))
-    files[f"sds-{FALLBACK}.json"] = response([_secret(FALLBACK, fallback)])
-    for key in sorted(set(plan.certificates.values()) & set(certificates)):
-        files[f"sds-{file_name(str(key))}.json"] = response([_secret(str(key), certificates[key])])
-    files["rds.json"] = response([compiler.route_table()])
-    files["lds.json"] = response(compiler.listeners())
-    return files
+    backends = sorted({r.backend for r in plan.routes if compiler.port(r.backend)}, key=str)
+    secrets = {str(k): certificates[k] for k in plan.certificates.values() if k in certificates}
+    return {
+        CLUSTER: {str(b): compiler.cluster(b).to_json() for b in backends},
+        ASSIGNMENT: {
+            str(b): _assignment(b, compiler.port(b), by_service).to_json()
+            for b in backends
+            if not _external(services, b)
+        },
+        SECRET: {n: _secret(n, c) for n, c in ({FALLBACK: fallback} | secrets).items()},
+        LISTENER: {one["name"]: one for one in compiler.listeners()},
+        ROUTES: {TABLE: compiler.route_table()},
+    }
 
 
 def bootstrap(directory: str, node: str) -> bytes:
-    """Envoy's static configuration: where the files are, and nothing that listens."""
+    """Envoy's static configuration: who tells it the rest, and nothing that listens."""
     return msgspec.json.encode(
         {
             "node": {"id": node, "cluster": "kubewire-ingress"},
             "dynamic_resources": {
-                "lds_config": from_file(f"{directory}/lds.json"),
-                "cds_config": from_file(f"{directory}/cds.json"),
+                "ads_config": stream("xds"),
+                "lds_config": from_stream(),
+                "cds_config": from_stream(),
             },
+            "static_resources": {"clusters": [behind_socket("xds", f"{directory}/{XDS}", "h2c")]},
             "admin": admin(f"{directory}/admin.sock"),
             "layered_runtime": {
                 "layers": [
@@ -129,13 +134,11 @@ class _Compiler:
         plan: Plan,
         services: Mapping[Key, Service],
         certificates: Mapping[Key, Certificate],
-        directory: str,
         anywhere: str,
     ) -> None:
         self.plan = plan
         self.services = services
         self.certificates = certificates
-        self.directory = directory
         self.anywhere = anywhere
 
     def port(self, backend: Backend) -> ServicePort | None:
@@ -161,7 +164,7 @@ class _Compiler:
         assert port is not None
         if service.spec.type == "ExternalName":
             return Cluster(name, dns=(service.spec.external_name, port.port))
-        return Cluster(name, from_file(f"{self.directory}/eds-{file_name(name)}.json"))
+        return Cluster(name, from_stream())
 
     def route_table(self) -> JSON:
         hosts = [
@@ -171,7 +174,7 @@ class _Compiler:
         hosts.append({"name": "*", "domains": ["*"], "routes": self._routes("")})
         return {
             "@type": ROUTES,
-            "name": "ingress",
+            "name": TABLE,
             "ignore_port_in_host_matching": True,
             "virtual_hosts": hosts,
         }
@@ -233,7 +236,6 @@ class _Compiler:
         return found
 
     def _tls_chain(self, secret: str, hosts: list[str]) -> JSON:
-        source = from_file(f"{self.directory}/sds-{file_name(secret)}.json")
         chain: JSON = {
             "name": secret,
             "filters": [self._manager("https")],
@@ -242,7 +244,9 @@ class _Compiler:
                 f"{_TLS}.DownstreamTlsContext",
                 common_tls_context={
                     "alpn_protocols": ["h2", "http/1.1"],
-                    "tls_certificate_sds_secret_configs": [{"name": secret, "sds_config": source}],
+                    "tls_certificate_sds_secret_configs": [
+                        {"name": secret, "sds_config": from_stream()}
+                    ],
                 },
             ),
         }
@@ -251,10 +255,7 @@ class _Compiler:
         return chain
 
     def _manager(self, name: str) -> JSON:
-        table = {
-            "config_source": from_file(f"{self.directory}/rds.json"),
-            "route_config_name": "ingress",
-        }
+        table = {"config_source": from_stream(), "route_config_name": TABLE}
         return _manager(name, rds=table)
 
 
@@ -287,6 +288,13 @@ def _external(services: Mapping[Key, Service], backend: Backend) -> bool:
     return service is not None and service.spec.type == "ExternalName"
 
 
+def _assignment(
+    backend: Backend, port: ServicePort | None, slices: Mapping[Key, list[EndpointSlice]]
+) -> Assignment:
+    found = _endpoints(port, slices.get(backend.service or Key("", ""), ()))
+    return Assignment(str(backend), tuple(Endpoint(*e) for e in found))
+
+
 def _endpoints(port: ServicePort | None, slices: Iterable[EndpointSlice]) -> list[tuple[str, int]]:
     """Addresses to send to: ready ones, else those that still serve while they terminate."""
     ready: set[tuple[str, int]] = set()
@@ -311,7 +319,7 @@ def _secret(name: str, certificate: Certificate) -> JSON:
         return {"inline_bytes": base64.b64encode(value).decode()}
 
     return {
-        "@type": f"{TYPE}.{_TLS}.Secret",
+        "@type": SECRET,
         "name": name,
         "tls_certificate": {
             "certificate_chain": data(certificate.chain),

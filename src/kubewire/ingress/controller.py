@@ -1,4 +1,4 @@
-"""The ingress controller: watches, compiles, writes Envoy's files, fills status.loadBalancer."""
+"""The ingress controller: watches, compiles, tells Envoy, fills status.loadBalancer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kubewire.client.informer import Informer
 from kubewire.client.loop import Changes, Loop, run_all
 from kubewire.client.rest import Client
 from kubewire.ingress.certificates import fault_of, self_signed
-from kubewire.ingress.compile import Certificate, certificate_of, compile_files
+from kubewire.ingress.compile import XDS, Certificate, certificate_of, compile_resources
+from kubewire.ingress.feed import Feed
 from kubewire.ingress.plan import Plan, plan
-from kubewire.kernel.envoy import ConfigFiles
 
 IPV6 = Path("/proc/net/if_inet6")
 """Missing where the kernel has no IPv6."""
@@ -27,17 +27,16 @@ log = logging.getLogger(__name__)
 
 
 class IngressController:
-    """Keeps a folder of Envoy files equal to what the Ingresses mean."""
+    """Keeps the Envoy whose folder it is at what the Ingresses mean."""
 
     def __init__(self, client: Client, directory: Path, *, agent: str, service: Key) -> None:
         self.client = client
-        self.directory = directory
         self.service = service
         """The Service in front of Envoy; its address goes into the Ingresses' status."""
         self.configured = asyncio.Event()
-        """Set once the first whole configuration is written."""
+        """Set once there is a whole configuration to be told."""
         self._anywhere = "::" if IPV6.exists() else "0.0.0.0"
-        self._files = ConfigFiles(directory)
+        self._feed = Feed(directory / XDS)
         self._checked: dict[Key, tuple[str, Certificate | None]] = {}
         self._fallback = self_signed("ingress.kubewire.dev", datetime.datetime.now(datetime.UTC))
         self.ingresses = Informer(client, INGRESSES, Ingress, agent=agent)
@@ -50,19 +49,21 @@ class IngressController:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        await run_all([self.loop])
+        try:
+            await run_all([self.loop])
+        finally:
+            self._feed.close()
 
     async def _reconcile(self, _changes: Changes) -> None:
         wanted = plan(self.ingresses.store.values(), self.classes.store.values())
         certificates = self._certificates(set(wanted.certificates.values()))
-        self._files.replace(
-            compile_files(
+        await self._feed.replace(
+            compile_resources(
                 wanted,
                 self.services.store,
                 self.slices.store.values(),
                 certificates,
                 self._fallback,
-                str(self.directory),
                 self._anywhere,
             )
         )

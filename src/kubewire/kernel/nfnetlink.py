@@ -9,7 +9,7 @@ import struct
 from collections.abc import Collection
 from typing import Self
 
-from kubewire.kernel.netlink import Message, NetlinkSocket, attributes
+from kubewire.kernel.netlink import Message, NetlinkError, NetlinkSocket, attributes
 from kubewire.kernel.netns import Netns, socket_in
 from kubewire.lang.nftables import readback, wire
 from kubewire.lang.nftables.model import Data, Transaction
@@ -24,6 +24,8 @@ _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS, _GET_GENERATION = (
 )
 _INET = struct.pack("=BBH", 1, 0, 0)
 _ERROR = 2
+_COUNT = 20
+"""Attribute of a set: how many elements it has."""
 _SO_SNDBUFFORCE = 32
 _SOL_NETLINK, _NETLINK_EXT_ACK, _NETLINK_CAP_ACK = 270, 11, 10
 
@@ -113,6 +115,26 @@ class Nfnetlink:
             name, rule = readback.rule(data)
             found.setdefault(name, []).append(rule)
         return found
+
+    def counts(self, table: str) -> dict[str, int]:
+        """How many elements each set of a table holds; kernels before 6.16 do not say."""
+        body = _INET + wire.string(1, table)
+        sets = self._asking.dump(_GET_SET, body, f"list sets of {table}")
+        found = (dict(attributes(data, 4)) for _, data in sets)
+        return {
+            one[2].rstrip(b"\0").decode(): int.from_bytes(one[_COUNT], "big")
+            for one in found
+            if _COUNT in one
+        }
+
+    def has_chain(self, family: int, table: str, chain: str) -> bool:
+        """Whether a table of any family has a chain."""
+        body = struct.pack("=BBH", family, 0, 0) + wire.string(1, table) + wire.string(3, chain)
+        try:
+            self._asking.ask(Message(_GET_CHAIN, 0, body, f"look for chain {chain}"))
+        except NetlinkError:
+            return False
+        return True
 
     def elements(self, table: str, names: Collection[str]) -> dict[str, dict[bytes, Data]]:
         """The elements of those of these plain sets that a table has."""

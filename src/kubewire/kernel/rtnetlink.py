@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from kubewire.kernel import links, routes
 from kubewire.kernel.links import Link
-from kubewire.kernel.netlink import NetlinkSocket
+from kubewire.kernel.netlink import Failure, NetlinkError, NetlinkSocket
 from kubewire.kernel.netns import Netns
 from kubewire.kernel.routes import DeviceAddress, Neighbour, Route
 
@@ -25,7 +25,9 @@ GROUP_IPV6_ADDRESS = 9
 GROUP_IPV6_ROUTE = 11
 
 _AF_BRIDGE = 7
+_SIOCGIFMTU = 0x8921
 _SIOCGIFINDEX = 0x8933
+_IFREQ = struct.Struct("=16si20x")
 
 T = TypeVar("T")
 
@@ -41,9 +43,35 @@ class RtNetlink(NetlinkSocket):
         return links.parse_link(self.ask(links.get_link(link))[1])
 
     def index(self, name: str) -> int:
-        """Index of a device."""
-        index: int = struct.unpack_from("=i", self.ask(links.get_link(name))[1], 4)[0]
-        return index
+        """Index of a device; NetlinkError ENODEV if there is none.
+
+        A request for it would wait for every device that is being added or removed, and be answered
+        with all that is known of it; this needs no lock.
+        """
+        return self._number(_SIOCGIFINDEX, name)
+
+    def mtu(self, name: str) -> int:
+        """MTU of a device, as cheaply."""
+        return self._number(_SIOCGIFMTU, name)
+
+    def _number(self, request: int, name: str) -> int:
+        try:
+            answer = fcntl.ioctl(self.socket, request, _IFREQ.pack(name.encode(), 0))
+        except OSError as error:
+            reason = Failure(links.get_link(name), error.errno or errno.EIO, "")
+            raise NetlinkError([reason]) from None
+        number: int = _IFREQ.unpack(answer)[1]
+        return number
+
+    def __contains__(self, name: str) -> bool:
+        """There is such a device."""
+        try:
+            self.index(name)
+        except NetlinkError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return False
+        return True
 
     def links(self) -> list[Link]:
         """Every device."""
@@ -83,26 +111,3 @@ def monitor(*groups: int, netns: Netns | None = None) -> RtNetlink:
     opened.join(*groups)
     opened.socket.setblocking(False)
     return opened
-
-
-class DeviceNames:
-    """Which devices there are by name, in the namespace where it was made.
-
-    Netlink answers only when no device is being added or removed; this needs no lock.
-    """
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-
-    def __contains__(self, name: str) -> bool:
-        try:
-            fcntl.ioctl(self._socket, _SIOCGIFINDEX, struct.pack("=16s24x", name.encode()))
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
-            return False
-        return True
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()

@@ -34,6 +34,8 @@ from kubewire.kubeproxy.topology import NodeView
 log = logging.getLogger(__name__)
 
 ZONE = "topology.kubernetes.io/zone"
+LOOK = 1.0
+"""Seconds between quick looks at the kernel: one request as long as nobody changes anything."""
 VIRTUAL = ("lo", "kube-ipvs0")
 """Devices that hold addresses of Services."""
 TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
@@ -83,6 +85,8 @@ class KubeProxy:
         self._table = ServiceTable()
         self._checks: dict[Key, HealthCheck] = {}
         self._told: dict[Key, frozenset[str]] = {}
+        self._looked = time.monotonic()
+        """When the kernel was last read back."""
         self._alone = alone
         """Rules that other modes may have left are gone."""
         self._made = (config, self._given_cidrs)
@@ -131,18 +135,31 @@ class KubeProxy:
             with self._timed(full=True), uncollected():
                 self._remake(made)
                 self._full()
-            if not self._alone:
-                # Now that the new rules are in, nothing is open while the old ones go.
-                backends.clear_others(made[0].mode, made[0])
-                self._alone = True
+            self._leave_others()
             await self._checked()
         elif changes:
             with self._timed(full=False):
                 self._partial(changes)
             await self._checked()
-        elif self._proxier.heal():
+        else:
+            self._look()
+            self._leave_others()
+        return min(self._given.sync_period, LOOK)
+
+    def _look(self) -> None:
+        """A quick look every second; a whole one if that finds something, or after syncPeriod."""
+        now = time.monotonic()
+        if now < self._looked + self._given.sync_period and self._proxier.intact():
+            return
+        self._looked = now
+        if self._proxier.heal():
             log.warning("%s: mended what somebody else had changed", self.loop.name)
-        return self._given.sync_period
+
+    def _leave_others(self) -> None:
+        """Now that the new rules are in, nothing is open while those of other modes go."""
+        if not self._alone:
+            config = self._made[0]
+            self._alone = backends.clear_others(config.mode, config, patient=True)
 
     @contextlib.contextmanager
     def _timed(self, *, full: bool) -> Iterator[None]:

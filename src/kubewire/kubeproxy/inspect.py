@@ -7,7 +7,7 @@ and listed by the same kernel: the two lists differ exactly where the rules do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 from kubewire.api.errors import InputError
@@ -61,15 +61,17 @@ def connection_table(config: Config) -> list[JSON]:
         proxier.close()
 
 
-def desired(tracer: Tracer) -> list[str]:
-    """What it should hold; leaves the calling process in a scratch namespace."""
+def desired(tracer: Tracer, found: Iterable[str]) -> list[str]:
+    """What should be where that was ``found``; leaves the calling process in a scratch namespace."""
     unshare(CLONE_NEWNET)
     proxier = backends.proxier(tracer.config, tracer.service_cidrs)
     plan = tracer.plan
     try:
         changes = [Change(key, None, frontend) for key, frontend in plan.frontends.items()]
         proxier.sync(changes, plan.addresses)
-        return proxier.dump().actual
+        dump = proxier.dump()
+        used = {line.partition(": ")[0] for line in found}
+        return [*dump.actual, *(x for x in dump.on_demand if x.partition(": ")[0] in used)]
     finally:
         # A process that a back end started would outlive the namespace's only user.
         proxier.clear()

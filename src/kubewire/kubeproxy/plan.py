@@ -13,6 +13,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from socket import AF_INET, inet_pton
 from typing import Literal, NamedTuple
 
 from kubewire.api.meta import Key
@@ -286,10 +287,11 @@ def _internal(
         )
     why = _policy("internalTrafficPolicy", local=local, node=node, hint=choice.hint)
     knows_pods = config.knows_pods(version)
+    others = Decision("balance", chosen, knows_pods or config.masquerade_all, why, local)
     return {
         "pod": Decision("balance", chosen, config.masquerade_all, why, local),
-        "node": Decision("balance", chosen, knows_pods or config.masquerade_all, why, local),
-        "other": Decision("balance", chosen, knows_pods or config.masquerade_all, why, local),
+        "node": others,
+        "other": others,
     }
 
 
@@ -352,6 +354,14 @@ def _affinity(service: Service) -> int | None:
 
 @lru_cache(maxsize=1 << 16)
 def _version(ip: str) -> int:
+    try:
+        inet_pton(AF_INET, ip)
+    except (OSError, ValueError):
+        return _version_of(ip)
+    return 4
+
+
+def _version_of(ip: str) -> int:
     try:
         return ipaddress.ip_address(ip).version
     except ValueError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from kubewire.api.meta import Key
 from kubewire.kubeproxy.table import Change
@@ -57,6 +57,8 @@ class Dump(NamedTuple):
 
     desired: list[str]
     actual: list[str]
+    on_demand: tuple[str, ...] = ()
+    """``NAME: ...``: what is in ``actual`` once somebody uses it."""
 
 
 class Proxier(Protocol):
@@ -74,6 +76,12 @@ class Proxier(Protocol):
     def heal(self) -> bool:
         """Read the kernel back; mend what somebody else changed. True if there was anything."""
 
+    def intact(self) -> bool:
+        """False if a quick look shows that somebody harmed the rules; called every second.
+
+        What only reading all of it back would show may go unseen: ``heal`` comes for that.
+        """
+
     def dump(self) -> Dump:
         """What should be there and what is."""
 
@@ -82,3 +90,11 @@ class Proxier(Protocol):
 
     def close(self) -> None:
         """Give up sockets and processes; the rules stay."""
+
+
+@runtime_checkable
+class Lingers(Protocol):
+    """A back end through which established connections go: they need it until they end."""
+
+    def leave(self) -> bool:
+        """Remove all that no open connection needs; True once that was everything."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from socket import AF_INET, inet_pton
 from typing import NamedTuple
 
-from kubewire.api.service import EndpointSlice, ServicePort
+from kubewire.api.service import EndpointSlice, ForZone, ObjectReference, ServicePort
 from kubewire.kubeproxy.config import sloppy
 
 NOBODY: frozenset[str] = frozenset()
@@ -82,14 +82,9 @@ def targets(
     wanted = "IPv4" if version == 4 else "IPv6"
     found: dict[tuple[str, int], Target] = {}
     for piece in slices:
-        if piece.address_type != wanted:
-            continue
-        for number in _numbers(piece, port):
-            for target in _of(piece, number, node, version, skipped):
-                known = found.get((target.ip, target.port))
-                # One that is moving from slice to slice: what says more for it holds.
-                if known is None or (target.ready, target.local) > (known.ready, known.local):
-                    found[target.ip, target.port] = target
+        if piece.address_type == wanted:
+            for number in _numbers(piece, port):
+                _collect(found, piece, number, node, version, skipped)
     return tuple(sorted(found.values()))  # By address and port, which no two share.
 
 
@@ -126,46 +121,67 @@ def _plain_ipv4(text: str) -> bool:
     return first not in (0, 127, 169) and first < 224
 
 
-def _of(
-    piece: EndpointSlice, number: int, node: NodeView, version: int, skipped: set[str] | None
-) -> Iterable[Target]:
+def _collect(
+    found: dict[tuple[str, int], Target],
+    piece: EndpointSlice,
+    number: int,
+    node: NodeView,
+    version: int,
+    skipped: set[str] | None,
+) -> None:
     """Hot: runs for every endpoint of the cluster at a full sync."""
-    weight, here = piece.weight, node.name or None
+    weight, here, new = piece.weight, node.name or None, tuple.__new__
     for endpoint in piece.endpoints or ():
+        if not endpoint.addresses:
+            continue
         # Further addresses of one endpoint are interchangeable; upstream uses the first.
-        for text in endpoint.addresses[:1]:
-            ip = reachable(text, version)
-            if ip is None:
-                if skipped is not None:
-                    skipped.add(f"{piece.metadata.name}: {text}")
-                continue
-            state, hints, reference = endpoint.conditions, endpoint.hints, endpoint.target_ref
-            yield Target(
+        text = endpoint.addresses[0]
+        ip = reachable(text, version)
+        if ip is None:
+            if skipped is not None:
+                skipped.add(f"{piece.metadata.name}: {text}")
+            continue
+        state, hints, reference = endpoint.conditions, endpoint.hints, endpoint.target_ref
+        target = new(
+            Target,
+            (
                 ip,
                 number,
                 state.ready is not False,
                 state.serving is not False,
-                bool(state.terminating),
+                state.terminating is True,
                 here is not None and endpoint.node_name == here,
-                frozenset(z.name for z in hints.for_zones or ()) if hints else NOBODY,
-                frozenset(n.name for n in hints.for_nodes or ()) if hints else NOBODY,
-                f"{reference.namespace or piece.metadata.namespace}/{reference.name}"
-                if reference and reference.kind == "Pod"
-                else "",
+                NOBODY if hints is None else _named(hints.for_zones),
+                NOBODY if hints is None else _named(hints.for_nodes),
+                "" if reference is None else _pod(piece, reference),
                 weight,
-            )
+            ),
+        )
+        known = found.setdefault((ip, number), target)
+        # One that is moving from slice to slice: what says more for it holds.
+        if known is not target and (target.ready, target.local) > (known.ready, known.local):
+            found[ip, number] = target
+
+
+def _named(given: Iterable[ForZone] | None) -> frozenset[str]:
+    return frozenset(one.name for one in given or ())
+
+
+def _pod(piece: EndpointSlice, reference: ObjectReference) -> str:
+    if reference.kind != "Pod":
+        return ""
+    return f"{reference.namespace or piece.metadata.namespace}/{reference.name}"
 
 
 def choose(found: Sequence[Target], node: NodeView) -> Choice:
     """Pick the two sets."""
-    ready = [t for t in found if t.ready]
+    ready = tuple(found) if all(t.ready for t in found) else tuple(t for t in found if t.ready)
     pick, hint = _by_hints(ready, node)
-    cluster = [t for t in ready if pick is None or pick(t)]
+    cluster = tuple(t for t in ready if pick(t)) if pick else ready
     if not cluster:
-        cluster = [t for t in found if t.usable]
-        hint = ""
+        cluster, hint = tuple(t for t in found if t.usable), ""
     local = [t for t in ready if t.local] or [t for t in found if t.local and t.usable]
-    return Choice(tuple(cluster), tuple(local), any(t.usable for t in found), hint)
+    return Choice(cluster, tuple(local), bool(ready) or any(t.usable for t in found), hint)
 
 
 def _by_hints(

@@ -1,8 +1,9 @@
 """plan + this node's pods -> the program.
 
 Pods with the same policies share a chain, equal selectors share a set, each NetworkPolicy has one
-chain per direction. Only what this node's pods need is compiled. A pod or label change is a matter
-of elements (``Compiler.update``); a changed policy compiles the node anew.
+chain per direction. Only what this node's pods need is compiled, for the families that they have. A
+pod or label change is a matter of elements (``Compiler.update``); a changed policy compiles the node
+anew.
 """
 
 import hashlib
@@ -62,6 +63,8 @@ class Compiler:
         self.strict = strict
         self._held: dict[Key, tuple[Packed, ...]] = {}
         self._naming: tuple[int, set[str]] = (0, set())
+        self._families: tuple[Literal[4, 6], ...] = ()
+        """What this node's pods speak."""
 
     def addresses(self, key: Key) -> tuple[Packed, ...]:
         """Addresses of a pod of this node that policies select; () for others."""
@@ -72,11 +75,13 @@ class Compiler:
 
     def program(self) -> Program:
         """Compile the node whole."""
-        build = _Build(self.plan, {}, {})
         egress: dict[Packed, str] = {}
         ingress: dict[Packed, str] = {}
         self._naming = 0, set()
         self._held = {k: a for k in self.plan.pods if (a := self.addresses(k))}
+        spoken = {family_of(a) for held in self._held.values() for a in held}
+        self._families = tuple(f for f in FAMILIES if f in spoken)
+        build = _Build(self.plan, {}, {}, self._families)
         for key in self._held:
             self._dispatch(key, build, egress, ingress)
         node = self.plan.nodes.get(self.node)
@@ -93,20 +98,21 @@ class Compiler:
 
     def update(self, old: Program, changes: Changes) -> Program:
         """Compile what changed; what did not is the same value as in ``old``."""
-        if changes.policies or changes.nodes:
+        touched = changes.pods | changes.ports.keys()
+        if changes.policies or changes.nodes or self._foreign(touched):
             return self.program()
-        build = _Build(self.plan, dict(old.sets), dict(old.chains))
+        build = _Build(self.plan, dict(old.sets), dict(old.chains), self._families)
         self._elements(build.sets, changes)
         self._named_ports(build.sets, changes)
         for peer in changes.domains:
             build.refresh(peer)
         egress, ingress, known = dict(old.egress), dict(old.ingress), set(old.known)
-        for key in changes.pods | changes.ports.keys():
+        for key in touched:
             for address in self._held.pop(key, ()):
                 egress.pop(address, None)
                 ingress.pop(address, None)
                 known.discard(address)
-        for key in changes.pods | changes.ports.keys():
+        for key in touched:
             if held := self.addresses(key):
                 self._held[key] = held
                 known.update(held)
@@ -122,6 +128,10 @@ class Compiler:
             self._asking(build, egress),
             self.strict,
         )
+
+    def _foreign(self, pods: Iterable[Key]) -> bool:
+        """Whether one of these pods speaks a family that nothing has been compiled for."""
+        return any(family_of(a) not in self._families for k in pods for a in self.addresses(k))
 
     def _asking(self, build: "_Build", egress: dict[Packed, str]) -> frozenset[Packed]:
         """The pods that a policy allows to reach names."""
@@ -177,10 +187,17 @@ class Compiler:
 class _Build:
     """Chains and sets of one program."""
 
-    def __init__(self, plan: Plan, sets: dict[str, AnySet], chains: dict[str, Chain]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        sets: dict[str, AnySet],
+        chains: dict[str, Chain],
+        families: tuple[Literal[4, 6], ...],
+    ) -> None:
         self.plan = plan
         self.sets = sets
         self.chains = chains
+        self.families = families
 
     def naming(self) -> set[str]:
         """The chains of profiles that lead to an address that DNS gives."""
@@ -198,7 +215,7 @@ class _Build:
 
     def refresh(self, peer: Domains) -> None:
         """Bring the addresses of a peer by name up to date."""
-        for family in FAMILIES:
+        for family in self.families:
             if self.sets.pop(set_name(peer, family), None):
                 self._address_set(peer, family)
 
@@ -305,7 +322,7 @@ class _Build:
         if rule.peers is None:
             yield 0, ""
             return
-        for family in FAMILIES:
+        for family in self.families:
             blocks = [p for p in rule.peers if isinstance(p, Block)]
             if ranges := _ranges(blocks, family):
                 yield family, self._range_set(ranges, family)
@@ -324,7 +341,7 @@ class _Build:
             if isinstance(port, Ports):
                 numbers[port.protocol].add((port.low, port.high))
                 continue
-            for wanted in FAMILIES if family == 0 else (family,):
+            for wanted in self.families if family == 0 else (family,):
                 yield "", (), self._port_set(port, wanted)
         for protocol, ranges in numbers.items():
             whole = any(low == 0 and high == 65535 for low, high in ranges)

@@ -14,6 +14,9 @@ destination on egress, the source on ingress), a family and ports, and has a ver
 Back ends (nftables, iptables + ipset) only render it.
 """
 
+from collections.abc import Mapping
+from itertools import compress
+from operator import ne
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -122,3 +125,9 @@ def dns_set(family: int) -> str:
 def family_of(address: Packed) -> Literal[4, 6]:
     """4 or 6."""
     return 4 if len(address) == 4 else 6
+
+
+def differing(new: Mapping[Packed, str], old: Mapping[Packed, str]) -> list[Packed]:
+    """Addresses that one of them lacks or leads elsewhere; nearly all are equal, so C looks at them."""
+    other = map(ne, map(old.get, new), new.values())
+    return [*compress(new, other), *(old.keys() - new.keys())]

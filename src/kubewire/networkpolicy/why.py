@@ -1,11 +1,12 @@
 """``policy why``: one question, the verdict of each direction and who decided it.
 
-An end of a flow is ``[ns/]pod``, the name of a workload of manifests, an address of a pod, a node, a
-Service or of anything else; ``to`` may also name a Service. Packets to a Service are judged after
+An end of a flow is ``[ns/]pod``, the name of a workload or of a Service, which stand for their pods, an
+address of a pod, a node, a Service or of anything else. Packets to a Service are judged after
 destination NAT, for each endpoint that it may be sent to.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -14,10 +15,19 @@ from kubewire.api.core import Pod
 from kubewire.api.errors import InputError
 from kubewire.api.meta import JSON, Key
 from kubewire.api.service import Service
+from kubewire.networkpolicy import workloads
+from kubewire.networkpolicy.compile import FAMILIES, set_name
 from kubewire.networkpolicy.judge import Flow, Judgement, Party, judge, party
-from kubewire.networkpolicy.model import Address
+from kubewire.networkpolicy.model import Address, Domains
 from kubewire.networkpolicy.objects import Objects
-from kubewire.networkpolicy.plan import Plan, PodFacts, parse_address, pod_facts
+from kubewire.networkpolicy.plan import (
+    Plan,
+    PodFacts,
+    as_policy,
+    parse_address,
+    pod_facts,
+    selections,
+)
 from kubewire.networkpolicy.services import (
     Backend,
     Front,
@@ -98,7 +108,9 @@ class Asker:
         objects: Objects,
         namespace: str = "default",
         names: Mapping[str, Collection[Address]] | None = None,
+        learned: Mapping[str, Mapping[str, frozenset[bytes]]] | None = None,
     ) -> None:
+        """``learned``: what `sets_by_name` has on each node now."""
         self.namespace = namespace
         self.plan = Plan.of(objects.policies, objects.pods, objects.namespaces, objects.nodes)
         self._names = {n.rstrip(".").lower(): tuple(found) for n, found in (names or {}).items()}
@@ -106,6 +118,8 @@ class Asker:
             self.plan.set_domain(name, frozenset(found))
         self._nodes: dict[Address, str] = {}
         self._services = Services(objects)
+        self._workloads = workloads.pods_of(objects)
+        self._learned = learned or {}
         for pod in self.plan.pods.values():
             if pod.node and (host := parse_address(pod.host_ip)):
                 self._nodes.setdefault(host, pod.node)
@@ -114,35 +128,65 @@ class Asker:
                     self._nodes.setdefault(address, pod.node)
 
     def ask(self, question: Question) -> JSON:
-        """Judge one flow; InputError if it names what is not there."""
-        source = self.party(question.source, "from")
+        """Judge one flow, of every pod that an end stands for; InputError if it names what is not there."""
+        pairs = [p for s in self.parties(question.source, "from") for p in self._asked(s, question)]
+        if len(pairs) == 1:
+            return pairs[0][2]
+        worst = next((a for _, _, a in pairs if a["verdict"] == "deny"), pairs[0][2])
+        if all(a["verdict"] == worst["verdict"] for _, _, a in pairs):
+            return worst
+        shown = [{"from": s, "to": t, "verdict": a["verdict"]} for s, t, a in pairs]
+        return {**worst, "pods": shown}
+
+    def _asked(self, source: Party, question: Question) -> Iterator[tuple[str, str, JSON]]:
+        """(source, target, answer) for every pod that the target stands for."""
+        self._learn(source)
         front, service = self._front(question)
-        if service is None:
-            target = self.party(question.target, "to")
-            if target.pod is None and front is None and target.on_node:
-                front = self._services.by_node_port(_number(question.port), question.protocol)
-            if front is not None:
-                return self._through(source, front, question, target)
-            behind = self._services.by_host_port(target.node, question.port, question.protocol)
-            if target.on_node and target.pod is None and behind is not None:
-                return self._to_backend(source, behind, question, target)
-            return self._direct(source, target, question)
+        if service is not None:
+            yield source.text, question.target, self._to_service(source, service, front, question)
+            return
+        for target in self.parties(question.target, "to"):
+            yield source.text, target.text, self._to(source, target, question)
+
+    def _to_service(
+        self, source: Party, service: Service, front: Front | None, question: Question
+    ) -> JSON:
         if front is None:
             reason = f"Service {service.key} has no port {question.port} {question.protocol}"
             return _refused(reason)
         return self._through(source, front, question, None)
 
-    def party(self, text: str, field: str) -> Party:
-        """Find one end of a flow."""
+    def _to(self, source: Party, target: Party, question: Question) -> JSON:
+        front, behind = None, None
+        if target.pod is None and target.on_node:
+            front = self._services.by_node_port(_number(question.port), question.protocol)
+            behind = self._services.by_host_port(target.node, question.port, question.protocol)
+        if front is not None:
+            return self._through(source, front, question, target)
+        if behind is not None:
+            return self._to_backend(source, behind, question, target)
+        return self._direct(source, target, question)
+
+    def _learn(self, source: Party) -> None:
+        """Peers by name have the addresses that the source's node has learned."""
+        held = self._learned.get(source.pod.node if source.pod else "", {})
+        for peer in self.plan.domain_peers if self._learned else ():
+            found = (ip_address(a) for f in FAMILIES for a in held.get(set_name(peer, f), ()))
+            self.plan.inherit(peer, frozenset(found))
+
+    def parties(self, text: str, field: str) -> list[Party]:
+        """Find one end of a flow: several if a workload or a Service is named."""
         address = parse_address(text)
         if address is not None:
-            return self._at(address, text)
+            return [self._at(address, text)]
         key = self._key(text)
         pod = self.plan.pods.get(key)
         if pod is not None:
-            return self._pod(pod)
+            return [self._pod(pod)]
+        if key in self._workloads:
+            return [self._pod(self.plan.pods[k]) for k in self._workloads[key]]
         if field == "to" and (named := self._named(text)):
-            return named
+            return [named]
         raise InputError(f'{field}: pod "{key}" not found')
 
     def _named(self, text: str) -> Party | None:
@@ -183,7 +227,10 @@ class Asker:
         if service is None:
             return None, None
         port = port_of(service, question.port, question.protocol)
-        return (Front(service, port) if port else None), service
+        if port is None and address is None and question.target_kind != "Service":
+            # A port of the pods, of a workload of this name.
+            service = service if key not in self._workloads else None
+        return (Front(service, port) if service and port else None), service
 
     def _direct(self, source: Party, target: Party, question: Question) -> JSON:
         port = question.port
@@ -257,6 +304,12 @@ class Asker:
         return self._pod(pod_facts(backend.pod))
 
 
+def sets_by_name(objects: Objects) -> list[str]:
+    """Names of the sets that hold the addresses of peers by domain name."""
+    found = (s for p in objects.policies for s in selections(as_policy(p)))
+    return [set_name(s, f) for s in found if isinstance(s, Domains) for f in FAMILIES]
+
+
 def _same_family(source: Party, target: Party) -> tuple[Party, Party]:
     """Give pods that were named the address of the other end's family."""
     wanted = target.address if target.fixed else source.address if source.fixed else None
@@ -273,7 +326,7 @@ def _same_family(source: Party, target: Party) -> tuple[Party, Party]:
 
 def _addresses(party: Party) -> tuple[Address, ...]:
     """Every address of an end, the one that was asked for first."""
-    rest = party.pod.addresses if party.pod and not party.on_node else ()
+    rest = party.pod.addresses if party.pod else ()
     return (*((party.address,) if party.address else ()), *(a for a in rest if a != party.address))
 
 

@@ -13,7 +13,7 @@ def told(responses: list[bytes]) -> tuple[str, list[str], list[str]]:
 
 
 def resources(**bodies: bytes) -> Resources:
-    found = Resources()
+    found = Resources(encode=bytes)
     for name, body in bodies.items():
         found.put(CLUSTER, name, body)
     return found
@@ -49,23 +49,34 @@ def test_who_asks_for_everything_is_told_of_nothing() -> None:
     assert told(responses)[1:] == ([], [])
 
 
-def test_endpoints_are_missing_until_they_are_asked_for() -> None:
-    known = Resources()
+def test_what_nobody_asks_for_is_not_even_encoded() -> None:
+    encoded: list[object] = []
+    known = Resources(encode=lambda value: encoded.append(value) or b"")
     stream = Stream(known)
-    known.put(ASSIGNMENT, "a", b"1")
+    known.put(ASSIGNMENT, "a", 1)
+    known.put(ASSIGNMENT, "b", 2)
     assert stream.news() == []
-    assert not stream.settled()
+    assert stream.settled()
     clear(known)
-    nonce, names, _ = told(stream.receive(Request(ASSIGNMENT, subscribe=("a", "x")))[0])
-    assert names == ["a"]
+    nonce, names, removed = told(stream.receive(Request(ASSIGNMENT, subscribe=("a", "x")))[0])
+    assert (names, removed, encoded) == (["a"], ["x"], [1])
+    assert not stream.settled()
     stream.receive(Request(ASSIGNMENT, nonce=nonce))
     assert stream.settled()
     assert stream.receive(Request(ASSIGNMENT, unsubscribe=("a",))) == ([], "")
 
 
+def test_who_was_told_that_there_is_none_learns_of_it_later() -> None:
+    known = Resources(encode=bytes)
+    stream = Stream(known)
+    assert told(stream.receive(Request(CLUSTER, subscribe=("a",)))[0])[1:] == ([], ["a"])
+    known.put(CLUSTER, "a", b"1")
+    assert told(stream.news())[1:] == (["a"], [])
+
+
 def test_a_broken_stream_goes_on_where_it_was() -> None:
     known = resources(a=b"1", b=b"1")
-    version = known.of[CLUSTER]["a"].version
+    (version, _) = known.get(CLUSTER, "a") or ("", b"")
     stream = Stream(known)
     responses, _ = stream.receive(Request(CLUSTER, initial=(("a", version), ("gone", "x"))))
     assert told(responses)[1:] == (["b"], ["gone"])

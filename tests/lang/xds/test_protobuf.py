@@ -24,8 +24,9 @@ def test_an_assignment_byte_by_byte() -> None:
 
 
 def test_a_field_that_is_not_in_the_table_is_an_error() -> None:
-    with pytest.raises(KeyError, match="dns_lookup_family"):
-        encode(Cluster("a", dns=("x.test", 80)).to_json())
+    with pytest.raises(KeyError, match="lb_subset_config"):
+        encode(Cluster("a", from_stream()).to_json() | {"lb_subset_config": {}})
+    assert encode(Cluster("a", dns=("x.test", 80)).to_json())
     assert encode(Cluster("a", from_stream(), protocol="http", ejects=True, limits=False).to_json())
 
 

@@ -9,7 +9,7 @@ from kubewire.lang.xds.model import (
     Assignment,
     Cluster,
     Endpoint,
-    from_file,
+    from_stream,
     listener,
 )
 from kubewire.lang.xds.snapshot import checked, version
@@ -20,7 +20,7 @@ def routes(*domains: str) -> JSON:
 
 
 GOOD: list[JSON] = [
-    Cluster("a", from_file("/x")).to_json(),
+    Cluster("a", from_stream()).to_json(),
     Assignment("a", (Endpoint("10.0.0.1", 80),)).to_json(),
     Cluster("dns", dns=("example.test", 80)).to_json(),
     routes("a.test", "b.test"),
@@ -43,7 +43,7 @@ def test_what_is_right_is_told() -> None:
 @pytest.mark.parametrize(
     ("wrong", "kind", "left", "fault"),
     [
-        (Cluster("b", from_file("/x")).to_json(), CLUSTER, ["a", "dns"], "Cluster b: nobody tells its endpoints"),
+        (Cluster("b", from_stream()).to_json(), CLUSTER, ["a", "dns"], "Cluster b: nobody tells its endpoints"),
         (Assignment("b", (Endpoint("x", 80),)).to_json(), ASSIGNMENT, ["a"], "endpoints of b: 'x' is not an IP address"),
         (Assignment("b", (Endpoint("::1", 0),)).to_json(), ASSIGNMENT, ["a"], "endpoints of b: port 0 is not between 1 and 65535"),
         (Assignment("a").to_json(), ASSIGNMENT, ["a"], "endpoints of a: told twice; the first one holds"),

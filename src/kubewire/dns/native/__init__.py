@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kubewire.dns.table import Entry, Table
 
-VERSION = 1
+VERSION = 2
 LIBRARY = Path(__file__).with_name("fastpath.so")
 SIZE = 4096
 """The largest answer that is kept."""
@@ -29,6 +29,7 @@ _SURFACE: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "kw_version": (_U32, ()),
     "kw_table_new": (_POINTER, ()),
     "kw_table_free": (None, (_POINTER,)),
+    "kw_table_cookies": (None, (_POINTER, ctypes.c_char_p, _U32)),
     "kw_table_put": (
         ctypes.c_int,
         (
@@ -84,6 +85,10 @@ class NativeTable(Table):
         self._slots: dict[tuple[str | int, ...], int] = {}
         # At the end of the process a thread may still read it, and the memory goes anyway.
         weakref.finalize(self, lib.kw_table_free, self.handle).atexit = False
+
+    def set_cookies(self, secrets: tuple[bytes, ...]) -> None:
+        """Sign cookies with the first of these; without any they go back as they came."""
+        self._lib.kw_table_cookies(self.handle, b"".join(secrets), len(secrets))
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Add or replace an entry, unless its answers are too large to be replayed."""

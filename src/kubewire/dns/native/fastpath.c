@@ -5,27 +5,44 @@
  * for Python, which is told through an eventfd. Python alone changes the table; the thread reads it
  * under the lock and never touches a Python object, so it runs without the interpreter's lock.
  *
+ * Nearly all that an answer costs is the kernel's, so the loop spares it work: answers of one size
+ * to one client leave as one packet that the kernel cuts up at the end of its way (UDP_SEGMENT),
+ * and while questions come fast the thread naps shortly instead of being woken for each.
+ *
  * Plain C behind a small surface: Python loads it by ctypes, so one library serves every version.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-#define BATCH 64
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+
+#define BATCH 128
 #define SIZE 4096
+#define STRIDE (SIZE + 192) /* not a power of two: buffers must not share their cache lines */
 #define CONTROL 40
 #define NAME 28
-#define ASIDE (1 << 18) /* octets of messages that may wait for Python */
+#define ASIDE (1 << 18)   /* octets of messages that may wait for Python */
+#define SEGMENTS 64       /* what every kernel with UDP_SEGMENT takes */
+#define SEGMENT_SIZE 1200 /* fits every path that IPv6 knows */
+#define SECRETS 4
+#define BUSY 64            /* messages ... */
+#define BUSY_WITHIN 1.3e-3 /* ... that come within so many seconds make a busy time */
+#define NAP 120000        /* ns between two batches in a busy time */
 
 typedef struct {
     uint64_t hash;
@@ -42,7 +59,31 @@ typedef struct {
     uint64_t mask, used, seed;
     uint64_t *hits; /* by slot: what a hit counts as */
     uint32_t slots;
+    uint32_t secret_count; /* 0: cookies go back as they came */
+    uint8_t secrets[SECRETS][16];
 } table;
+
+/* An answer on its way. */
+typedef struct {
+    const uint8_t *data;
+    void *name, *control;
+    uint32_t size, group;
+} letter;
+
+typedef struct {
+    letter *first;
+    uint32_t count, placed;
+    /* Room for control data as it came, then for UDP_SEGMENT. */
+    _Alignas(8) uint8_t control[CONTROL + CMSG_SPACE(sizeof(uint16_t))];
+} bundle;
+
+typedef struct {
+    letter letters[BATCH];
+    bundle bundles[BATCH];
+    struct mmsghdr messages[BATCH];
+    struct iovec vectors[BATCH];
+    uint32_t count;
+} outbox;
 
 typedef struct {
     int fd, event;
@@ -51,17 +92,20 @@ typedef struct {
     pthread_t thread;
     pthread_mutex_t lock; /* of `answers` and the messages put aside */
     table *answers;
-    int stop;
+    int stop, unsegmented;
     uint32_t aside_used;
     uint64_t shed;
     uint8_t *aside;
 } loop;
 
 typedef struct {
-    struct mmsghdr in[BATCH], out[BATCH];
-    struct iovec in_vec[BATCH], out_vec[BATCH];
-    uint8_t names[BATCH][NAME], controls[BATCH][CONTROL];
-    uint8_t received[BATCH][SIZE], answers[BATCH][SIZE];
+    struct mmsghdr in[BATCH];
+    struct iovec in_vec[BATCH];
+    uint64_t hashes[BATCH];
+    uint32_t plain[BATCH]; /* length of a message without its EDNS options */
+    _Alignas(8) uint8_t names[BATCH][NAME], controls[BATCH][CONTROL];
+    uint8_t received[BATCH][STRIDE], answers[BATCH][STRIDE];
+    outbox out;
 } batch;
 
 static uint64_t mix(uint64_t a, uint64_t b) {
@@ -91,7 +135,7 @@ static entry **cell_of(table *t, uint64_t hash, const uint8_t *key, uint32_t len
 }
 
 /* Counted up when the surface below changes: Python refuses a library of another age. */
-uint32_t kw_version(void) { return 1; }
+uint32_t kw_version(void) { return 2; }
 
 table *kw_table_new(void) {
     table *t = calloc(1, sizeof *t);
@@ -196,6 +240,13 @@ void kw_table_remove(table *t, const uint8_t *key, uint32_t length) {
     pthread_rwlock_unlock(&t->lock);
 }
 
+void kw_table_cookies(table *t, const uint8_t *secrets, uint32_t count) {
+    pthread_rwlock_wrlock(&t->lock);
+    t->secret_count = count < SECRETS ? count : SECRETS;
+    memcpy(t->secrets, secrets, t->secret_count * sizeof t->secrets[0]);
+    pthread_rwlock_unlock(&t->lock);
+}
+
 uint32_t kw_table_hits(table *t, uint64_t *out, uint32_t room) {
     pthread_rwlock_rdlock(&t->lock);
     uint32_t n = t->slots < room ? t->slots : room;
@@ -210,18 +261,138 @@ static double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* Copy the answer to a message; 0: Python has to see it. */
-static uint32_t answer(table *t, const uint8_t *message, uint32_t length, double at, uint8_t *out) {
-    if (length <= 12) return 0;
-    uint64_t hash = hash_of(message + 2, length - 2, t->seed);
-    entry *e = *cell_of(t, hash, message + 2, length - 2);
+static uint64_t turned(uint64_t x, int by) { return x << by | x >> (64 - by); }
+
+static void sip_rounds(uint64_t v[4], int count) {
+    while (count--) {
+        v[0] += v[1]; v[1] = turned(v[1], 13) ^ v[0]; v[0] = turned(v[0], 32);
+        v[2] += v[3]; v[3] = turned(v[3], 16) ^ v[2];
+        v[0] += v[3]; v[3] = turned(v[3], 21) ^ v[0];
+        v[2] += v[1]; v[1] = turned(v[1], 17) ^ v[2]; v[2] = turned(v[2], 32);
+    }
+}
+
+/* SipHash-2-4 on a little-endian machine, as all that run this are. */
+static uint64_t siphash(const uint8_t *key, const uint8_t *data, uint32_t length) {
+    uint64_t k[2], word = (uint64_t)length << 56;
+    memcpy(k, key, sizeof k);
+    uint64_t v[4] = {k[0] ^ 0x736F6D6570736575u, k[1] ^ 0x646F72616E646F6Du,
+                     k[0] ^ 0x6C7967656E657261u, k[1] ^ 0x7465646279746573u};
+    for (; length >= 8; data += 8, length -= 8) {
+        uint64_t whole;
+        memcpy(&whole, data, 8);
+        v[3] ^= whole;
+        sip_rounds(v, 2);
+        v[0] ^= whole;
+    }
+    for (uint32_t i = 0; i < length; i++) word |= (uint64_t)data[i] << (8 * i);
+    v[3] ^= word;
+    sip_rounds(v, 2);
+    v[0] ^= word;
+    v[2] ^= 255;
+    sip_rounds(v, 4);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* A server cookie: version, time, hash of the client's cookie, both and the client's address. */
+static void server_cookie(const uint8_t *secret, const uint8_t *client, uint32_t made,
+                          const struct sockaddr *from, uint8_t *out) {
+    uint8_t input[32], head[8] = {1, 0, 0, 0, (uint8_t)(made >> 24), (uint8_t)(made >> 16),
+                                  (uint8_t)(made >> 8), (uint8_t)made};
+    const uint8_t *address = (const uint8_t *)from + (from->sa_family == AF_INET6 ? 8 : 4);
+    uint32_t length = from->sa_family == AF_INET6 ? 16 : 4;
+    memcpy(input, client, 8);
+    memcpy(input + 8, head, 8);
+    memcpy(input + 16, address, length);
+    uint64_t hash = siphash(secret, input, 16 + length);
+    memcpy(out, head, 8);
+    memcpy(out + 8, &hash, 8);
+}
+
+/* Write a cookie with a server cookie that is good for a while; the sizes are those of RFC 7873. */
+static uint32_t complete(const table *t, const uint8_t *cookie, uint32_t length,
+                         const struct sockaddr *from, uint8_t *out) {
+    uint32_t at = (uint32_t)time(NULL), made;
+    memcpy(out, cookie, 8);
+    if (length == 24 && !memcmp(cookie + 8, "\1\0\0", 4)) {
+        memcpy(&made, cookie + 12, 4);
+        made = __builtin_bswap32(made);
+        int32_t age = (int32_t)(at - made);
+        for (uint32_t i = 0; i < t->secret_count && age >= -300 && age <= 1800; i++) {
+            server_cookie(t->secrets[i], cookie, made, from, out + 8);
+            if (!memcmp(out + 8, cookie + 8, 16)) return 24;
+        }
+    }
+    server_cookie(t->secrets[0], cookie, at, from, out + 8);
+    return 24;
+}
+
+/* Where the options of a message begin that ends in an OPT record with some; 0: it does not. */
+static uint32_t options_at(const uint8_t *message, uint32_t length) {
+    if (length < 12 || memcmp(message + 4, "\0\1\0\0\0\0\0\1", 8)) return 0;
+    uint32_t at = 12;
+    while (at < length && message[at]) {
+        if (message[at] > 63) return 0;
+        at += 1u + message[at];
+    }
+    at += 5 + 11;
+    if (at >= length || memcmp(message + at - 11, "\0\0\51", 3)) return 0;
+    return (uint32_t)(message[at - 2] << 8 | message[at - 1]) == length - at ? at : 0;
+}
+
+/* Add a question's options to an answer of `size` octets; gives the new size, 0: Python's. */
+static uint32_t add_options(const table *t, const uint8_t *at, const uint8_t *end,
+                            const struct sockaddr *from, uint8_t *out, uint32_t size) {
+    uint8_t *opt = out + size - 11;
+    if (size < 23 || memcmp(opt, "\0\0\51", 3) || opt[9] || opt[10]) return 0;
+    uint32_t limit = (uint32_t)(opt[3] << 8 | opt[4]), cookies = 0;
+    limit = limit < 512 ? 512 : limit > SIZE ? SIZE : limit;
+    while (at < end) {
+        if (end - at < 4) return 0;
+        uint32_t code = (uint32_t)(at[0] << 8 | at[1]), length = (uint32_t)(at[2] << 8 | at[3]);
+        /* EXPIRE, COOKIE, KEEPALIVE and PADDING come back and change nothing else. */
+        if (code < 9 || code > 12 || length > (uint32_t)(end - at) - 4) return 0;
+        int sign = code == 10 && t->secret_count;
+        if (sign && (cookies++ || (length != 8 && (length < 16 || length > 40)))) return 0;
+        if (size + 4 + (sign ? 24 : length) > limit) return 0;
+        memcpy(out + size, at, 4);
+        if (sign)
+            out[size + 3] = (uint8_t)complete(t, at + 4, length, from, out + size + 4);
+        else
+            memcpy(out + size + 4, at + 4, length);
+        size += 4 + (sign ? 24 : length);
+        at += 4 + length;
+    }
+    uint32_t added = (uint32_t)(out + size - opt) - 11;
+    opt[9] = (uint8_t)(added >> 8);
+    opt[10] = (uint8_t)added;
+    return size;
+}
+
+/* Copy the answer to message `i`; 0: Python has to see it. */
+static uint32_t answer(table *t, batch *b, int i, double at) {
+    const uint8_t *message = b->received[i];
+    uint8_t *out = b->answers[i];
+    uint32_t length = b->plain[i], whole = b->in[i].msg_len;
+    entry *e = *cell_of(t, b->hashes[i], message + 2, length - 2);
     if (!e || e->until <= at) return 0;
     uint32_t turn = e->count == 1 ? 0 : __atomic_add_fetch(&e->turn, 1, __ATOMIC_RELAXED) % e->count;
     uint32_t size = e->offsets[turn + 1] - e->offsets[turn];
     memcpy(out, e->data + e->offsets[turn], size);
     memcpy(out, message, 2);
-    __atomic_add_fetch(&t->hits[e->slot], 1, __ATOMIC_RELAXED);
+    if (length != whole)
+        size = add_options(t, message + length, message + whole,
+                           (const struct sockaddr *)b->names[i], out, size);
+    if (size) __atomic_add_fetch(&t->hits[e->slot], 1, __ATOMIC_RELAXED);
     return size;
+}
+
+/* Give a message back the length of its options, which the look-up took away. */
+static void restore(batch *b, int i) {
+    uint32_t plain = b->plain[i], options = b->in[i].msg_len - plain;
+    if (!options) return;
+    b->received[i][plain - 2] = (uint8_t)(options >> 8);
+    b->received[i][plain - 1] = (uint8_t)options;
 }
 
 /* Python reads: length of the message, then name, control data, message. */
@@ -240,55 +411,170 @@ static int put_aside(loop *l, batch *b, int i) {
     return 1;
 }
 
-static void send_all(int fd, struct mmsghdr *messages, int count, int flags) {
-    for (int first = 0; first < count;) {
-        int sent = sendmmsg(fd, messages + first, (unsigned)(count - first), flags);
-        if (sent < 0 && errno == EINTR) continue;
-        /* One client that cannot be reached must not hold up the rest of the batch. */
-        first += sent > 0 ? sent : 1;
+static void post(outbox *o, const uint8_t *data, uint32_t size, void *name, void *control) {
+    o->letters[o->count++] = (letter){.data = data, .size = size, .name = name, .control = control};
+}
+
+static int together(const loop *l, const letter *a, const letter *b) {
+    return a->size == b->size && !memcmp(a->name, b->name, l->name_size) &&
+           !memcmp(a->control, b->control, l->control_size);
+}
+
+/* Put each letter into the bundle of its client and size; gives how many bundles there are. */
+static uint32_t bundle_up(const loop *l, outbox *o) {
+    uint16_t cells[2 * BATCH] = {0}; /* number of a bundle + 1 */
+    uint32_t bundles = 0;
+    for (uint32_t i = 0; i < o->count; i++) {
+        letter *one = &o->letters[i];
+        int alone = l->unsegmented || one->size > SEGMENT_SIZE;
+        uint64_t at = hash_of(one->name, l->name_size, one->size);
+        uint16_t *cell = &cells[at % (2 * BATCH)];
+        while (!alone && *cell && !together(l, o->bundles[*cell - 1].first, one))
+            cell = &cells[++at % (2 * BATCH)];
+        if (alone || !*cell || o->bundles[*cell - 1].count == SEGMENTS) {
+            bundle *fresh = &o->bundles[bundles++];
+            fresh->first = one;
+            fresh->count = fresh->placed = 0;
+            if (!alone) *cell = (uint16_t)bundles;
+            one->group = bundles - 1;
+        } else {
+            one->group = *cell - 1u;
+        }
+        o->bundles[one->group].count++;
+    }
+    return bundles;
+}
+
+/* The header of a bundle, or of one letter. */
+static void address(const loop *l, struct msghdr *m, bundle *b, int segmented) {
+    m->msg_name = b->first->name;
+    m->msg_namelen = l->name_size;
+    m->msg_control = l->control_size ? b->first->control : NULL;
+    m->msg_controllen = l->control_size;
+    if (!segmented) return;
+    uint32_t before = (uint32_t)CMSG_ALIGN(l->control_size);
+    memcpy(b->control, b->first->control, before);
+    struct cmsghdr *c = (struct cmsghdr *)(b->control + before);
+    *c = (struct cmsghdr){.cmsg_level = IPPROTO_UDP, .cmsg_type = UDP_SEGMENT,
+                          .cmsg_len = CMSG_LEN(sizeof(uint16_t))};
+    uint16_t size = (uint16_t)b->first->size;
+    memcpy(CMSG_DATA(c), &size, sizeof size);
+    m->msg_control = b->control;
+    m->msg_controllen = before + CMSG_SPACE(sizeof size);
+}
+
+/* A bundle that did not go as a whole: the kernel or the way does not take them. */
+static void send_singly(loop *l, struct msghdr *whole, bundle *b, int flags) {
+    if (b->count < 2) return;
+    if (errno == EINVAL || errno == EIO || errno == EOPNOTSUPP)
+        __atomic_store_n(&l->unsegmented, 1, __ATOMIC_RELAXED);
+    struct iovec *vectors = whole->msg_iov;
+    struct msghdr one = {.msg_iovlen = 1};
+    address(l, &one, b, 0);
+    for (uint32_t i = 0; i < b->count; i++) {
+        one.msg_iov = &vectors[i];
+        while (sendmsg(l->fd, &one, flags) < 0 && errno == EINTR) {}
     }
 }
 
-static void one_batch(loop *l, batch *b, int count) {
-    int ready = 0, aside = 0;
-    double at = now();
+static void send_all(loop *l, outbox *o, int flags) {
+    uint32_t bundles = bundle_up(l, o), place = 0;
+    for (uint32_t i = 0; i < bundles; i++) {
+        bundle *b = &o->bundles[i];
+        o->messages[i].msg_hdr =
+            (struct msghdr){.msg_iov = &o->vectors[place], .msg_iovlen = b->count};
+        address(l, &o->messages[i].msg_hdr, b, b->count > 1);
+        place += b->count;
+    }
+    for (uint32_t i = 0; i < o->count; i++) {
+        letter *one = &o->letters[i];
+        struct iovec *vectors = o->messages[one->group].msg_hdr.msg_iov;
+        vectors[o->bundles[one->group].placed++] = (struct iovec){(void *)one->data, one->size};
+    }
+    for (uint32_t first = 0; first < bundles;) {
+        int sent = sendmmsg(l->fd, o->messages + first, bundles - first, flags);
+        if (sent < 0 && errno == EINTR) continue;
+        /* One client that cannot be reached must not hold up the rest of the batch. */
+        if (sent <= 0) send_singly(l, &o->messages[first].msg_hdr, &o->bundles[first], flags);
+        first += sent > 0 ? (uint32_t)sent : 1;
+    }
+    o->count = 0;
+}
+
+/* The entries of a batch are called into the cache together, not waited for one by one. */
+static void look_ahead(table *t, batch *b, int count) {
+    for (int i = 0; i < count; i++) {
+        uint8_t *message = b->received[i];
+        uint32_t length = b->in[i].msg_len, options = options_at(message, length);
+        if (options) message[options - 2] = message[options - 1] = 0;
+        b->plain[i] = length = options ? options : length;
+        if (length <= 12) continue;
+        b->hashes[i] = hash_of(message + 2, length - 2, t->seed);
+        __builtin_prefetch(&t->cells[b->hashes[i] & t->mask]);
+    }
+    for (int i = 0; i < count; i++) {
+        if (b->in[i].msg_len <= 12) continue;
+        const char *e = (const char *)t->cells[b->hashes[i] & t->mask];
+        if (!e) continue;
+        __builtin_prefetch(e);
+        __builtin_prefetch(e + 64);
+        __builtin_prefetch(e + 128);
+    }
+}
+
+static void one_batch(loop *l, batch *b, int count, double at) {
+    int tell = 0;
     pthread_mutex_lock(&l->lock);
     pthread_rwlock_rdlock(&l->answers->lock);
+    int idle = !l->aside_used;
+    look_ahead(l->answers, b, count);
     for (int i = 0; i < count; i++) {
-        struct msghdr *in = &b->in[i].msg_hdr, *out = &b->out[ready].msg_hdr;
-        uint32_t length = b->in[i].msg_len;
-        uint32_t size = answer(l->answers, b->received[i], length, at, b->answers[ready]);
+        struct msghdr *in = &b->in[i].msg_hdr;
+        uint32_t length = b->in[i].msg_len, size = 0;
+        if (length > 12) size = answer(l->answers, b, i, at);
         if (size) {
-            b->out_vec[ready].iov_len = size;
-            out->msg_name = in->msg_name;
-            out->msg_namelen = in->msg_namelen;
-            out->msg_control = in->msg_control;
-            out->msg_controllen = in->msg_controllen ? l->control_size : 0;
-            ready++;
+            post(&b->out, b->answers[i], size, in->msg_name, in->msg_control);
         } else if (length >= 12) {
-            aside |= put_aside(l, b, i);
+            restore(b, i);
+            tell |= put_aside(l, b, i);
         }
     }
     pthread_rwlock_unlock(&l->answers->lock);
     pthread_mutex_unlock(&l->lock);
-    if (ready) send_all(l->fd, b->out, ready, 0);
-    if (aside) {
+    if (b->out.count) send_all(l, &b->out, 0);
+    if (tell && idle) {
         uint64_t one = 1;
         while (write(l->event, &one, sizeof one) < 0 && errno == EINTR) {}
     }
+}
+
+/* Whether messages come so fast that waiting for more of them pays. */
+typedef struct {
+    double since, last;
+    int count, busy;
+} pace;
+
+static void keep_pace(pace *p, int count, double at) {
+    if (at - p->last > BUSY_WITHIN) *p = (pace){.since = at};
+    p->last = at;
+    p->count += count;
+    if (p->count < BUSY) return;
+    p->busy = at - p->since < BUSY_WITHIN * p->count / BUSY;
+    p->since = at;
+    p->count = 0;
 }
 
 static void *run(void *argument) {
     loop *l = argument;
     batch *b = calloc(1, sizeof *b);
     if (!b) return NULL;
+    prctl(PR_SET_TIMERSLACK, 1000);
     for (int i = 0; i < BATCH; i++) {
         b->in_vec[i] = (struct iovec){b->received[i], SIZE};
-        b->out_vec[i] = (struct iovec){b->answers[i], SIZE};
         b->in[i].msg_hdr = (struct msghdr){.msg_name = b->names[i], .msg_iov = &b->in_vec[i],
                                            .msg_iovlen = 1, .msg_control = b->controls[i]};
-        b->out[i].msg_hdr = (struct msghdr){.msg_iov = &b->out_vec[i], .msg_iovlen = 1};
     }
+    pace p = {0};
     for (;;) {
         for (int i = 0; i < BATCH; i++) {
             b->in[i].msg_hdr.msg_namelen = l->name_size;
@@ -297,7 +583,10 @@ static void *run(void *argument) {
         int count = recvmmsg(l->fd, b->in, BATCH, MSG_WAITFORONE, NULL);
         if (__atomic_load_n(&l->stop, __ATOMIC_ACQUIRE)) break;
         if (count > 0) {
-            one_batch(l, b, count);
+            double at = now();
+            one_batch(l, b, count, at);
+            keep_pace(&p, count, at);
+            if (p.busy && count < BATCH / 2) nanosleep(&(struct timespec){0, NAP}, NULL);
         } else if (errno != EINTR && errno != EAGAIN) {
             struct timespec pause = {0, 1000000};
             nanosleep(&pause, NULL);
@@ -347,24 +636,15 @@ uint32_t kw_loop_take(loop *l, uint8_t *out) {
 
 /* Send answers of Python's, laid out as `put_aside` lays out messages. */
 void kw_loop_send(loop *l, uint8_t *packed, uint32_t size) {
-    struct mmsghdr out[BATCH];
-    struct iovec vec[BATCH];
+    outbox o;
+    o.count = 0;
     for (uint32_t at = 0; at < size;) {
-        int n = 0;
-        for (; n < BATCH && at < size; n++) {
-            uint32_t length;
-            memcpy(&length, packed + at, 4);
-            uint8_t *name = packed + at + 4;
-            vec[n] = (struct iovec){name + NAME + CONTROL, length};
-            out[n].msg_hdr = (struct msghdr){.msg_name = name, .msg_namelen = l->name_size,
-                                             .msg_iov = &vec[n], .msg_iovlen = 1};
-            if (l->control_size) {
-                out[n].msg_hdr.msg_control = name + NAME;
-                out[n].msg_hdr.msg_controllen = l->control_size;
-            }
-            at += 4 + NAME + CONTROL + length;
-        }
-        send_all(l->fd, out, n, MSG_DONTWAIT);
+        uint32_t length;
+        memcpy(&length, packed + at, 4);
+        uint8_t *name = packed + at + 4;
+        post(&o, name + NAME + CONTROL, length, name, name + NAME);
+        at += 4 + NAME + CONTROL + length;
+        if (o.count == BATCH || at >= size) send_all(l, &o, MSG_DONTWAIT);
     }
 }
 

@@ -6,6 +6,7 @@ on every address answers from the one that was asked.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import functools
 import logging
@@ -25,7 +26,7 @@ _IPV6_PKTINFO = 50
 log = logging.getLogger(__name__)
 
 
-class Datagrams:
+class Datagrams(abc.ABC):
     """One UDP socket; subclasses receive."""
 
     def __init__(self, sock: socket.socket, dispatcher: Dispatcher) -> None:
@@ -49,13 +50,13 @@ class Datagrams:
             self.control_size = 28
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @abc.abstractmethod
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start to answer."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Stop to answer and close the socket."""
-        raise NotImplementedError
 
     def swap(self, dispatcher: Dispatcher) -> None:
         """Answer from now on by another configuration."""
@@ -71,7 +72,7 @@ class Datagrams:
 
         ``back`` is where it came from: NAME octets of sockaddr, CONTROL octets of control data.
         """
-        client, local = self._peers(back)
+        client, local = self.peers(back)
         found = self.dispatcher.receive(data, client, local, "udp")
         if found is None or isinstance(found, bytes | list):
             return found
@@ -101,7 +102,7 @@ class Datagrams:
             return socket.inet_ntop(socket.AF_INET6, name[8:24]), port, 0, scope
         return socket.inet_ntop(socket.AF_INET, name[4:8]), port
 
-    def _peers(self, back: bytes) -> tuple[Peer, Peer]:
+    def peers(self, back: bytes) -> tuple[Peer, Peer]:
         """Client and local address as text, IPv4 ones without their mapping."""
         port = back[2] << 8 | back[3]
         raw = back[8:24] if self.v6 else back[4:8]

@@ -6,6 +6,7 @@ DOQ_PROTOCOL_ERROR. Tickets are kept, so a client that comes back may ask in its
 
 from __future__ import annotations
 
+import abc
 import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -116,7 +117,7 @@ class Refused(QuicConnectionProtocol):
             self.close()
 
 
-class _Asking(QuicConnectionProtocol):
+class _Asking(QuicConnectionProtocol, abc.ABC):
     """A connection that asks the dispatcher."""
 
     def __init__(self, connection: QuicConnection, listener: QuicListener) -> None:
@@ -148,8 +149,8 @@ class _Asking(QuicConnectionProtocol):
                 for task in self._tasks.values():
                     task.cancel()
 
-    def _came(self, event: StreamDataReceived) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _came(self, event: StreamDataReceived) -> None: ...
 
     def _forget(self, stream: int) -> None:
         if task := self._tasks.get(stream):

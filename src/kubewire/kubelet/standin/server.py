@@ -19,6 +19,7 @@ import json
 import os
 import socket
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,7 @@ class Server:
         try:
             if identity.listeners:
                 with netns.entered(identity.netns):
-                    for port, protocol, _, _ in identity.listeners:
-                        stand_in.sockets.append(self._listen(port, protocol))
+                    stand_in.sockets.extend(self._listening(identity))
         except OSError:
             _close(stand_in)
             raise
@@ -140,6 +140,15 @@ class Server:
         event = json.dumps({"exited": id_, "code": code & 0xFF}).encode() + b"\n"
         for controller in self._controllers:
             controller.write(event)
+
+    def _listening(self, identity: Identity) -> Iterator[socket.socket]:
+        """Every port; those of SCTP only where the kernel has it, as declaring one starts nothing."""
+        for port, protocol, _, _ in identity.listeners:
+            try:
+                yield self._listen(port, protocol)
+            except OSError as error:
+                if protocol != "SCTP" or error.errno != errno.EPROTONOSUPPORT:
+                    raise
 
     def _listen(self, port: int, protocol: str) -> socket.socket:
         """Open a port of every address, in the namespace that the thread is in."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from kubewire.api.errors import InputError
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import Frontend
-from kubewire.kubeproxy.proxier import Proxier, Support
+from kubewire.kubeproxy.proxier import Lingers, Proxier, Support
 from kubewire.kubeproxy.trace import Asker, Tracer
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,12 @@ def where(frontend: Frontend, config: Config) -> list[str]:
     return spelled(frontend, config)
 
 
-def clear_others(mode: str, config: Config) -> None:
-    """Remove what other modes have left here; one that cannot work here has left nothing."""
+def clear_others(mode: str, config: Config, *, patient: bool = False) -> bool:
+    """Remove what other modes have left here; one that cannot work here has left nothing.
+
+    ``patient``: what open connections need stays, and the answer is False until they have ended.
+    """
+    nothing_left = True
     for other, names in _BUILT.items():
         if other == mode:
             continue
@@ -114,9 +118,13 @@ def clear_others(mode: str, config: Config) -> None:
             log.debug("%s: nothing to remove: %s", other, error)
             continue
         try:
-            found.clear()
+            if patient and isinstance(found, Lingers):
+                nothing_left &= found.leave()
+            else:
+                found.clear()
         finally:
             found.close()
+    return nothing_left
 
 
 def _part(mode: str, module: str, name: str) -> Any:

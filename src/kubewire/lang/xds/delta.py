@@ -1,7 +1,8 @@
 """Delta xDS over one aggregated stream, without I/O: what an Envoy has, and what it must be told.
 
-The server holds resources by type and name, each with a version that follows from its content. A
-stream knows which version of each the other side has. Every response carries a nonce; its answer
+The server holds resources by type and name. One is put into bytes when an Envoy asks for it, which
+most never are, and has a version that follows from its content. A stream knows which version of
+each the other side has. Every response carries a nonce; its answer
 takes it (ACK) or refuses it (NACK): what was refused is named, and not sent again until it changes.
 A stream that was broken begins with what the Envoy has, so nothing is sent twice.
 """
@@ -9,14 +10,16 @@ A stream that was broken begins with what the Envoy has, so nothing is sent twic
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kubewire.lang.xds import protobuf
-from kubewire.lang.xds.model import ASSIGNMENT, CLUSTER
+from kubewire.lang.xds.model import CLUSTER, LISTENER
 
-KINDS = (CLUSTER, ASSIGNMENT)
+WHOLE = (CLUSTER, LISTENER)
+"""Types of which an Envoy may want everything."""
 WILDCARD = "*"
 
 
@@ -41,25 +44,40 @@ class Request(NamedTuple):
 class Resources:
     """What is to be told."""
 
-    def __init__(self) -> None:
-        self.of: dict[str, dict[str, Resource]] = {kind: {} for kind in KINDS}
-        self.changed: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    def __init__(self, encode: Callable[[Any], bytes] = protobuf.resource) -> None:
+        self._encode = encode
+        self._values: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        self._encoded: defaultdict[str, dict[str, Resource]] = defaultdict(dict)
+        self.changed: defaultdict[str, set[str]] = defaultdict(set)
         """Names whose resource is not what streams may have, until they were asked."""
 
-    def put(self, kind: str, name: str, body: bytes) -> bool:
+    def put(self, kind: str, name: str, value: Any) -> bool:
         """Add or change one; True if it is not what it was."""
-        version = hashlib.blake2b(body, digest_size=8).hexdigest()
-        known = self.of[kind].get(name)
-        if known is not None and known.version == version:
+        if self._values[kind].get(name) == value:
             return False
-        self.of[kind][name] = Resource(version, body)
+        self._values[kind][name] = value
+        self._encoded[kind].pop(name, None)
         self.changed[kind].add(name)
         return True
 
     def drop(self, kind: str, name: str) -> None:
         """Take one away."""
-        if self.of[kind].pop(name, None):
+        if self._values[kind].pop(name, None) is not None:
+            self._encoded[kind].pop(name, None)
             self.changed[kind].add(name)
+
+    def names(self, kind: str) -> set[str]:
+        """Everything of a type."""
+        return set(self._values[kind])
+
+    def get(self, kind: str, name: str) -> Resource | None:
+        """One as it is sent."""
+        known = self._encoded[kind].get(name)
+        if known is None and name in self._values[kind]:
+            body = self._encode(self._values[kind][name])
+            known = Resource(hashlib.blake2b(body, digest_size=8).hexdigest(), body)
+            self._encoded[kind][name] = known
+        return known
 
 
 @dataclass(slots=True)
@@ -81,8 +99,6 @@ class Stream:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._of: dict[str, _Subscription] = {}
-        self._missing = {kind: set(there) for kind, there in resources.of.items()}
-        """Names that the Envoy was not sent as they are now."""
         self._nonce = 0
 
     def receive(self, request: Request) -> tuple[list[bytes], str]:
@@ -91,7 +107,7 @@ class Stream:
         begins = known is None
         if known is None:
             known = self._of[request.kind] = _Subscription(sent=dict(request.initial))
-            known.everything = not request.subscribe
+            known.everything = request.kind in WHOLE and not request.subscribe
         remark = self._answered(known, request)
         asked = set(request.subscribe)
         if WILDCARD in asked:
@@ -101,26 +117,27 @@ class Stream:
         for name in request.unsubscribe:
             known.names.discard(name)
             known.sent.pop(name, None)
-        if request.kind == CLUSTER and known.everything and not request.nonce:
-            fresh = set(self._resources.of[CLUSTER]) | set(known.sent)
+        if known.everything and not request.nonce:
+            fresh = self._resources.names(request.kind) | set(known.sent)
         # Who asks for everything waits until it is told, also that there is nothing.
+        absent = fresh if not known.everything else ()
         even_nothing = begins and known.everything
-        return self._told(request.kind, known, fresh, even_nothing=even_nothing), remark
+        return self._told(
+            request.kind, known, fresh, absent=absent, even_nothing=even_nothing
+        ), remark
 
     def news(self) -> list[bytes]:
         """Responses for what has changed."""
         found = []
         for kind, changed in self._resources.changed.items():
-            self._missing[kind] |= changed & self._resources.of[kind].keys()
-            self._missing[kind] -= changed - self._resources.of[kind].keys()
             if known := self._of.get(kind):
                 names = (n for n in changed if known.wants(n) or n in known.sent)
                 found += self._told(kind, known, names)
         return found
 
     def settled(self) -> bool:
-        """The Envoy has everything, and has said so."""
-        return not any(self._missing.values()) and not any(s.waiting for s in self._of.values())
+        """The Envoy has everything that it has asked for, and has said so."""
+        return not any(s.waiting for s in self._of.values())
 
     def _answered(self, known: _Subscription, request: Request) -> str:
         names = known.waiting.pop(request.nonce, None) if request.nonce else None
@@ -130,15 +147,20 @@ class Stream:
         return f"Envoy refuses {kind} {', '.join(names)}: {request.error}"
 
     def _told(
-        self, kind: str, known: _Subscription, names: Iterable[str], *, even_nothing: bool = False
+        self,
+        kind: str,
+        known: _Subscription,
+        names: Iterable[str],
+        *,
+        absent: Iterable[str] = (),
+        even_nothing: bool = False,
     ) -> list[bytes]:
-        there = self._resources.of.get(kind, {})
+        """``absent`` names are told to be absent if they are: somebody waits for the answer."""
         changed, removed = [], []
         for name in sorted(set(names)):
-            resource = there.get(name)
-            self._missing.get(kind, set()).discard(name)
+            resource = self._resources.get(kind, name)
             if resource is None:
-                if known.sent.pop(name, None):
+                if known.sent.pop(name, None) or name in absent:
                     removed.append(name)
             elif known.sent.get(name) != resource.version:
                 known.sent[name] = resource.version

@@ -6,12 +6,9 @@ TLS) stays there, built from the small helpers below.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 JSON = dict[str, Any]
 
@@ -20,6 +17,7 @@ CLUSTER = f"{TYPE}.config.cluster.v3.Cluster"
 ASSIGNMENT = f"{TYPE}.config.endpoint.v3.ClusterLoadAssignment"
 LISTENER = f"{TYPE}.config.listener.v3.Listener"
 ROUTES = f"{TYPE}.config.route.v3.RouteConfiguration"
+SECRET = f"{TYPE}.extensions.transport_sockets.tls.v3.Secret"
 
 _MANAGER = f"{TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -112,10 +110,7 @@ class Cluster:
         if not self.limits:
             names = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
             found["circuit_breakers"] = {"thresholds": [dict.fromkeys(names, UNLIMITED)]}
-        if self.protocol:
-            options = {"@type": f"type.googleapis.com/{_HTTP_OPTIONS}", **_HTTP[self.protocol]}
-            found["typed_extension_protocol_options"] = {_HTTP_OPTIONS: options}
-        return found | self._endpoints()
+        return found | _options(self.protocol) | self._endpoints()
 
     def _endpoints(self) -> JSON:
         if self.dns is None:
@@ -128,6 +123,13 @@ _HTTP: Mapping[str, JSON] = {
     "http": {"use_downstream_protocol_config": {"http2_protocol_options": {}}},
     "h2c": {"explicit_http_config": {"http2_protocol_options": {}}},
 }
+
+
+def _options(protocol: str) -> JSON:
+    if not protocol:
+        return {}
+    options = {"@type": f"type.googleapis.com/{_HTTP_OPTIONS}", **_HTTP[protocol]}
+    return {"typed_extension_protocol_options": {_HTTP_OPTIONS: options}}
 
 
 def socket_address(address: str, port: int) -> JSON:
@@ -189,14 +191,27 @@ def static(resource: JSON) -> JSON:
     return {name: value for name, value in resource.items() if name != "@type"}
 
 
-def from_file(path: str) -> JSON:
-    """A ConfigSource that is a file; Envoy follows renames onto it."""
-    return {"resource_api_version": "V3", "path_config_source": {"path": path}}
-
-
 def from_stream() -> JSON:
     """A ConfigSource that is the aggregated stream which the bootstrap names."""
     return {"resource_api_version": "V3", "ads": {}}
+
+
+def stream(cluster: str) -> JSON:
+    """The aggregated stream of a bootstrap: delta xDS from a cluster, asked for again soon."""
+    again = {"retry_back_off": {"base_interval": "0.05s", "max_interval": "0.5s"}}
+    return {
+        "api_type": "DELTA_GRPC",
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [{"envoy_grpc": {"cluster_name": cluster, "retry_policy": again}}],
+    }
+
+
+def behind_socket(name: str, path: str, protocol: str = "") -> JSON:
+    """A cluster of a bootstrap that is reached by a unix socket."""
+    endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
+    load = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
+    return {"name": name, "type": "STATIC", "load_assignment": load} | _options(protocol)
 
 
 def from_rest(cluster: str, refresh: str = "0.5s", timeout: str = "60s") -> JSON:
@@ -211,16 +226,6 @@ def from_rest(cluster: str, refresh: str = "0.5s", timeout: str = "60s") -> JSON
     return {"resource_api_version": "V3", "api_config_source": source}
 
 
-def response(resources: Iterable[JSON]) -> bytes:
-    """A DiscoveryResponse, as files carry it."""
-    return msgspec.json.encode({"resources": list(resources)})
-
-
 def admin(path: str) -> JSON:
     """The admin interface on a socket that only its owner opens."""
     return {"address": {"pipe": {"path": path, "mode": 0o600}}}
-
-
-def file_name(name: str) -> str:
-    """A resource's name as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9.-]", "_", name)

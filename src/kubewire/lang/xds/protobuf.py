@@ -1,74 +1,31 @@
-"""The binary form of the few messages that travel over gRPC: written from JSON by a table, read flat.
+"""The binary form of the messages that travel over gRPC: written from JSON by a table, read flat.
 
-Only what kubewire itself sends is in the table; a field that is not is an error, never left out in
-silence. Field numbers are those of Envoy's v3 API and cannot change.
+Only what kubewire itself sends is in the table (``fields``); a field that is not is an error, never
+left out in silence.
 """
 
 from __future__ import annotations
 
+import base64
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kubewire.lang.xds.model import ASSIGNMENT, CLUSTER, JSON
-
-Field = tuple[int, Any]
-"""(number, kind): ``text``, ``uint``, ``bool``, ``wrapped`` (a UInt32Value), ``duration``, ``anys``
-(a map of texts to Anys), a mapping of names (an enum), or the name of a message."""
+from kubewire.lang.xds.fields import MESSAGES
+from kubewire.lang.xds.model import JSON
 
 _PREFIX = "type.googleapis.com/"
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-
-MESSAGES: Mapping[str, Mapping[str, Field]] = {
-    CLUSTER.removeprefix(_PREFIX): {
-        "name": (1, "text"),
-        "type": (2, {"STATIC": 0, "STRICT_DNS": 1, "EDS": 3}),
-        "eds_cluster_config": (3, "EdsClusterConfig"),
-        "connect_timeout": (4, "duration"),
-        "lb_policy": (6, {"ROUND_ROBIN": 0, "LEAST_REQUEST": 1, "RING_HASH": 2, "MAGLEV": 5}),
-        "circuit_breakers": (10, "CircuitBreakers"),
-        "outlier_detection": (19, "OutlierDetection"),
-        "alt_stat_name": (28, "text"),
-        "ignore_health_on_host_removal": (32, "bool"),
-        "typed_extension_protocol_options": (36, "anys"),
-    },
-    "EdsClusterConfig": {"eds_config": (1, "ConfigSource")},
-    "ConfigSource": {"ads": (3, "Empty"), "resource_api_version": (6, {"AUTO": 0, "V3": 2})},
-    "Empty": {},
-    "CircuitBreakers": {"thresholds": (1, "Thresholds")},
-    "Thresholds": {
-        "max_connections": (2, "wrapped"),
-        "max_pending_requests": (3, "wrapped"),
-        "max_requests": (4, "wrapped"),
-        "max_retries": (5, "wrapped"),
-    },
-    "OutlierDetection": {"interval": (2, "duration"), "max_ejection_percent": (4, "wrapped")},
-    _HTTP_OPTIONS: {
-        "explicit_http_config": (3, "ExplicitHttpConfig"),
-        "use_downstream_protocol_config": (4, "UseDownstreamHttpConfig"),
-    },
-    "ExplicitHttpConfig": {"http2_protocol_options": (2, "Empty")},
-    "UseDownstreamHttpConfig": {"http2_protocol_options": (2, "Empty")},
-    ASSIGNMENT.removeprefix(_PREFIX): {
-        "cluster_name": (1, "text"),
-        "endpoints": (2, "LocalityLbEndpoints"),
-    },
-    "LocalityLbEndpoints": {"lb_endpoints": (2, "LbEndpoint")},
-    "LbEndpoint": {
-        "endpoint": (1, "Endpoint"),
-        "health_status": (2, {"UNKNOWN": 0, "HEALTHY": 1, "UNHEALTHY": 2, "DRAINING": 3}),
-        "load_balancing_weight": (4, "wrapped"),
-    },
-    "Endpoint": {"address": (1, "Address")},
-    "Address": {"socket_address": (1, "SocketAddress")},
-    "SocketAddress": {"address": (2, "text"), "port_value": (3, "uint")},
-}
 
 
 def encode(value: JSON) -> bytes:
     """A resource, by its ``@type``."""
     kind = value["@type"].removeprefix(_PREFIX)
     return _message(kind, {k: v for k, v in value.items() if k != "@type"})
+
+
+def resource(value: Any) -> bytes:
+    """A resource as JSON, or as a value of ``model``."""
+    return encode(value if isinstance(value, dict) else value.to_json())
 
 
 def any_(kind: str, body: bytes) -> bytes:
@@ -106,10 +63,14 @@ def _message(kind: str, value: Mapping[str, Any]) -> bytes:
 def _field(number: int, kind: Any, value: Any) -> bytes:
     if kind == "text":
         return field(number, value.encode())
+    if kind == "bytes":
+        return field(number, base64.b64decode(value))
+    if kind == "any":
+        return field(number, any_(value["@type"], encode(value)))
     if kind in ("uint", "bool"):
         return varint(number << 3) + varint(int(value))
     if kind == "wrapped":
-        return field(number, b"\x08" + varint(value))
+        return field(number, b"\x08" + varint(int(value)))
     if kind == "duration":
         return field(number, _duration(value))
     if kind == "anys":

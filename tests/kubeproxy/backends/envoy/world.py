@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kubewire.api.service import EndpointSlice, Service
-from kubewire.cni.wiring import Cable, host_interface, pod_mac, wire
+from kubewire.cni.wiring import Cable, entering, host_interface, pod_mac, wire
 from kubewire.kernel import links, netns, routes, sysctl
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -46,8 +46,8 @@ class World:
             return path
         netns.create(path)
         ip = ip_address(address)
-        with RtNetlink() as node:
-            wire(node, path, Cable(host_interface(address), "eth0", pod_mac([ip]), (ip,)))
+        with RtNetlink() as node, entering(path) as room:
+            wire(node, room, Cable(host_interface(address), "eth0", pod_mac([ip]), (ip,)))
         return path
 
     async def serve(self, address: str, port: int = 8080) -> None:

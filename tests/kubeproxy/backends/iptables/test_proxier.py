@@ -12,7 +12,7 @@ import pytest
 from kubewire.api.meta import Key
 from kubewire.api.service import EndpointSlice
 from kubewire.kernel import netns, sysctl
-from kubewire.kernel.iptables import VARIANTS, Iptables, IptablesError
+from kubewire.kernel.iptables import VARIANTS, Iptables, IptablesError, run
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kubeproxy.backends.iptables.proxier import ROUTE_LOCALNET, IptablesProxier
 from kubewire.kubeproxy.backends.nftables.proxier import NftablesProxier
@@ -103,6 +103,19 @@ def test_one_changed_service_writes_only_what_differs(
     assert not {"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-MARK-MASQ"} & chains
     dump = proxier.dump()
     assert dump.actual == dump.desired
+
+
+@pytest.mark.parametrize("table", ["nat", "filter", "mangle"])
+def test_a_quick_look_sees_a_flushed_table(config: Config, table: str) -> None:
+    proxier = IptablesProxier(config, variant="nft")
+    proxier.sync(told("lb-ranges")[0], {})
+    Iptables(4, "nft").restore(THEIRS)
+    assert proxier.intact(), "others may have rules"
+    run(["iptables-nft", "-t", table, "-F"])
+    run(["iptables-nft", "-t", table, "-X"])
+    assert not proxier.intact()
+    assert proxier.heal()
+    assert proxier.intact()
 
 
 def test_where_the_kernel_counts_changes_nothing_is_read_for_nothing(

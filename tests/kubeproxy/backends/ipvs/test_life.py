@@ -1,5 +1,8 @@
 """Connections through changes, foreign hands and the end; endpoints are servers on this machine."""
 
+import contextlib
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ from kubewire.kernel import ipset, links, routes, sysctl
 from kubewire.kernel.iptables import Iptables
 from kubewire.kernel.ipvs import Ipvs
 from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.backends.ipvs.addresses import DEVICE
 from kubewire.kubeproxy.backends.ipvs.proxier import IpvsProxier
 from kubewire.kubeproxy.config import Config
@@ -32,14 +36,15 @@ TCP_KEY = ServerKey(4, VIP, "TCP", 80)
 PATIENCE = 30.0
 
 
-def changes(*ends: str, **spec: object) -> list[Change]:
+def changes(*ends: str, name: str = "s", ip: str = VIP, **spec: object) -> list[Change]:
     ports = spec.get("ports")
     protocol = "UDP" if ports is UDP else "TCP"
     found = plan(
-        [service(**spec)],
+        [service(name, ip, **spec)],
         [
             slice_(
                 *(f"{e}@node-a" for e in ends),
+                of=name,
                 ports=[{"name": "p", "port": 8080, "protocol": protocol}],
             )
         ],
@@ -222,3 +227,60 @@ def test_an_unknown_scheduler_counts_as_none(proxier: IpvsProxier) -> None:
         assert ipvs.servers()[TCP_KEY].scheduler == "rr"
         proxier.sync([c._replace(new=replace(found[0].new, scheduler="wlc")) for c in found], {})
         assert ipvs.servers()[TCP_KEY].scheduler == "wlc"
+
+
+def test_who_is_left_for_another_mode_keeps_its_connections(proxier: IpvsProxier) -> None:
+    proxier.sync(changes(A), {})
+    rules = replace(CONFIG, mode="nftables")
+    with serving(A) as server, closing(backends.proxier(rules)) as other:
+        old = connect()
+        held, _ = server.accept()
+        other.sync(changes(A), {})
+        for _ in range(2):
+            assert not backends.clear_others("nftables", rules, patient=True)
+            assert "KUBE" not in Iptables(4).save()
+            held.sendall(b"still here")
+            assert old.recv(99) == b"still here"
+        # New ones go the new way.
+        connect().close()
+        server.accept()[0].close()
+        load = proxier.loads()[TCP_KEY][f"{A}:8080"]
+        assert (load.active, load.inactive) == (1, 0)
+        held.shutdown(socket.SHUT_WR)
+        wait_for(lambda: backends.clear_others("nftables", rules, patient=True))
+        with RtNetlink() as netlink:
+            assert DEVICE not in {link.name for link in netlink.links()}
+        old.close()
+        held.close()
+
+
+def test_a_kill_in_mid_sync_breaks_no_connection(proxier: IpvsProxier) -> None:
+    proxier.sync(changes(A), {})
+    others = [
+        c
+        for i in range(40)
+        for c in changes(A, B, name=f"s{i}", ip=f"10.96.1.{i + 1}", sessionAffinity="ClientIP")
+    ]
+    with serving(A) as first:
+        old = connect()
+        held, _ = first.accept()
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(BaseException):
+                IpvsProxier(CONFIG).sync([*changes(A), *others], {})
+            os._exit(1)
+        with closing(Ipvs()) as ipvs:
+            wait_for(lambda: len(ipvs.servers()) > 1)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        old.sendall(b"ping")
+        assert held.recv(9) == b"ping"
+        with closing(IpvsProxier(CONFIG)) as second:
+            second.sync(changes(A), {})
+            assert set(second.loads()) == {TCP_KEY}
+            dump = second.dump()
+            assert dump.desired == dump.actual
+            held.sendall(b"pong")
+            assert old.recv(9) == b"pong"
+        old.close()
+        held.close()

@@ -88,6 +88,36 @@ def _the_table(name: str, frontends: Frontends, change: Transaction, config: Con
     change.delete_table(name)
 
 
+def _a_change_of_others(
+    name: str, frontends: Frontends, change: Transaction, config: Config
+) -> None:
+    change.add_table("another")
+
+
+@pytest.mark.parametrize(
+    ("harm", "seen"),
+    [(_an_element, True), (_a_strange_rule, True), (_the_table, True), (_a_strange_chain, False)],
+)
+def test_a_quick_look_shows_what_packets_meet(
+    harm: Callable[[str, Frontends, Transaction, Config], None],
+    seen: bool,
+    config: Config,
+    proxier: NftablesProxier,
+) -> None:
+    frontends = put(proxier, "lb-ranges", config)
+    proxier.apply([Change(k, f, None) for k, f in frontends.items()], {})
+    proxier.apply([Change(k, None, f) for k, f in frontends.items()], {})
+    assert proxier.intact()
+    with Nfnetlink() as other:
+        for change_of, whole in ((_a_change_of_others, True), (harm, not seen)):
+            change = Transaction("inet")
+            change_of(NAMES[0], frontends, change, config)
+            other.commit(change)
+            assert proxier.intact() is whole
+        proxier.heal()
+        assert proxier.intact()
+
+
 @pytest.mark.parametrize("harm", [_an_element, _a_strange_rule, _a_strange_chain, _the_table])
 def test_it_mends_what_others_change(
     harm: Callable[[str, Frontends, Transaction, Config], None],

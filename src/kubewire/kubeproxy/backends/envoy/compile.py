@@ -6,8 +6,12 @@ maps of nftables spell it, and a connection that Envoy gets is one that the plan
 
 Envoy's part is one cluster per frontend, named after the frontend's address and port. A listener
 picks the cluster by the address that the client asked for (the original destination), so no
-listener, filter chain or route knows any Service: they are the same from the first day, and adding
-the ten-thousandth Service is one cluster more.
+listener, filter chain or route knows any Service: they are the same from the first day. Envoy asks
+for a cluster when the first connection needs it, so ten thousand Services that nobody on this node
+uses cost it nothing.
+
+Affinity stays in the kernel: its maps remember clients for as long as a Service says, and Envoy's
+hash knows no time.
 
 There is one listener for every *way*: what the connection speaks, which of the two endpoint sets of
 the plan it gets (all nodes', or this node's), and whose address the endpoints see.
@@ -30,12 +34,14 @@ from kubewire.lang.xds.model import (
     Cluster,
     Endpoint,
     admin,
+    behind_socket,
     extension,
     from_stream,
     http_manager,
     listener,
     retry_policy,
     static,
+    stream,
 )
 
 ADDRESSES = {4: "169.254.14.1", 6: "fd6b:7765:656e::1"}
@@ -45,18 +51,9 @@ METRICS = ("127.0.0.1", 15090)
 ADMIN, XDS = "admin.sock", "xds.sock"
 """Sockets in the folder of Envoy."""
 LOOPBACK = ("127.0.0.0/8", "::1/128")
-STICKY = "MAGLEV"
+PATIENCE = "30s"
+"""A connection waits so long for a cluster that Envoy does not know: kube-proxy may be replaced."""
 _HEADER = "x-kubewire-frontend"
-_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_HTTP2 = {
-    "typed_extension_protocol_options": {
-        _OPTIONS: {
-            "@type": f"type.googleapis.com/{_OPTIONS}",
-            "explicit_http_config": {"http2_protocol_options": {}},
-        }
-    }
-}
-
 Sees = Literal["client", "masquerade", "node"]
 """Whose address an endpoint sees: the client's own; the node's in its place; or the node's because
 nothing else can be sent from (a client on the node's loopback)."""
@@ -131,14 +128,14 @@ class Compiled:
 def compile_frontend(frontend: Frontend) -> Compiled:
     """Spell one frontend; cost follows its endpoints."""
     balanced = [s for s in SOURCES if frontend.decisions[s].action == "balance"]
-    if frontend.key.protocol != "TCP" or not balanced:
+    if frontend.key.protocol != "TCP" or not balanced or frontend.affinity is not None:
         return Compiled(frontend)
     ways = _ways(frontend)
     decisions = {
         source: _to_envoy(decision, ways[source], frontend.key) if source in ways else decision
         for source, decision in frontend.decisions.items()
     }
-    compiled = Compiled(replace(frontend, decisions=decisions, affinity=None))
+    compiled = Compiled(replace(frontend, decisions=decisions))
     own: set[str] = set()
     for source in balanced:
         name = cluster_name(frontend.key, ways[source])
@@ -193,7 +190,7 @@ def _cluster(name: str, frontend: Frontend) -> Cluster:
         name,
         from_stream(),
         stat_name=f"{service.namespace}/{service.name}/{port}",
-        policy="LEAST_REQUEST" if frontend.affinity is None else STICKY,
+        policy="LEAST_REQUEST",
         connect_timeout="5s",
         protocol=frontend.application,
         ejects=True,
@@ -209,7 +206,10 @@ def where(frontend: Frontend, config: Config) -> list[str]:
     """Where a frontend is kept: Envoy's clusters, and the way to them."""
     compiled = compile_frontend(frontend)
     if not compiled.clusters:
-        return [f"the kernel's maps: Envoy carries TCP, not {frontend.key.protocol}"]
+        what = (
+            f"{frontend.key.protocol} with affinity" if frontend.affinity else frontend.key.protocol
+        )
+        return [f"the kernel's maps: Envoy carries TCP, not {what}"]
     ports = sorted({d.endpoints[0].port for d in compiled.kernel.decisions.values() if d.endpoints})
     found = [f"listener {BY_PORT[port].name} (port {port})" for port in ports]
     for name, cluster in compiled.clusters.items():
@@ -232,29 +232,19 @@ def bootstrap(node: str, versions: Iterable[int], config: Config) -> bytes:
         {
             "node": {"id": node, "cluster": "kubewire-proxy"},
             "admin": admin(ADMIN),
-            "dynamic_resources": {
-                "ads_config": _stream(),
-                "cds_config": from_stream() | {"initial_fetch_timeout": "0s"},
-            },
+            "dynamic_resources": {"ads_config": stream("xds")},
             "static_resources": {
                 "listeners": list(map(static, listeners)),
-                "clusters": [_local("admin", ADMIN), _local("xds", XDS) | _HTTP2],
+                "clusters": [
+                    behind_socket("admin", ADMIN),
+                    behind_socket("xds", XDS, "h2c"),
+                ],
             },
             "cluster_manager": {"enable_deferred_cluster_creation": True},
             "deferred_stat_options": {"enable_deferred_creation_stats": True},
             "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": list(_kept())}}},
         }
     )
-
-
-def _stream() -> JSON:
-    again = {"retry_back_off": {"base_interval": "0.05s", "max_interval": "0.5s"}}
-    return {
-        "api_type": "DELTA_GRPC",
-        "transport_api_version": "V3",
-        "set_node_on_first_message_only": True,
-        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds", "retry_policy": again}}],
-    }
 
 
 def _kept() -> Iterator[JSON]:
@@ -305,7 +295,7 @@ def _tcp(way: Way) -> list[JSON]:
         cluster="chosen-by-address",
         idle_timeout="0s",
         max_connect_attempts=3,
-        hash_policy=[{"source_ip": {}}],
+        on_demand={"odcds_config": from_stream(), "timeout": PATIENCE},
     )
     return [choose, proxy]
 
@@ -324,7 +314,6 @@ def _http(way: Way, config: Config) -> list[JSON]:
     route = {
         "cluster_header": _HEADER,
         "timeout": "0s",
-        "hash_policy": [{"connection_properties": {"source_ip": True}}],
         "retry_policy": retry_policy("connect-failure,refused-stream,reset-before-request"),
     }
     host = {
@@ -334,8 +323,14 @@ def _http(way: Way, config: Config) -> list[JSON]:
         "routes": [{"match": {"prefix": "/"}, "route": route}],
     }
     filters = [] if way.sees == "node" else [_original_source("http", way, config)]
+    demand = extension(
+        "envoy.filters.http.on_demand",
+        "extensions.filters.http.on_demand.v3.OnDemand",
+        odcds={"source": from_stream(), "timeout": PATIENCE},
+    )
     manager = http_manager(
         way.name,
+        demand,
         *filters,
         early_header_mutation_extensions=[choose],
         stream_idle_timeout="0s",
@@ -354,10 +349,3 @@ def _metrics() -> JSON:
     manager = http_manager("metrics", route_config={"virtual_hosts": hosts})
     address, port = METRICS
     return listener("metrics", [address], port, [{"filters": [manager]}])
-
-
-def _local(name: str, path: str) -> JSON:
-    """A cluster behind a socket of the folder."""
-    endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
-    load = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
-    return {"name": name, "type": "STATIC", "load_assignment": load}

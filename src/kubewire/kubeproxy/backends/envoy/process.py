@@ -13,23 +13,29 @@ import logging
 import os
 import select
 import signal
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 from kubewire.kernel import envoy
 from kubewire.kernel.process import Process
 from kubewire.kernel.unixsocket import short_name
-from kubewire.kubeproxy.backends.envoy.compile import ADMIN
+from kubewire.kubeproxy.backends.envoy.compile import ADDRESSES, ADMIN, WAYS
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds for a start, and for a configuration to be taken."""
+FAREWELL = 3600.0
+"""Seconds for which connections go on through an Envoy that gets no new ones."""
 _PAUSE = 0.005
 _GLANCE = 0.02
 """Seconds for a question while Envoy may wait for us."""
 _RESTART = 0.2
+_OPEN = ("01", "04", "05", "08")
+"""Established, or closed by one side."""
 
 
 class EnvoyError(OSError):
@@ -58,6 +64,7 @@ class Envoy:
         if self.running():
             return False
         self._let_go()
+        (self._directory / "left").unlink(missing_ok=True)
         same = self._bootstrap.exists() and self._bootstrap.read_bytes() == bootstrap
         self._adopt()
         if self.running() and same:
@@ -82,6 +89,17 @@ class Envoy:
     def clusters(self) -> bytes:
         """Its clusters and their endpoints, as JSON."""
         return self._ask("/clusters?format=json")
+
+    def lingers(self) -> bool:
+        """Whether it still has clients, and has not been left for longer than ``FAREWELL``."""
+        if not self.running():
+            self._adopt()
+        left = self._directory / "left"
+        if not self.running() or not any(clients()):
+            return False
+        if not left.exists():
+            left.touch()
+        return time.time() - left.stat().st_mtime < FAREWELL
 
     def stop(self) -> None:
         """End it, an earlier run's too; connections through it end."""
@@ -164,6 +182,26 @@ class Envoy:
             return "no log"
         marked = [x for x in lines if "[warning]" in x or "[critical]" in x or "[error]" in x]
         return (marked or lines or ["nothing in its log"])[-1]
+
+
+def clients() -> Iterator[str]:
+    """Connections of this namespace that end at Envoy's listeners, as the kernel lists them."""
+    places = {
+        f"{_hexadecimal(address)}:{way.port:04X}" for address in ADDRESSES.values() for way in WAYS
+    }
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(FileNotFoundError):
+            for line in Path("/proc/thread-self/net", name).read_text().splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                if local in places and state in _OPEN:
+                    yield line
+
+
+def _hexadecimal(address: str) -> str:
+    """As /proc/net/tcp writes an address: words in the machine's order."""
+    packed = ip_address(address).packed
+    words = struct.unpack(f">{len(packed) // 4}I", packed)
+    return struct.pack(f"={len(words)}I", *words).hex().upper()
 
 
 def _readable(fd: int, seconds: float = 0) -> bool:

@@ -37,12 +37,11 @@ from kubewire.kubeproxy.table import Change
 from kubewire.lang.nftables.model import Table, Transaction, difference
 from kubewire.lang.nftables.model import replace as replace_table
 from kubewire.lang.nftables.readback import KernelRule, meant
-from kubewire.lang.xds import protobuf
 from kubewire.lang.xds.delta import Resources
 from kubewire.lang.xds.model import ASSIGNMENT, CLUSTER, Assignment
 
 if TYPE_CHECKING:
-    from kubewire.kubeproxy.backends.envoy.stream import XdsStreams
+    from kubewire.kernel.xds import XdsStreams
 
 NAME = "kubewire-envoy"
 """The table with the way to Envoy, and with everything that is not Envoy's."""
@@ -111,14 +110,32 @@ class EnvoyProxier:
             self._commit_loop(whole=True)
         return self._rules.heal() or started or broken
 
+    def intact(self) -> bool:
+        """A quick look at the kernel's part; processes are looked after by ``heal``."""
+        return self._rules.intact()
+
     def dump(self) -> Dump:
         """The kernel's part, and Envoy's clusters with their endpoints."""
         kernel = self._rules.dump()
-        clusters = sorted(_line(n, map(str, a.endpoints)) for n, a in self._assignments.items())
+        known = self._known()
+        clusters = {n: _line(n, map(str, a.endpoints)) for n, a in self._assignments.items()}
         return Dump(
-            [*kernel.desired, *self._loop_lines(), *clusters],
-            [*kernel.actual, *self._loop_actual(), *sorted(self._actual())],
+            [
+                *kernel.desired,
+                *self._loop_lines(),
+                *sorted(clusters[n] for n in known if n in clusters),
+            ],
+            [*kernel.actual, *self._loop_actual(), *sorted(known.values())],
+            tuple(sorted(clusters.values())),
         )
+
+    def leave(self) -> bool:
+        """Send nobody to Envoy any more; end it when the last of its connections has ended."""
+        if self._directory.is_dir() and self._envoy.lingers():
+            self._rules.clear()
+            return False
+        self.clear()
+        return True
 
     def clear(self) -> None:
         """End Envoy, remove the rules, devices, routes and files."""
@@ -153,7 +170,7 @@ class EnvoyProxier:
         if self._streams is not None:
             return
         # HTTP/2 takes a while to import, and every other mode asks this one to clean up.
-        from kubewire.kubeproxy.backends.envoy.stream import XdsStreams
+        from kubewire.kernel.xds import XdsStreams
 
         self._streams = XdsStreams(self._directory / XDS, self._resources)
         try:
@@ -180,11 +197,9 @@ class EnvoyProxier:
             for name, assignment in one.assignments.items():
                 if self._assignments.get(name) != assignment:
                     self._assignments[name] = assignment
-                    body = protobuf.encode(assignment.to_json())
-                    news |= self._resources.put(ASSIGNMENT, name, body)
+                    news |= self._resources.put(ASSIGNMENT, name, assignment)
             for name, cluster in one.clusters.items():
-                body = protobuf.encode(cluster.to_json())
-                news |= self._resources.put(CLUSTER, name, body)
+                news |= self._resources.put(CLUSTER, name, cluster)
         return news
 
     def _drop(self, names: set[str]) -> None:
@@ -196,7 +211,7 @@ class EnvoyProxier:
             self._streams.tell()
 
     def _told(self) -> None:
-        """Tell Envoy, and wait until it has said that it has everything."""
+        """Tell Envoy, and wait until it has said that it has all of what it uses."""
         assert self._streams is not None
         self._streams.tell()
         self._envoy.wait("does not take its clusters", self._streams.settled)
@@ -227,15 +242,23 @@ class EnvoyProxier:
         except NetlinkError:  # There is none.
             return []
 
-    def _actual(self) -> Iterable[str]:
+    def _known(self) -> dict[str, str]:
+        """The clusters that Envoy has asked for, each as a line."""
         try:
             found = msgspec.json.decode(self._envoy.clusters())["cluster_statuses"]
         except OSError:  # Nobody is there to ask.
-            return
-        for status in found:
-            if status.get("added_via_api"):
-                places = (h["address"]["socket_address"] for h in status.get("host_statuses", ()))
-                yield _line(status["name"], map(_place_text, places))
+            return {}
+        return {
+            status["name"]: _line(
+                status["name"],
+                (
+                    _place_text(h["address"]["socket_address"])
+                    for h in status.get("host_statuses", ())
+                ),
+            )
+            for status in found
+            if status.get("added_via_api")
+        }
 
 
 def _compiled(frontend: Frontend | None) -> Compiled | None:

@@ -3,14 +3,14 @@
 from kubewire.kubeproxy.proxier import Feature, Support
 
 _WHY_NOT = {
-    Feature.SCHEDULERS: "Envoy balances by least request, by a hash of the client with affinity; ipvs has schedulers",
+    Feature.SCHEDULERS: "Envoy balances by least request; ipvs has schedulers",
 }
 
 SUPPORT: Support = {feature: _WHY_NOT.get(feature, "") for feature in Feature}
 
 NOTES = (
     "UDP and SCTP Services stay in the kernel (nftables maps): Envoy carries TCP and HTTP",
+    "Services with sessionAffinity stay in the kernel, too: its maps remember a client for timeoutSeconds, Envoy could not",
     "a client is accepted before an endpoint is: a refusal of the endpoint closes the connection, or is a 503",
-    "sessionAffinity has no timeout: a hash of the client's address chooses, not a memory",
 )
 """What users should know of it."""

@@ -10,8 +10,6 @@ from kubewire.kubeproxy.backends.envoy import loop
 from kubewire.kubeproxy.backends.envoy.compile import (
     ADDRESSES,
     BY_PORT,
-    STICKY,
-    Compiled,
     Way,
     cluster_name,
     compile_frontend,
@@ -42,18 +40,10 @@ class EnvoyTracer:
         if way is None:
             return seen
         key = FrontendKey(asked.target, asked.protocol, asked.port)
-        compiled, name = self._compiled[key], cluster_name(key, way)
-        endpoints = compiled.assignments[name].offered()
+        endpoints = self._compiled[key].assignments[cluster_name(key, way)].offered()
         sent = [self._masqueraded(asked, way, one) for one in endpoints]
         reason = self._tracer.ask(asked).reason
-        sticky = self._sticky(key, compiled, name)
-        return Answer("accept", tuple(map(str, endpoints)), any(sent), sticky, reason)
-
-    def _sticky(self, key: FrontendKey, compiled: Compiled, name: str) -> int | None:
-        """The ring knows no time; the plan's seconds are told, as everywhere."""
-        if compiled.clusters[name].policy != STICKY:
-            return None
-        return self._tracer.plan.frontends[key].affinity
+        return Answer("accept", tuple(map(str, endpoints)), any(sent), None, reason)
 
     def _masqueraded(self, asked: Flow, way: Way, endpoint: Endpoint) -> bool:
         """Tell whether an endpoint sees the node instead of the client."""

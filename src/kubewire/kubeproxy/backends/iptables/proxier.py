@@ -20,10 +20,10 @@ from kubewire.kernel import sysctl
 from kubewire.kernel.iptables import VARIANTS, Iptables, IptablesError, detect
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kubeproxy.backends.iptables import listing
-from kubewire.kubeproxy.backends.iptables.compile import VERSIONS
+from kubewire.kubeproxy.backends.iptables.compile import SERVICES, VERSIONS
 from kubewire.kubeproxy.backends.iptables.family import Family, removal
 from kubewire.kubeproxy.backends.iptables.listing import Listing
-from kubewire.kubeproxy.backends.iptables.names import KUBELET_FIREWALL
+from kubewire.kubeproxy.backends.iptables.names import CANARY, KUBELET_FIREWALL
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.proxier import Dump
 from kubewire.kubeproxy.table import Change
@@ -32,6 +32,7 @@ from kubewire.lang.iptables.change import Change as Rules
 log = logging.getLogger(__name__)
 
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
+_NFT_FAMILIES = {4: 2, 6: 10}
 LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
 
 
@@ -48,6 +49,8 @@ class IptablesProxier:
         self._families: dict[int, Family] = {}
         self._generation = 0
         """Of the kernel's nftables rules when ours were last known to be right; 0: unknown."""
+        self._seen = 0
+        """The generation at which a quick look found nothing wrong; 0 as well: it cannot tell."""
 
     @property
     def variant(self) -> str:
@@ -146,6 +149,21 @@ class IptablesProxier:
         if self._generation and self._now() == self._generation and not closed:
             return False
         return self._repair() or closed
+
+    def intact(self) -> bool:
+        """Chains that a foreign flush takes away are there; only the nft variant can tell cheaply."""
+        generation = self._now()
+        if generation in (self._generation, self._seen):
+            return True
+        with Nfnetlink() as netlink:
+            whole = all(
+                netlink.has_chain(_NFT_FAMILIES[version], table, chain)
+                for version in self._all()
+                for table, chain in (SERVICES, *((t, CANARY) for t in ("mangle", "nat", "filter")))
+            )
+        if whole:
+            self._seen = generation
+        return whole
 
     def dump(self) -> Dump:
         """Our chains, and the jumps to them, of both families."""

@@ -222,6 +222,10 @@ class IpvsProxier:
 
     # -- what there is to see ---------------------------------------------------------------------
 
+    def intact(self) -> bool:
+        """There is no quick look: reading back is for syncPeriod."""
+        return True
+
     def dump(self) -> Dump:
         """Servers as ``ipvsadm`` prints them, elements of sets, rules, addresses."""
         foreign = self._addresses.foreign(self._bound)
@@ -260,11 +264,29 @@ class IpvsProxier:
         if self._addresses.found():
             self._ipvs.commit(diff(self._present(), {}))
         self._servers, self._leaving = {}, set()
+        self._clear_rules()
+        self._addresses.clear()
+
+    def leave(self) -> bool:
+        """Keep the virtual servers and addresses of open connections; rules see only new ones."""
+        present = self._present() if self._addresses.found() else {}
+        busy = {
+            key: server
+            for key, server in present.items()
+            if any(load.busy for load in self._ipvs.loads(server).values())
+        }
+        if not busy:
+            self.clear()
+            return True
+        self._ipvs.commit(diff(present, busy))
+        self._clear_rules()
+        return False
+
+    def _clear_rules(self) -> None:
         for version in rules.VERSIONS:
             self._restore(version, rules.removal(self._present_tables(version).values()))
         for name in _own_sets():
             ipset.destroy(name)
-        self._addresses.clear()
 
 
 def lacking() -> str:

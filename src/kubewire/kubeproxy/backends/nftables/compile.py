@@ -22,6 +22,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_pton
+from typing import NamedTuple
 
 from kubewire.kubeproxy.config import Config, parse_network
 from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend, Source
@@ -88,23 +90,21 @@ _ADDRESS = {4: IPV4, 6: IPV6}
 _IPV = {4: Match(NFPROTO, b"\2"), 6: Match(NFPROTO, b"\12")}
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """How one class of source is treated."""
 
     action: str
-    count: int = 0
+    size: int = 0
     local: bool = False
     masquerade: bool = False
 
     def __str__(self) -> str:
         if self.action != "balance":
             return self.action
-        return f"{'l' if self.local else 'c'}{self.count}{'m' if self.masquerade else ''}"
+        return f"{'l' if self.local else 'c'}{self.size}{'m' if self.masquerade else ''}"
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What a chain must do; frontends of equal shape share it."""
 
     version: int
@@ -195,21 +195,39 @@ def _balance(
         parts.append(_part(decision, sets))
     # Hot: a full sync comes here for every endpoint of every frontend.
     ends = compiled.elements.setdefault(f"endpoints{version}", {}) if sets else {}
+    family = AF_INET6 if version == 6 else AF_INET
     for endpoints, second in sets.items():
-        for index, target in enumerate(endpoints, LOCAL if second else 0):
-            data = ip_bytes(target.ip) + port_bytes(target.port)
-            ends[key + integer_bytes(index)] = data
+        packed = [inet_pton(family, t.ip) + _port(t.port) for t in endpoints]
+        for index, data in zip(_indexes(len(packed), local=second), packed, strict=True):
+            ends[key + index] = data
+        for target in endpoints:
             if target.local:
                 add("hairpin", ip_bytes(target.ip) * 2, None)
-            if frontend.affinity is not None:
+        if frontend.affinity is not None:
+            for data in packed:
                 add("local-valid" if second else "valid", key + data, None)
     shape = Shape(version, (parts[0],) if len(set(parts)) == 1 else tuple(parts), frontend.affinity)
-    compiled.chains[shape.chain] = shape_chain(
+    chain = shape_chain(
         shape,
         config.mark,
         _pods(config.detect_local, config.bridge_interface, config.interface_name_prefix, version),
     )
-    add("services", key, Verdict("goto", shape.chain))
+    compiled.chains[chain.name] = chain
+    add("services", key, _goto(chain.name))
+
+
+_port = lru_cache(maxsize=1024)(port_bytes)
+
+
+@lru_cache(maxsize=1024)
+def _goto(chain: str) -> Verdict:
+    return Verdict("goto", chain)
+
+
+@lru_cache(maxsize=256)
+def _indexes(count: int, *, local: bool) -> tuple[bytes, ...]:
+    first = LOCAL if local else 0
+    return tuple(integer_bytes(index) for index in range(first, first + count))
 
 
 def _part(decision: Decision, sets: Mapping[tuple[Target, ...], bool]) -> Part:
@@ -240,7 +258,7 @@ def shape_chain(shape: Shape, mark: int, pods: Match | Lookup) -> Chain:
             continue
         marked = (*condition, ChangeMark(mark)) if part.masquerade else condition
         for dnat in _dnats(shape, part):
-            rules.append(Rule((*marked, dnat), f"to one of {part.count}"))
+            rules.append(Rule((*marked, dnat), f"to one of {part.size}"))
     return Chain(shape.chain, tuple(rules))
 
 
@@ -253,7 +271,7 @@ def _condition(source: Source | None, pods: Match | Lookup) -> tuple[object, ...
 def _dnats(shape: Shape, part: Part) -> tuple[object, ...]:
     version = shape.version
     choice = DnatMap(
-        (*_KEYS[version], Numgen(part.count, LOCAL if part.local else 0)),
+        (*_KEYS[version], Numgen(part.size, LOCAL if part.local else 0)),
         f"endpoints{version}",
         version,
     )

@@ -94,6 +94,10 @@ class NftablesProxier:
         self._rules: dict[str, list[KernelRule]] = {}
         self._generation = 0
         """Of the kernel's rules when they were last known to be as they should; 0: unknown."""
+        self._seen = 0
+        """The generation at which a quick look found nothing wrong."""
+        self._counts: dict[str, int] = {}
+        """Elements of the sets that nobody but us fills."""
         self._name = self._names[0]
         """Table that is in force."""
 
@@ -173,6 +177,8 @@ class NftablesProxier:
             sysctl.write(ROUTE_LOCALNET, 1)
         self._chains, self._sets = dict(table.chains), dict(table.sets)
         self._users = users
+        plain = (one for one in table.sets.values() if not one.interval and not one.dynamic)
+        self._counts = {one.name: len(one.elements) for one in plain}
         self._rules = self._netlink.rules(self._name)
         self._generation = self._netlink.generation()
 
@@ -239,6 +245,8 @@ class NftablesProxier:
             self._reload()
             return
         self._netlink.commit(transaction)
+        for name in {**added, **dropped}:
+            self._counts[name] += len(added.get(name, ())) - len(dropped.get(name, ()))
         self._remember(chains, sets, delta, gone)
 
     def _compiled(self, frontend: Frontend | None) -> Compiled:
@@ -331,6 +339,20 @@ class NftablesProxier:
             return True
         self._generation = generation + mended
         return mended
+
+    def intact(self) -> bool:
+        """Rules as they were committed, and as many elements; asked only if anything changed."""
+        generation = self._netlink.generation()
+        if generation in (self._generation, self._seen):
+            return True
+        whole = self._netlink.rules(self._name) == self._rules and self._counted()
+        if whole:
+            self._seen = generation
+        return whole
+
+    def _counted(self) -> bool:
+        counts = self._netlink.counts(self._name)
+        return all(self._counts.get(name, found) == found for name, found in counts.items())
 
     def _guarded(self, table: Table) -> bool:
         return nftables.GUARD not in table.chains or sysctl.read(ROUTE_LOCALNET) == "1"

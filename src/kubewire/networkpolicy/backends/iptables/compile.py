@@ -3,18 +3,16 @@
     POSTROUTING -> KWP-EGRESS
       established, related -> ACCEPT; of the node itself -> ACCEPT; a pod to itself -> ACCEPT
       an address of this node's pods that is not known -> DROP (fails closed)
-      source in the set of a profile -> its chain; every way out of it is DROP or KWP-INGRESS
+      the source's chain (tree.py); every way out of it is DROP or KWP-INGRESS
       all others -> KWP-INGRESS
     KWP-INGRESS
-      destination in the set of a profile -> its chain; every way out of it is DROP or ACCEPT
+      the destination's chain; every way out of it is DROP or ACCEPT
       all others -> ACCEPT
 
 In the mangle table an ACCEPT ends our part only: the filter table of others still sees the packet.
-Where nftables looks a pod's chain up in a map, a set per profile holds the addresses of its pods, so
-that a new pod touches sets and no rule.
+A family of which this node has no pod has the heads of these chains only.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from ipaddress import ip_address, ip_network, summarize_address_range
@@ -25,6 +23,14 @@ from kubewire.lang.iptables.ipset import DEFAULT_SIZE, PLAIN, IpSet, Options
 from kubewire.lang.iptables.model import Chain, Rule, Table
 from kubewire.lang.iptables.targets import ACCEPT, DROP, RETURN, Jump, Nflog, Target
 from kubewire.networkpolicy.backends.iptables.matches import Itself, Midstream, Queue
+from kubewire.networkpolicy.backends.iptables.names import (
+    EGRESS,
+    INGRESS,
+    SET_PREFIX,
+    chain_name,
+    set_name,
+)
+from kubewire.networkpolicy.backends.iptables.tree import Tree
 from kubewire.networkpolicy.labels import (
     ANSWERS,
     CUT,
@@ -42,19 +48,17 @@ from kubewire.networkpolicy.program import (
     Program,
     RangeSet,
     Step,
+    differing,
     dns_set,
     family_of,
 )
 from kubewire.networkpolicy.program import Chain as ProgramChain
 
-PREFIX = "KWP-"
-SET_PREFIX = "kwp"
-EGRESS, INGRESS = "KWP-EGRESS", "KWP-INGRESS"
 LOG_BYTES = 63
 """What iptables takes as a prefix of log records."""
 FAMILIES = (4, 6)
-FEW = 32
-"""So many profiles are asked for one by one."""
+WAYS: tuple[Direction, ...] = ("ingress", "egress")
+"""Callees first."""
 REPLIES = m.CtState(("ESTABLISHED", "RELATED"))
 
 
@@ -63,21 +67,6 @@ class Rules(NamedTuple):
 
     sets: Mapping[str, IpSet]
     tables: Mapping[int, Table]
-
-
-def chain_name(name: str) -> str:
-    """A chain's name within iptables' 28 bytes."""
-    return PREFIX + _digest(name)
-
-
-def set_name(name: str, family: int) -> str:
-    """A set's name within ipset's 31 bytes."""
-    return f"{SET_PREFIX}{family}-{_digest(name)}"
-
-
-@lru_cache(maxsize=65536)
-def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:20]
 
 
 @lru_cache(maxsize=65536)
@@ -91,15 +80,17 @@ class Compiler:
     def __init__(self) -> None:
         self._program: Program | None = None
         self._rules = Rules({}, {})
+        self._trees = {(way, family): Tree(way, family) for way in WAYS for family in FAMILIES}
+        self._chains: dict[tuple[Direction, int], dict[str, Chain]] = {}
+        """Chains of the program as they are spelled."""
 
     def rules(self, program: Program) -> Rules:
         """Spell a program."""
         old = self._program
+        grown = {family for way in WAYS for family in self._lead(way, program, old)}
         sets = self._sets(program, old)
-        for way in ("egress", "ingress"):
-            sets |= self._pods(way, program, old)
-        self._rules = Rules(sets, self._tables(program, old))
-        self._program = program
+        tables = {f: self._table(f, program, old, grown=f in grown) for f in FAMILIES}
+        self._rules, self._program = Rules(sets, tables), program
         return self._rules
 
     def _sets(self, program: Program, old: Program | None) -> dict[str, IpSet]:
@@ -122,52 +113,45 @@ class Compiler:
                 found[own] = _addresses(own, family, mine)
         return found
 
-    def _pods(self, way: Direction, program: Program, old: Program | None) -> dict[str, IpSet]:
-        """A set for every profile (or bucket of them) and family, with the addresses of its pods."""
+    def _lead(self, way: Direction, program: Program, old: Program | None) -> Iterator[int]:
+        """Lead addresses to their chains; gives the families whose rules change by that."""
         entries: dict[bytes, str] = getattr(program, way)
-        before: dict[bytes, str] = getattr(old, way) if old else {}
-        changed = {a for a, _ in entries.items() ^ before.items()}
-        dirty = {c for a in changed for c in (entries.get(a), before.get(a)) if c}
-        by_chain: dict[str, list[bytes]] = {}
-        for address, chain in entries.items():
-            by_chain.setdefault(chain, []).append(address)
-        found = {}
-        for name, chains in _groups(program, way):
-            for family in FAMILIES:
-                own = set_name(name, family)
-                known = self._rules.sets.get(own)
-                if known is None or not dirty.isdisjoint(chains):
-                    mine = (
-                        a for c in chains for a in by_chain.get(c, ()) if family_of(a) == family
-                    )
-                    known = _addresses(own, family, mine)
-                found[own] = known
-        return found
+        changed = differing(entries, getattr(old, way) if old else {})
+        for family in FAMILIES:
+            mine = [a for a in changed if family_of(a) == family]
+            if mine:
+                self._trees[way, family].update(entries, mine)
+                yield family
 
-    def _tables(self, program: Program, old: Program | None) -> Mapping[int, Table]:
-        if old and program.chains is old.chains and _head(program) == _head(old):
-            return self._rules.tables
-        return {family: _table(program, family) for family in FAMILIES}
+    def _table(self, family: int, program: Program, old: Program | None, *, grown: bool) -> Table:
+        """Chains after those that they lead to."""
+        if old and not grown and program.chains is old.chains and _head(program) == _head(old):
+            return self._rules.tables[family]
+        heads = {"ingress": (INGRESS, _ingress), "egress": (EGRESS, _egress)}
+        chains: dict[str, Chain] = {}
+        for way in WAYS:
+            tree = self._trees[way, family]
+            chains |= self._spelled(way, family, program, old) if tree.leaves else {}
+            chains |= tree.chains()
+            name, head = heads[way]
+            chains[name] = Chain(name, tuple(head(program, family, tree.roots)))
+        chains["POSTROUTING"] = Chain("POSTROUTING", (Rule((), Jump(EGRESS)),), "ACCEPT")
+        return Table("mangle", chains)
 
-
-def profiles(program: Program, way: Direction) -> Iterator[str]:
-    """Names of the chains that pods are led to."""
-    return (name for name in program.chains if name.startswith(f"{way}/"))
-
-
-def _buckets(program: Program, way: Direction) -> dict[str, list[str]]:
-    """Many profiles are asked for in two steps: which bucket, which of its profiles."""
-    names = list(profiles(program, way))
-    found: dict[str, list[str]] = {}
-    for name in names if len(names) > FEW else ():
-        found.setdefault(f"bucket-{way}-{_digest(name)[0]}", []).append(name)
-    return found
-
-
-def _groups(program: Program, way: Direction) -> Iterator[tuple[str, list[str]]]:
-    """Names of sets and the profiles whose pods they hold."""
-    yield from ((name, [name]) for name in profiles(program, way))
-    yield from _buckets(program, way).items()
+    def _spelled(
+        self, way: Direction, family: int, program: Program, old: Program | None
+    ) -> dict[str, Chain]:
+        known = self._chains.get((way, family), {})
+        before = old.chains if old and known else {}
+        if program.chains is not before:
+            known = {
+                own: known[own] if before.get(n) is c else _program_chain(own, c, family)
+                for n, c in program.chains.items()
+                if c.direction == way
+                for own in (chain_name(n),)
+            }
+            self._chains[way, family] = known
+        return known
 
 
 def known_set(family: int) -> str:
@@ -216,24 +200,6 @@ def _networks(found: RangeSet) -> Iterator[str]:
 # -- chains ---------------------------------------------------------------------------------------
 
 
-def _table(program: Program, family: int) -> Table:
-    """Chains after those that they lead to."""
-    chains = [
-        *_program_chains(program, family, "ingress"),
-        *_bucket_chains(program, family, "ingress", "dst"),
-        Chain(INGRESS, tuple(_ingress(program, family))),
-        *_program_chains(program, family, "egress"),
-        *_bucket_chains(program, family, "egress", "src"),
-        Chain(EGRESS, tuple(_egress(program, family))),
-        Chain("POSTROUTING", (Rule((), Jump(EGRESS)),), "ACCEPT"),
-    ]
-    return Table("mangle", {c.name: c for c in chains})
-
-
-def _program_chains(program: Program, family: int, way: Direction) -> list[Chain]:
-    return [_program_chain(c, family) for c in program.chains.values() if c.direction == way]
-
-
 def _answers(program: Program, family: int) -> Iterator[Rule]:
     """Answers of the cluster's DNS, or of a cache on this node, to pods whose policies name domains."""
     asks = m.InSet(asking_set(family), ("dst",))
@@ -244,7 +210,7 @@ def _answers(program: Program, family: int) -> Iterator[Rule]:
             yield Rule((*head, m.Comment(ANSWERS)), Queue(QUEUE))
 
 
-def _egress(program: Program, family: int) -> Iterator[Rule]:
+def _egress(program: Program, family: int, roots: Iterable[Rule]) -> Iterator[Rule]:
     yield from _answers(program, family)
     yield Rule((REPLIES,), ACCEPT)
     yield Rule((m.AddrType("LOCAL", "src"),), ACCEPT)
@@ -260,40 +226,21 @@ def _egress(program: Program, family: int) -> Iterator[Rule]:
         for side in ("src", "dst"):
             ours = m.InSet(known, (side,))
             yield Rule((m.Proto("tcp"), Midstream(), ours, m.Comment(CUT)), DROP)
-    yield from _dispatch(program, "egress", "src", family)
+    yield from roots
     yield Rule((), Jump(INGRESS, goto=True))
 
 
-def _ingress(program: Program, family: int) -> Iterator[Rule]:
-    yield from _dispatch(program, "ingress", "dst", family)
+def _ingress(program: Program, family: int, roots: Iterable[Rule]) -> Iterator[Rule]:
+    yield from roots
     yield Rule((), ACCEPT)
 
 
-def _dispatch(program: Program, way: Direction, side: str, family: int) -> Iterator[Rule]:
-    if buckets := _buckets(program, way):
-        # A pod that moves may be in two of them for a moment: what a bucket does not know returns.
-        yield from (_leads(name, side, family, goto=False) for name in buckets)
-    else:
-        yield from (_leads(name, side, family) for name in profiles(program, way))
-
-
-def _leads(name: str, side: str, family: int, *, goto: bool = True) -> Rule:
-    return Rule((m.InSet(set_name(name, family), (side,)),), Jump(chain_name(name), goto))
-
-
-def _bucket_chains(program: Program, family: int, way: Direction, side: str) -> list[Chain]:
-    return [
-        Chain(chain_name(name), tuple(_leads(c, side, family) for c in chains))
-        for name, chains in _buckets(program, way).items()
-    ]
-
-
-def _program_chain(chain: ProgramChain, family: int) -> Chain:
+def _program_chain(name: str, chain: ProgramChain, family: int) -> Chain:
     egress = chain.direction == "egress"
     rules = [r for s in chain.steps if s.family in (0, family) for r in _rules(s, family, egress)]
     if chain.name.startswith(f"{chain.direction}/"):
         rules.append(Rule((), _allowed(egress)))
-    return Chain(chain_name(chain.name), tuple(rules))
+    return Chain(name, tuple(rules))
 
 
 def _allowed(egress: bool) -> Target:

@@ -1,14 +1,14 @@
 """The iptables back end: sets by ``ipset restore``, rules by ``iptables-restore``.
 
-Three steps, each at once for what it touches: what sets gain, the rules, what sets lose. In between
-a pod that moves from one profile to another is in both, so one of the two is in force; it is never
-in none. A pod becomes known last and unknown first.
+Three steps, each at once for what it touches: what sets gain, the rules, what sets lose. A pod
+becomes known last and unknown first.
 """
 
 import asyncio
 import contextlib
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 
 from kubewire.kernel import ipset
@@ -20,21 +20,19 @@ from kubewire.lang.iptables.change import Change, difference
 from kubewire.lang.iptables.ipset import IpSet, replacement
 from kubewire.lang.iptables.model import Chain, Table
 from kubewire.networkpolicy.backends.iptables.compile import (
-    EGRESS,
     FAMILIES,
-    PREFIX,
-    SET_PREFIX,
     Compiler,
     Rules,
     known_set,
-    set_name,
 )
+from kubewire.networkpolicy.backends.iptables.names import EGRESS, PREFIX, SET_PREFIX, set_name
 from kubewire.networkpolicy.backends.kernel import KernelEnforcer
 from kubewire.networkpolicy.labels import ANSWERS
 from kubewire.networkpolicy.program import Program
 
 NOTHING = Rules({}, {})
 HOOKS = {"POSTROUTING": EGRESS}
+KNOWN = frozenset(map(known_set, FAMILIES))
 
 
 class IptablesEnforcer(KernelEnforcer):
@@ -101,11 +99,11 @@ class IptablesEnforcer(KernelEnforcer):
         with self._inside():
             old = before or self._listed()
             families = self._families()
-            _feed_sets(_gains(old.sets, after.sets))
+            _feed(ipset.restore, _before_rules(old.sets, after.sets))
             for version, program in families.items():
                 change = _difference(old.tables.get(version), after.tables.get(version))
-                program.restore(change.lines(program.section()))
-            _feed_sets(_losses(old.sets, after.sets))
+                _feed(program.restore, change.lines(program.section()))
+            _feed(ipset.restore, _after_rules(old.sets, after.sets))
         self._applied = after
 
     def _inside(self) -> contextlib.AbstractContextManager[object]:
@@ -152,52 +150,81 @@ def _own(table: Table | None) -> Table:
 def _difference(old: Table | None, new: Table | None) -> Change:
     """The change of one family; our hooks come first, before an ACCEPT of somebody else."""
     old, new = old or Table("mangle"), new or Table("mangle")
-    if old is new:
-        return Change("mangle")
-    before = {n: _same(c, new.chains.get(n)) for n, c in old.chains.items()}
-    change = difference(Table("mangle", before), new)
+    # Nearly all chains are those of before.
+    after = {n: c for n, c in new.chains.items() if old.chains.get(n) is not c}
+    before = {
+        n: _same(c, new.chains.get(n)) for n, c in old.chains.items() if new.chains.get(n) is not c
+    }
+    # What is only put in front of a chain is not the whole chain anew.
+    grown = {n for n, c in after.items() if n in before and _grown(before[n], c)}
+    change = difference(_without(before, grown), _without(after, grown))
     change.inserted, change.appended = change.appended, []
+    for name in grown:
+        for rule in reversed(after[name].rules[: -len(before[name].rules)]):
+            change.insert(name, rule)
     return change
+
+
+def _grown(old: Chain, new: Chain) -> bool:
+    most = len(old.rules)
+    return 0 < most < len(new.rules) and new.rules[-most:] == old.rules
+
+
+def _without(chains: Mapping[str, Chain], names: set[str]) -> Table:
+    return Table("mangle", {n: c for n, c in chains.items() if n not in names})
 
 
 def _same(old: Chain, new: Chain | None) -> Chain:
     """The chain that is meant, where a listing says the same in other values."""
-    if new is None or old is new or len(old.rules) != len(new.rules):
+    if new is None or len(old.rules) != len(new.rules):
         return old
     return new if list(old.lines()) == list(new.lines()) else old
 
 
-def _gains(old: Mapping[str, IpSet], new: Mapping[str, IpSet]) -> Iterator[str]:
-    for name in sorted(new, key=_known_last):
-        one, before = new[name], old.get(name)
+def _before_rules(old: Mapping[str, IpSet], new: Mapping[str, IpSet]) -> Iterator[str]:
+    """What sets gain, and who is no longer known."""
+    for name, one in new.items():
+        before = old.get(name)
         if before is one:
             continue
         if before is None:
-            yield from one.lines()
-        elif _kind(before) != _kind(one):
+            yield from (one.create_line(),) if name in KNOWN else one.lines()
+        elif _kind(before) == _kind(one):
+            yield from _removed(before, one) if name in KNOWN else _added(before, one)
+        elif name not in KNOWN:
             yield from replacement(one)
-        else:
-            yield from (one.add_line(e) for e in one.elements.keys() - before.elements.keys())
 
 
-def _losses(old: Mapping[str, IpSet], new: Mapping[str, IpSet]) -> Iterator[str]:
-    for name in sorted(old, key=_known_last, reverse=True):
-        one, before = new.get(name), old[name]
+def _after_rules(old: Mapping[str, IpSet], new: Mapping[str, IpSet]) -> Iterator[str]:
+    """What sets lose, and who is known now."""
+    for name, before in old.items():
+        one = new.get(name)
         if one is None:
             yield f"destroy {name}"
-        elif one is not before and _kind(before) == _kind(one):
-            yield from (f"del {name} {e}" for e in before.elements.keys() - one.elements.keys())
+        elif one is not before and _kind(before) == _kind(one) and name not in KNOWN:
+            yield from _removed(before, one)
+    for name in KNOWN & new.keys():
+        known = old.get(name)
+        if known is None or _kind(known) == _kind(new[name]):
+            yield from _added(known, new[name])
+        else:
+            yield from replacement(new[name])
 
 
-def _known_last(name: str) -> bool:
-    return name in map(known_set, FAMILIES)
+def _added(old: IpSet | None, new: IpSet) -> Iterator[str]:
+    before = old.elements.keys() if old else ()
+    return (new.add_line(e) for e in new.elements.keys() - before)
+
+
+def _removed(old: IpSet, new: IpSet) -> Iterator[str]:
+    return (f"del {new.name} {e}" for e in old.elements.keys() - new.elements.keys())
 
 
 def _kind(one: IpSet) -> tuple[object, ...]:
     return one.type, one.family, one.max_elements
 
 
-def _feed_sets(lines: Iterator[str]) -> None:
-    """Run ``ipset`` only if there is something to say."""
-    if found := list(lines):
-        ipset.restore(found)
+def _feed(restore: Callable[[Iterable[str]], None], lines: Iterator[str]) -> None:
+    """Run a program only if there is something to say."""
+    if first := next(lines, ""):
+        restore(itertools.chain((first,), lines))

@@ -18,8 +18,6 @@ one to the other would make the kernel validate every path through both.)
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from ipaddress import ip_network
-from itertools import compress
-from operator import ne
 from typing import Any
 
 from kubewire.lang.nftables.expressions import (
@@ -68,6 +66,7 @@ from kubewire.networkpolicy.program import (
     PortSet,
     Program,
     Step,
+    differing,
     dns_set,
 )
 from kubewire.networkpolicy.program import Chain as ProgramChain
@@ -133,11 +132,11 @@ class Compiler:
         entries: dict[bytes, str] = getattr(program, way)
         before: dict[bytes, str] = getattr(old, way) if old else {}
         found: dict[str, Set] = {}
-        differing = _differing(entries, before)
+        apart = differing(entries, before)
         for family, size in ((4, 4), (6, 16)):
             name = f"{way}{family}"
             known = self._table.sets.get(name)
-            changed = [k for k in differing if len(k) == size]
+            changed = [k for k in apart if len(k) == size]
             if known is None or changed:
                 elements = dict(known.elements) if known else {}
                 for key in changed:
@@ -147,12 +146,6 @@ class Compiler:
                 known = Set(name, (ADDRESS[family],), verdicts=True, elements=elements)
             found[name] = known
         return found
-
-
-def _differing(new: Mapping[bytes, str], old: Mapping[bytes, str]) -> list[bytes]:
-    """Keys that one of them lacks or has otherwise; nearly all are equal, so C looks at them."""
-    other = map(ne, map(old.get, new), new.values())
-    return [*compress(new, other), *(old.keys() - new.keys())]
 
 
 @lru_cache(maxsize=65536)

@@ -1,4 +1,4 @@
-"""The node's xDS server: delta xDS over gRPC on a unix socket, for the one Envoy of this node.
+"""An xDS server for the Envoys of this machine: delta xDS over gRPC on a unix socket.
 
 It has no thread and no event loop of its own. Whoever waits for Envoy turns it (``step``); the rest
 of the time the agent's event loop does, told by one descriptor.
@@ -76,6 +76,10 @@ class XdsStreams:
         """An Envoy is there and has everything."""
         return any(peer.settled() for peer in self._peers.values())
 
+    def waiting(self) -> bool:
+        """An Envoy has not answered yet."""
+        return any(peer.waiting() for peer in self._peers.values())
+
     def close(self) -> None:
         """Stop serving; Envoy keeps what it has."""
         for peer in self._peers.values():
@@ -134,6 +138,10 @@ class _Peer:
     def settled(self) -> bool:
         """A stream has everything."""
         return any(stream.settled() for stream in self._streams.values())
+
+    def waiting(self) -> bool:
+        """A stream has not answered yet."""
+        return not all(stream.settled() for stream in self._streams.values())
 
     def close(self) -> None:
         """Close the connection."""
