@@ -7,6 +7,7 @@ import pytest
 
 from kubewire.dns.config import Environment, build
 from kubewire.dns.dispatch import Dispatcher
+from kubewire.dns.plugins.kubernetes import Kubernetes
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import AA, Message, Question, encode, parse
 from kubewire.lang.dns.record import RR, rdata_text
@@ -88,3 +89,22 @@ def test_answers(
     assert _rows(got.answer) == answer
     assert _rows(got.authority) == authority
     assert _rows(got.additional) == additional
+
+
+def test_an_external_name_that_is_an_address_is_not_transferred() -> None:
+    objects = [
+        {
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"type": "ExternalName", "externalName": target},
+        }
+        for name, target in (("address", "192.0.2.1"), ("name", "a.example"))
+    ]  # fmt: skip
+    configuration = build(
+        ". {\nkubernetes cluster.local\n}", "Corefile", Environment(objects=objects)
+    )
+    [plugin] = configuration.plugins
+    assert isinstance(plugin, Kubernetes)
+    records = plugin.transfer("cluster.local.", 0)
+    assert records is not None
+    assert [r.target for r in records if r.type == codes.CNAME] == ["a.example."]

@@ -426,7 +426,7 @@ class Records:
         target = service.spec.external_name
         found.reason += f" is an ExternalName for {target}"
         below = ask.endpoint or ask.port or ask.protocol or ask.area
-        if below or not target or _is_address(target):
+        if below or not target or is_address(target):
             found.exists = False
             found.reason += ", which has nothing below it" if below else ", which is no name"
             return []
@@ -470,10 +470,11 @@ def dashed(ip: str) -> str:
 
 def _dashed_address(label: str) -> str:
     text = label.replace("-", "." if label.count("-") == 3 and "--" not in label else ":")
-    return canonical(text) if _is_address(text) else ""
+    return canonical(text) if is_address(text) else ""
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """An address where a name is expected."""
     import socket
 
     try:
@@ -493,4 +494,4 @@ def _default(port: Port) -> str:
     return "" if port is NO_PORT else "TCP"
 
 
-__all__ = ["Ask", "Found", "Options", "Records", "dashed", "parse"]
+__all__ = ["Ask", "Found", "Options", "Records", "dashed", "is_address", "parse"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from kubewire.api.meta import Key
 from kubewire.dns.plugins.kubernetes.cluster import AnyService
 from kubewire.dns.plugins.kubernetes.objects import Port, Service
-from kubewire.dns.plugins.kubernetes.records import Records
+from kubewire.dns.plugins.kubernetes.records import Records, is_address
 from kubewire.lang.dns.name import absolute
 from kubewire.lang.dns.record import RR, address, cname, ns, srv
 
@@ -32,7 +32,8 @@ def _service(
     base = f"{key.name}.{key.namespace}.svc.{zone}"
     if service.external:
         assert isinstance(service, Service)
-        yield cname(base, ttl, absolute(service.spec.external_name))
+        if (target := service.spec.external_name) and not is_address(target):
+            yield cname(base, ttl, absolute(target))
         return
     if service.ips:
         for ip in service.ips:
