@@ -21,8 +21,8 @@ from itertools import groupby
 from kubewire.kernel import netns
 
 WHOAMI = b"kubewire-whoami"
-DNS_QUERY = bytes.fromhex("0001010000010000000000000000020001")
-"""Question "." NS: what a DNS server answers, and a stand-in echoes."""
+DNS_QUERY = bytes.fromhex("0001100000010000000000000000020001")
+"""STATUS of ".": a DNS server answers it (NOTIMP) without asking others; a stand-in echoes it."""
 MAX_ANSWER = 65536
 SPARE_DESCRIPTORS = 64
 TLS_PORTS = (443, 6443, 8443)
