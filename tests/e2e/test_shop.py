@@ -207,3 +207,19 @@ def test_a_pod_reaches_a_name_once_dns_has_told_it(shop: Kubewire) -> None:
     assert json.loads(shop(*why, code=1).stdout)["egress"]["rule"] == "spec.egress[2]"
     shop.python("default/visitor", connect.format("site.default.svc.cluster.local."))
     assert json.loads(shop(*why).stdout)["egress"]["rule"] == "spec.egress[1]"
+
+
+def test_every_datagram_to_the_nodes_resolver_is_refused_not_one_in_a_second(
+    shop: Kubewire,
+) -> None:
+    """Else questions of DNS about the outside would take a timeout each."""
+    program = (
+        "import socket\n"
+        "for _ in range(20):\n"
+        "    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "    s.connect(('172.30.0.1', 53)); s.settimeout(1); s.send(b'x')\n"
+        "    try: s.recv(1)\n"
+        "    except TimeoutError: print('lost')\n"
+        "    except OSError: print('refused')\n"
+    )
+    assert shop.python(worker(shop), program).split() == ["refused"] * 20

@@ -79,6 +79,7 @@ def make_underlay(options: Options, run_dir: Path) -> None:
     gateways = options.addresses.gateways
     # A node's way out ends here, where it is refused at once instead of being lost in silence.
     _forward(options.addresses.versions)
+    _refuse_all()
     with RtNetlink() as netlink:
         netlink.transact(
             [
@@ -107,6 +108,7 @@ def make_underlay(options: Options, run_dir: Path) -> None:
 def _set_up_node(path: Path, addresses: Addresses, index: int) -> None:
     with netns.entered(path):
         _forward(addresses.versions)
+        _refuse_all()
         for name, value in _NODE_SETTINGS.items():
             if sysctl.exists(name):
                 sysctl.write(name, value)
@@ -142,3 +144,10 @@ def _forward(versions: Iterable[int]) -> None:
     for version in versions:
         name = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
         sysctl.write(name, 1)
+
+
+def _refuse_all() -> None:
+    """Refuse each datagram, not only one in a second: who is not told waits for a timeout."""
+    for name in ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"):
+        if sysctl.exists(name):
+            sysctl.write(name, 0)
