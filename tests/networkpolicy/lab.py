@@ -13,7 +13,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from itertools import count
 from pathlib import Path
 
-from kubewire.cni.wiring import Cable, host_interface, pod_mac, wire
+from kubewire.cni.wiring import Cable, entering, host_interface, pod_mac, wire
 from kubewire.kernel import links, netns, routes, sysctl
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -48,8 +48,9 @@ class Lab:
             addresses = (ip_address(pod.ip), ip_address(pod.ip6))
             name = host_interface(str(pod))
             cable = Cable(name, "eth0", pod_mac(addresses), addresses)
-            with RtNetlink(self.node_paths[pod.node]) as node:
-                wire(node, self.pod_paths[pod], cable)
+            path = self.node_paths[pod.node]
+            with RtNetlink(path) as node, entering(self.pod_paths[pod]) as room:
+                wire(node, room, cable)
         self.poll = select.epoll()
         self.source_ports = count(10000)
         self._pods: dict[int, P] = {}
