@@ -48,10 +48,8 @@ class Lab:
             addresses = (ip_address(pod.ip), ip_address(pod.ip6))
             name = host_interface(str(pod))
             cable = Cable(name, "eth0", pod_mac(addresses), addresses)
-            with (
-                RtNetlink(self.node_paths[pod.node]) as node,
-                entering(self.pod_paths[pod]) as room,
-            ):
+            path = self.node_paths[pod.node]
+            with RtNetlink(path) as node, entering(self.pod_paths[pod]) as room:
                 wire(node, room, cable)
         self.poll = select.epoll()
         self.source_ports = count(10000)

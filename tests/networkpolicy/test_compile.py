@@ -182,6 +182,10 @@ def test_a_tree_of_rules_leads_to_profiles(monkeypatch: pytest.MonkeyPatch) -> N
     assert now.keys() == fresh.keys()
     assert {*now[leaf].rules} > {*fresh[leaf].rules}
     assert not passes(program, Pod("y", "a").ip, Pod("x", "a").ip, 80, "TCP", "iptables")
+    # A program that lacks chains leaves no rule that leads to them.
+    plan.remove_policy(("NetworkPolicy", Key("x", "x-a")))
+    program = compiler.update(program, plan.take_changes())
+    assert spelled.rules(program) == iptables.Compiler().rules(program)
 
 
 def test_only_families_that_the_pods_of_the_node_have_are_compiled() -> None:

@@ -117,10 +117,12 @@ class Compiler:
         """Lead addresses to their chains; gives the families whose rules change by that."""
         entries: dict[bytes, str] = getattr(program, way)
         changed = differing(entries, getattr(old, way) if old else {})
+        lost = old is not None and not old.chains.keys() <= program.chains.keys()
         for family in FAMILIES:
             mine = [a for a in changed if family_of(a) == family]
-            if mine:
-                self._trees[way, family].update(entries, mine)
+            tree = self._trees[way, family]
+            if mine or (lost and tree.overgrown):
+                tree.update(entries, mine, lost=lost)
                 yield family
 
     def _table(self, family: int, program: Program, old: Program | None, *, grown: bool) -> Table:

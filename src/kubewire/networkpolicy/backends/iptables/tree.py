@@ -31,23 +31,35 @@ class Tree:
         self.way = way
         self.leaves: dict[bytes, Chain] = {}
         """First address of a row -> its chain."""
+        self.overgrown: set[bytes] = set()
+        """Leaves that have rules behind others."""
         self.roots: tuple[Rule, ...] = ()
         """Where a search begins; what is found nowhere comes back."""
         self._branches: tuple[Chain, ...] = ()
         self._bits = 32 if family == 4 else 128
         self._side = m.Source if way == "egress" else m.Destination
 
-    def update(self, entries: Mapping[bytes, str], changed: Iterable[bytes]) -> None:
-        """Write the leaves of these addresses anew, and the branches if there are other leaves."""
+    def update(
+        self, entries: Mapping[bytes, str], changed: Iterable[bytes], *, lost: bool = False
+    ) -> None:
+        """Bring the leaves of these addresses up to date, and the branches if there are other leaves.
+
+        ``lost``: chains are gone, so no rule that stands behind another may lead to them any more.
+        """
         before = self.leaves.keys() - ()
         rows: dict[bytes, list[bytes]] = {}
         for address in changed:
             rows.setdefault(_first(address), []).append(address)
+        for first in self.overgrown if lost else ():
+            rows.setdefault(first, [])
         for first, found in rows.items():
             rules = self._rules(found, entries)
             old = self.leaves.pop(first, None)
-            if old and len(old.rules) + len(rules) <= MOST and entries.keys() >= set(found):
+            self.overgrown.discard(first)
+            room = old and len(old.rules) + len(rules) <= MOST and entries.keys() >= set(found)
+            if old and room and not lost:
                 rules += old.rules
+                self.overgrown.add(first)
             elif old:
                 rules = self._rules(_row(first), entries)
             if rules:
