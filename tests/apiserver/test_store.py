@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kubewire.api.errors import InputError, StatusError
 from kubewire.api.meta import Key
 from kubewire.apiserver import store as module
+from kubewire.apiserver.listing import ListOptions, collect
 from kubewire.apiserver.store import Event, Store
 
 
@@ -117,3 +118,41 @@ def test_listeners_hear_every_commit_in_order() -> None:
     store.put("bs", Key("", "x"), obj("x", 1))
     store.delete("as", Key("", "x"))
     assert [(e.kind, e.rv) for e in heard] == [("ADDED", 2), ("DELETED", 4)]
+
+
+def pages(store: Store, namespace: str, limit: int) -> list[tuple[list[str], int | None]]:
+    found, token = [], ""
+    while True:
+        options = ListOptions(limit=limit, token=token)
+        shown, meta = collect(store.collection("as"), store.rv, namespace, None, options)
+        found.append(([r.obj["metadata"]["name"] for r in shown], meta.get("remainingItemCount")))
+        if not (token := meta.get("continue", "")):
+            return found
+
+
+def named(namespace: str, name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": namespace}}
+
+
+def test_pages_follow_what_comes_and_goes() -> None:
+    store = Store()
+    for namespace, name in (("n", "c"), ("n", "a"), ("m", "z"), ("o", "y"), ("n", "b")):
+        store.put("as", Key(namespace, name), named(namespace, name))
+    assert pages(store, "n", 2) == [(["a", "b"], 1), (["c"], None)]
+    assert pages(store, "", 4) == [(["z", "a", "b", "c"], 1), (["y"], None)]
+    store.delete("as", Key("n", "a"))
+    store.put("as", Key("n", "d"), named("n", "d"))
+    store.put("as", Key("n", "b"), named("n", "b"))
+    assert pages(store, "n", 1) == [(["b"], 2), (["c"], 1), (["d"], None)]
+    assert pages(store, "nobody", 1) == [([], None)]
+
+
+def test_a_page_behind_a_change_shows_the_state_of_the_first() -> None:
+    store = Store()
+    for name in "abc":
+        store.put("as", Key("n", name), named("n", name))
+    _, meta = collect(store.collection("as"), store.rv, "n", None, ListOptions(limit=1))
+    store.delete("as", Key("n", "c"))
+    options = ListOptions(limit=9, token=meta["continue"])
+    shown, _ = collect(store.collection("as"), store.rv, "n", None, options)
+    assert [r.obj["metadata"]["name"] for r in shown] == ["b", "c"]

@@ -2,7 +2,9 @@
 
 import base64
 import binascii
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
+from itertools import islice
 
 import msgspec
 
@@ -62,28 +64,34 @@ def collect(
     elif options.match == "Exact" and options.resource_version not in ("", "0"):
         rv = int(options.resource_version)
         objects = _state_at(collection, rv)
-    found = [
-        (key, revision)
-        for key, revision in sorted(objects.items())
-        if (not namespace or key.namespace == namespace)
-        and (start is None or key > start)
-        and (test is None or test(revision.obj))
-    ]
+    # A page costs what it shows, not what there is: clients list by pages of some hundred.
+    keys = collection.order() if objects is collection.objects else sorted(objects)
+    first = bisect_left(keys, (namespace,))
+    if start is not None:
+        first = max(first, bisect_right(keys, start))
+    end = bisect_left(keys, (namespace + "\0",)) if namespace else len(keys)
+    revisions = (objects[key] for key in islice(keys, first, end))
+    found = filter(lambda revision: test(revision.obj), revisions) if test else revisions
     meta: JSON = {"resourceVersion": str(rv)}
-    if options.limit and len(found) > options.limit:
-        rest = len(found) - options.limit
-        found = found[: options.limit]
-        last = found[-1][0]
-        raw = msgspec.json.encode(_Continue("kubewire/v1", rv, (last.namespace, last.name)))
+    if not options.limit:
+        return list(found), meta
+    shown = list(islice(found, options.limit))
+    if next(found, None) is not None:
+        last = shown[-1].obj["metadata"]
+        raw = msgspec.json.encode(
+            _Continue("kubewire/v1", rv, (last.get("namespace", ""), last["name"]))
+        )
         meta["continue"] = base64.urlsafe_b64encode(raw).decode().rstrip("=")
         if test is None:
-            meta["remainingItemCount"] = rest
-    return [revision for _, revision in found], meta
+            meta["remainingItemCount"] = end - first - options.limit
+    return shown, meta
 
 
 def _state_at(collection: Collection, rv: int) -> dict[Key, Revision]:
     """Undo the commits after ``rv``; Expired when they are no longer remembered."""
     later = list(collection.since(rv))
+    if not later:
+        return collection.objects
     objects = dict(collection.objects)
     for event in reversed(later):
         if event.before is None:

@@ -70,6 +70,13 @@ class Collection:
         """The resourceVersion up to which events are no longer in ``history``."""
         self.listeners: dict[Listener, None] = {}
         self.changed = 0
+        self._order: list[Key] | None = None
+
+    def order(self) -> list[Key]:
+        """Keys as lists show them."""
+        if self._order is None:
+            self._order = sorted(self.objects)
+        return self._order
 
     def record(self, event: Event) -> None:
         """Apply one commit to the state and pass it on."""
@@ -77,6 +84,8 @@ class Collection:
             self.objects.pop(event.key, None)
         else:
             self.objects[event.key] = event.after
+        if event.kind != "MODIFIED":
+            self._order = None
         if len(self.history) == HISTORY:
             self.forgotten = self.history[0].rv
         self.history.append(event)
