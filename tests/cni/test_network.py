@@ -1,8 +1,10 @@
 """Pods of one node, connected in the real kernel."""
 
+import asyncio
 import shutil
 import socket
 from dataclasses import replace
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from cni.lab import Lab, NodePods
 from kubewire.cni.install import install_programs
 from kubewire.cni.network import SOCKET, PodNetwork, PodNetworkError, PodPort, PodRequest
 from kubewire.cni.server import Server
-from kubewire.kernel import links, netns
+from kubewire.kernel import links, netns, routes
 from kubewire.kernel.rtnetlink import RtNetlink
 
 pytestmark = pytest.mark.kernel
@@ -20,6 +22,10 @@ pytestmark = pytest.mark.kernel
 
 def cables(netlink: RtNetlink) -> set[str]:
     return {link.name for link in netlink.links() if link.name.startswith("kc") and link.up}
+
+
+def held(netlink: RtNetlink) -> set[str]:
+    return {str(a.address.ip) for a in netlink.addresses() if a.address.version == 4}
 
 
 def free(network: PodNetwork) -> int:
@@ -233,4 +239,25 @@ async def test_a_node_without_an_address_of_its_own_reaches_its_pods(tmp_path: P
         client.settimeout(2)
         client.connect((ip, server.getsockname()[1]))
         assert client.getsockname()[0] == "169.254.1.1"
+    await network.close()
+
+
+async def test_a_node_gives_its_stand_in_address_back_when_it_has_one_of_its_own(
+    tmp_path: Path,
+) -> None:
+    pod = Path("/run/netns/a")
+    netns.create(pod)
+    network = PodNetwork(tmp_path, lambda: ["10.244.0.0/24"])
+    await network.add(PodRequest(uid="a", namespace="n", name="a", netns=pod))
+    with RtNetlink() as node:
+        node.transact([links.add_veth("eth0", "far"), links.set_link("eth0", up=True)])
+        own = ip_interface("192.0.2.1/24")
+        for change, left in (
+            (routes.add_address, {"127.0.0.1", "192.0.2.1"}),
+            (routes.delete_address, {"127.0.0.1", "169.254.1.1"}),
+        ):
+            node.transact([change(node.index("eth0"), own)])
+            async with asyncio.timeout(10):
+                while held(node) != left:  # noqa: ASYNC110 - the source's own event is not ours
+                    await asyncio.sleep(0)
     await network.close()

@@ -36,6 +36,7 @@ from kubewire.cni.ipam import Address, ExhaustedError, IpamError
 from kubewire.cni.journal import Journal
 from kubewire.cni.masquerade import Masquerades
 from kubewire.cni.pools import Pod, Pool, PoolSource, Supply
+from kubewire.cni.source import Source
 from kubewire.cni.spec import (
     FAILED,
     INVALID_CONFIG,
@@ -108,7 +109,7 @@ class Plugin:
         self._identify = identify
         self._pools = pools
         self._netlink = RtNetlink()
-        self._reaches_pods = False
+        self._source = Source(self._netlink)
         self._sweeper = wiring.Sweeper()
         self._networks: dict[Path, _Network] = {}
         self._ports: dict[Path, HostPorts] = {}
@@ -119,6 +120,7 @@ class Plugin:
     async def close(self) -> None:
         """Finish what was begun and close everything."""
         await self._sweeper.close()
+        self._source.close()
         self._netlink.close()
         for network in self._networks.values():
             network.store.close()
@@ -285,9 +287,7 @@ class Plugin:
                 assigned = await self._address(request, config)
                 assert assigned is not None
                 ports = list(_port_mappings(config, assigned))
-                if not self._reaches_pods:
-                    wiring.ensure_source(self._netlink)
-                    self._reaches_pods = True
+                self._source.ensure()
                 result = attach.add(self._netlink, room, request, config, assigned)
                 if ports:
                     self._host_ports(config).put(_label(config, request.owner), ports)
