@@ -104,6 +104,11 @@ ROWS = [
         )
         for outcome in ([("accept", BOTH_OUT, True)] if accepted else [("passthrough",)])
     ),
+    # Without endpoints it is refused there, and there only.
+    *(
+        Row({"nodePortAddresses": ["192.168.9.0/24"]}, "empty", OUTSIDE, target, 30080, verdict)
+        for target, verdict in (("192.168.9.2", "reject"), (NODE_IP, "passthrough"))
+    ),
     # On the loopback, only where that is asked for by name; nobody else's is meant.
     *(Row({"nodePortAddresses": g}, "nodeport", LOOPBACK, LOOPBACK, 30080, "accept", BOTH_OUT, True) for g in (["localhost"], ["127.0.0.0/8"], ["primary", "localhost"])),
     Row(LOCALHOST, "nodeport-remote", LOOPBACK, LOOPBACK, 30080, "accept", "10.244.1.1:8080", True),

@@ -69,16 +69,16 @@ def nodes(
 
 def local(name: str) -> tuple[Config, tuple[str, ...]]:
     """How the proxies of a local cluster are configured, and where its ClusterIPs come from."""
-    from kubewire.cluster import state
-    from kubewire.kubeproxy.config import Config
+    from kubewire.client.rest import Client
+    from kubewire.cluster import proxymode, state
 
-    options = state.load(name).options
-    mode = options.get("proxyMode", "nftables")
-    config = Config(
-        mode="nftables" if mode == "none" else mode,
-        cluster_cidrs=tuple(options.get("podCIDRs", ())),
-    )
-    return config, tuple(options.get("serviceCIDRs", ()))
+    cluster = state.load(name)
+
+    async def ask() -> Config:
+        async with Client.from_kubeconfig(str(cluster.kubeconfig), None) as client:
+            return await proxymode.live(client, cluster)
+
+    return asyncio.run(ask()), tuple(cluster.options.get("serviceCIDRs", ()))
 
 
 def _config(path: str | None) -> Config | None:

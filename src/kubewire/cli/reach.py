@@ -11,6 +11,7 @@ from kubewire.cli.options import name_option, output_option
 
 if TYPE_CHECKING:
     from kubewire.cluster.reach import Flow, Question
+    from kubewire.cluster.state import ClusterState
 
 
 @click.command()
@@ -63,8 +64,8 @@ def reach(
     )
     expected = None if expect is None else trial.read_expected(expect)
     found = state.load(name)
-    wanted = asyncio.run(_ask(name, question, sync=not no_sync))
-    records = trial.attempt(found, wanted, timeout)
+    wanted, mode = asyncio.run(_ask(found, question, sync=not no_sync))
+    records = trial.attempt(found, wanted, timeout, behind_envoy=mode == "envoy")
     if output == "table":
         click.echo(trial.matrix(records))
     else:
@@ -77,20 +78,25 @@ def reach(
     sys.exit(1 if lines else 0)
 
 
-async def _ask(name: str, question: "Question", *, sync: bool) -> list["Flow"]:
+async def _ask(
+    found: "ClusterState", question: "Question", *, sync: bool
+) -> tuple[list["Flow"], str]:
+    """What to try, and the proxy mode that it goes through."""
     import msgspec
 
     from kubewire.api.core import Pod
     from kubewire.api.resources import PODS, SERVICES
     from kubewire.api.service import Service
+    from kubewire.cluster import proxymode
     from kubewire.cluster import reach as trial
 
-    async with client(name, None, None) as server:
+    async with client(found.name, None, None) as server:
         if sync:
             await server.request("POST", "/kubewire/v1/sync", params={"timeoutSeconds": "10"})
         pods = msgspec.convert(await server.list(PODS), list[Pod])
         services = msgspec.convert(await server.list(SERVICES), list[Service])
-    return trial.flows(question, pods, services)
+        mode = (await proxymode.live(server, found)).mode
+    return trial.flows(question, pods, services), mode
 
 
 def parse_ports(text: str) -> tuple[int, ...]:

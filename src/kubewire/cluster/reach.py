@@ -148,19 +148,20 @@ def _filtered(ports: Iterable[tuple[int, str]], question: Question) -> list[tupl
     return list(dict.fromkeys(p for p in ports if p[1] in wanted))
 
 
-def attempt(state: ClusterState, wanted: Sequence[Flow], limit: float) -> list[JSON]:
+def attempt(
+    state: ClusterState, wanted: Sequence[Flow], limit: float, *, behind_envoy: bool
+) -> list[JSON]:
     """Try the flows from inside the cluster; the records of CLI.md, in the same order."""
-    found: list[JSON] = inside.call(state, lambda: _dial(state, wanted, limit))
+    found: list[JSON] = inside.call(state, lambda: _dial(state, wanted, limit, behind_envoy))
     return found
 
 
-def _dial(state: ClusterState, wanted: Sequence[Flow], limit: float) -> list[JSON]:
+def _dial(state: ClusterState, wanted: Sequence[Flow], limit: float, behind: bool) -> list[JSON]:
     places: dict[Key, str] = {}
     for flow in wanted:
         if flow.source not in places:
             folder = inside.pod_folder(state, flow.source.namespace, flow.source.name)
             places[flow.source] = str(describe(folder)["netns"])
-    behind = state.options.get("proxyMode") == "envoy"
     dials = [
         Dial(
             places[f.source], f.ip, f.port, f.protocol,

@@ -23,11 +23,12 @@ from kubewire.api.resources import (
 from kubewire.client.rest import Client
 from kubewire.cluster.apply import LAST_APPLIED
 from kubewire.cluster.coverage import inert_fields, inert_kinds
+from kubewire.cluster.proxymode import configured
 from kubewire.cluster.readiness import unready
 from kubewire.cluster.state import ClusterState
 from kubewire.kubeproxy import backends
 
-SHOWN = ("ipFamilies", "podCIDRs", "serviceCIDRs", "podNetwork", "cni", "proxyMode")
+SHOWN = ("ipFamilies", "podCIDRs", "serviceCIDRs", "podNetwork", "cni")
 """Options of ``up`` that are repeated as they are."""
 WATCHED = (NODES, PODS, DEPLOYMENTS, REPLICA_SETS, STATEFUL_SETS, DAEMON_SETS, JOBS)
 
@@ -47,6 +48,9 @@ def status_of(found: ClusterState) -> dict[str, Any]:
     if fault:
         not_ready.insert(0, fault)
     not_ready += [f"process {p['name']}: down ({p['lastExit']})" for p in processes if not p["pid"]]
+    mode = str(found.options.get("proxyMode", "none"))
+    if mode != "none":
+        mode = configured(found, objects.get("configmaps", ())).mode
     return {
         "name": found.name,
         "running": True,
@@ -54,16 +58,13 @@ def status_of(found: ClusterState) -> dict[str, Any]:
         "server": found.server,
         "kubeconfig": str(found.kubeconfig),
         **{name: found.options.get(name) for name in SHOWN},
-        "proxyNotes": _proxy_notes(str(found.options.get("proxyMode", "none"))),
+        "proxyMode": mode,
+        "proxyNotes": backends.notes(mode) if mode != "none" else [],
         "processes": processes,
         "nodes": [_node(n, objects.get("pods", ())) for n in objects.get("nodes", ())],
         "notReady": not_ready,
         "inert": _inert([o for group in objects.values() for o in group]),
     }
-
-
-def _proxy_notes(mode: str) -> list[str]:
-    return backends.notes(mode) if mode != "none" else []
 
 
 def _node(node: JSON, pods: Any) -> dict[str, Any]:

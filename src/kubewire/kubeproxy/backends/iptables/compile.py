@@ -247,7 +247,7 @@ def _external(
             compiled.entries.append((SERVICES, _addressed(port, frontend, f"{port} {what}", jump)))
         if frontend.kind != "NodePort" and other.action != "balance":
             _refused(port, frontend, other, compiled)
-    _node_port(port, frontends, other, compiled, balanced=balanced)
+    _node_port(port, frontends, other, setting, compiled, balanced=balanced)
 
 
 def _refused(port: ServicePort, frontend: Frontend, decision: Decision, compiled: Compiled) -> None:
@@ -266,21 +266,36 @@ def _node_port(
     port: ServicePort,
     frontends: list[Frontend],
     other: Decision,
+    setting: Setting,
     compiled: Compiled,
     *,
     balanced: bool,
 ) -> None:
-    """One entry, whatever the node's addresses: KUBE-SERVICES leads here for those only."""
-    number = next((f.key.port for f in frontends if f.kind == "NodePort"), 0)
-    if not number:
+    """To endpoints one entry, whatever the node's addresses: KUBE-SERVICES leads here for those only."""
+    addresses = {f.key.address: f.key.port for f in frontends if f.kind == "NodePort"}
+    if not addresses:
         return
+    number = next(iter(addresses.values()))
     if balanced:
         jump = Jump(port.chain("KUBE-EXT-"))
         compiled.entries.append((NODEPORTS, _to_port(port, number, str(port), jump)))
     if other.action != "balance":
         comment, action = _refusal(port, other)
-        rule = _to_port(port, number, comment, action, more=(_LOCAL_TARGET,))
-        compiled.entries.append((EXTERNAL, rule))
+        for head, more in _answering(port.version, setting.config, addresses):
+            rule = _to_port(port, number, comment, action, head, more)
+            compiled.entries.append((EXTERNAL, rule))
+
+
+def _answering(
+    version: int, config: Config, addresses: Iterable[str]
+) -> Iterator[tuple[tuple[Match, ...], tuple[Match, ...]]]:
+    """What matches the addresses on which nodePorts answer: before a comment, and after it."""
+    if "all" not in config.node_ports_on:
+        yield from (((Destination(_host(a, version)),), ()) for a in sorted(addresses))
+        return
+    # IPv6 never works on the loopback; IPv4 does if the kernel is told to route it.
+    spared = version == 6 or not config.localhost_node_ports
+    yield ((Destination(_LOOPBACK[version], invert=True),) if spared else (), (_LOCAL_TARGET,))
 
 
 def _ext(
@@ -401,14 +416,8 @@ def base(version: int, setting: Setting, node_port_addresses: Iterable[str] = ()
 
 def _node_port_jumps(version: int, config: Config, addresses: Iterable[str]) -> Iterator[Rule]:
     note = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
-    if "all" not in config.node_ports_on:
-        for address in sorted(addresses):
-            yield Rule((Destination(_host(address, version)), Comment(note)), _TO_NODEPORTS)
-        return
-    # IPv6 never works there; IPv4 does if the kernel is told to route it.
-    spared = version == 6 or not config.localhost_node_ports
-    head = (Destination(_LOOPBACK[version], invert=True),) if spared else ()
-    yield Rule((*head, Comment(note), _LOCAL_TARGET), _TO_NODEPORTS)
+    for head, more in _answering(version, config, addresses):
+        yield Rule((*head, Comment(note), *more), _TO_NODEPORTS)
 
 
 def _forward(mark: int, setting: Setting) -> Iterator[Rule]:
