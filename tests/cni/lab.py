@@ -8,6 +8,7 @@ from typing import Any
 
 from kubewire.api.core import Node, NodeAddress, NodeSpec, NodeStatus
 from kubewire.api.meta import ObjectMeta
+from kubewire.cluster.underlay import Switch
 from kubewire.cni.network import PodNetwork, PodRequest, PodResult
 from kubewire.cni.routing import RouteTable
 from kubewire.kernel import links, netns, routes, sysctl
@@ -54,11 +55,11 @@ class Lab:
         self.pods: dict[str, Path] = {}
         self._stack = ExitStack()
         with RtNetlink() as switch:
-            switch.transact([links.add_bridge("br0"), links.set_link("br0", up=True)])
+            underlay = Switch(switch)
             for number in (0, 1):
-                self._add_node(switch, number)
+                self._add_node(underlay, number)
 
-    def _add_node(self, switch: RtNetlink, number: int) -> None:
+    def _add_node(self, switch: Switch, number: int) -> None:
         path = self.node_path(number)
         netns.create(path)
         with netns.entered(path):
@@ -66,9 +67,7 @@ class Lab:
             sysctl.write("net.ipv6.conf.all.forwarding", 1)
         with netns.opened(path) as fd, RtNetlink(fd) as inside:
             mac = f"0a:00:00:00:00:0{number}"
-            switch.transact([links.add_veth(f"u{number}", "eth0", peer_netns=fd, peer_mac=mac)])
-            bridge = switch.index("br0")
-            switch.transact([links.set_link(f"u{number}", master=bridge, up=True)])
+            switch.join(fd, mac)
             index = inside.index("eth0")
             inside.transact(
                 [

@@ -25,8 +25,8 @@ from kubewire.cluster.node import run_node
 from kubewire.cluster.options import Start
 from kubewire.cluster.podnetwork import install_programs
 from kubewire.cluster.processes import KUBECONFIG
-from kubewire.cluster.sandbox import BRIDGE
 from kubewire.cluster.supervisor import Process
+from kubewire.cluster.underlay import GATEWAY
 from kubewire.cluster.vips import Vips
 from kubewire.cni.routing import NodeRoutes, RouteTable
 from kubewire.controllermanager import manager
@@ -94,7 +94,7 @@ async def _controllers(start: Start, client: Client) -> None:
         group.create_task(nodes.run(), name="nodes")
         group.create_task(routes.run(), name="routes")
         if start.options.lb_pool:
-            group.create_task(run_all([Vips(client, BRIDGE).loop]), name="vips")
+            group.create_task(run_all([Vips(client, GATEWAY).loop]), name="vips")
 
 
 def _stand_ins(start: Start, node: str) -> None:

@@ -2,7 +2,7 @@
 
 An ordinary user gets a user namespace around the others; root needs none. The first process of the
 new pid namespace is the supervisor. Nothing here changes the host: mounts are private, the underlay
-is a bridge in a network namespace that nobody else sees.
+is a switch in a network namespace that nobody else sees.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from pathlib import Path
 from kubewire.api.errors import InputError
 from kubewire.cluster.addresses import UNDERLAY, Address, Addresses
 from kubewire.cluster.options import Options
+from kubewire.cluster.underlay import GATEWAY, UPLINK, Switch
 from kubewire.kernel import links, namespaces, netns, routes, sysctl
 from kubewire.kernel import sandbox as kernel_sandbox
 from kubewire.kernel.netlink import Message
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
 
-BRIDGE = "underlay"
-UPLINK = "eth0"
 ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 STATIC = 4
 """Routing protocol number of the administrator: the pod network removes only routes of its own."""
@@ -73,7 +72,7 @@ def fork_first(body: Callable[[], None], go: int) -> int:
 
 
 def make_underlay(options: Options, run_dir: Path) -> None:
-    """Join the nodes' network namespaces by one bridge in the current one."""
+    """Join the nodes' network namespaces by a switch in the current one."""
     (run_dir / "netns").mkdir()
     (run_dir / "nodes").mkdir()
     gateways = options.addresses.gateways
@@ -81,27 +80,14 @@ def make_underlay(options: Options, run_dir: Path) -> None:
     _forward(options.addresses.versions)
     _refuse_all()
     with RtNetlink() as netlink:
-        netlink.transact(
-            [
-                links.set_link("lo", up=True),
-                links.add_bridge(BRIDGE, mac=_mac(1)),
-                *links.bring_up(BRIDGE),
-            ]
-        )
-        bridge = netlink.index(BRIDGE)
-        netlink.transact(list(_addresses(bridge, gateways, _mac(1))))
+        netlink.transact([links.set_link("lo", up=True)])
+        switch = Switch(netlink, _mac(1))
+        netlink.transact(list(_addresses(netlink.index(GATEWAY), gateways, _mac(1))))
         for index, name in enumerate(options.node_names):
             path = run_dir / "netns" / name
             netns.create(path)
             with netns.opened(path) as node:
-                port = f"n{index}"
-                netlink.transact(
-                    [
-                        links.add_veth(port, UPLINK, peer_netns=node, peer_mac=_mac(10 + index)),
-                        links.set_link(port, master=bridge),
-                        *links.bring_up(port),
-                    ]
-                )
+                switch.join(node, _mac(10 + index))
             _set_up_node(path, options.addresses, index)
 
 

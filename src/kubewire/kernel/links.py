@@ -1,4 +1,4 @@
-"""Requests about network devices: veth, bridge, vxlan, dummy, wireguard, and how they are set.
+"""Requests about network devices: veth, bridge, macvlan, vxlan, dummy, wireguard, and how they are set.
 
 A device is named by its name or, where another namespace or a batch asks for it, by its index.
 Devices are created down: IFF_UP on a veth's peer at creation is refused (ENOTCONN), and so is an
@@ -46,6 +46,8 @@ _INFO_DATA = 2
 _INFO_SLAVE_KIND = 4
 _INFO_SLAVE_DATA = 5
 _BRPORT_MODE = 4
+_MACVLAN_MODE = 1
+_MACVLAN_BRIDGE = 4
 
 _BODY = struct.Struct("=BxHiII")
 _AF_INET6 = 10
@@ -109,6 +111,14 @@ def add_bridge(name: str, *, mac: str = "", mtu: int = 0) -> Message:
 def add_dummy(name: str, *, mac: str = "", mtu: int = 0) -> Message:
     """A dummy device."""
     return _new(name, "dummy", common=_common(mac, mtu))
+
+
+def add_macvlan(name: str, lower: int, *, netns: int | None = None, mac: str = "") -> Message:
+    """A device of its own hardware address on another one; those of one ``lower`` reach each other."""
+    common = _common(mac) + u32(_LINK, lower)
+    if netns is not None:
+        common += u32(_NET_NS_FD, netns)
+    return _new(name, "macvlan", u32(_MACVLAN_MODE, _MACVLAN_BRIDGE), common=common)
 
 
 def add_wireguard(name: str, *, mtu: int = 0) -> Message:
