@@ -43,7 +43,7 @@ Figures = list[dict[str, Any]]
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    for part in (_calls, _parallel, _sequence, _traffic):
+    for part in (_calls, _parallel, _sequence, _reference_sequence, _traffic):
         yield from sandbox.run(part, user_namespace=True)  # type: ignore[misc]
 
 
@@ -123,14 +123,9 @@ def _status(runtime: Runtime, container: str) -> int:
 
 
 def _sequence() -> Figures:
-    taken, used = [], []
     with _installed() as (ours, agent_pid):
-        for number in range(SEQUENCE):
-            netns.create(Path(f"/run/netns/c{number}"))
-            taken.append(_timed(ours, "ADD", f"c{number}")[0])
-            used.append(_cpu(agent_pid))
-    # The lower quartile, and the agent's own time: neighbours on the machine do not count.
-    first, last = (statistics.quantiles(part)[0] * 1000 for part in (taken[:100], taken[-100:]))
+        taken, used = _filled(ours, lambda: _cpu(agent_pid))
+    first, last = _ends(taken)
     early, late = ((used[end] - used[end - 99]) / 99 * 1000 for end in (99, SEQUENCE - 1))
     return [
         {
@@ -143,6 +138,36 @@ def _sequence() -> Figures:
             "CPU ratio": round(late / early, 3),
         }
     ]
+
+
+def _reference_sequence() -> Figures:
+    namespaces.mount_tmpfs("/var/lib")
+    taken, _ = _filled(Runtime([THEIRS], [REFERENCE], name="reference"), float)
+    first, last = _ends(taken)
+    return [
+        {
+            "figure": f"{SEQUENCE} ADDs in sequence, bridge + host-local",
+            "first hundred ms": round(first, 2),
+            "last hundred ms": round(last, 2),
+            "ratio": round(last / first, 3),
+        }
+    ]
+
+
+def _filled(runtime: Runtime, used: Callable[[], float]) -> tuple[list[float], list[float]]:
+    """Seconds of each ADD, and what ``used`` says after it."""
+    taken, after = [], []
+    for number in range(SEQUENCE):
+        netns.create(Path(f"/run/netns/c{number}"))
+        taken.append(_timed(runtime, "ADD", f"c{number}")[0])
+        after.append(used())
+    return taken, after
+
+
+def _ends(taken: list[float]) -> tuple[float, float]:
+    """Milliseconds at the start and at the end: lower quartiles, so that neighbours do not count."""
+    first, last = (statistics.quantiles(part)[0] * 1000 for part in (taken[:100], taken[-100:]))
+    return first, last
 
 
 def _cpu(pid: int) -> float:

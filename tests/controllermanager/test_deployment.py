@@ -72,6 +72,7 @@ async def test_pods_start_and_the_status_says_so(kubelet: FakeKubelet) -> None:
     label = template_hash(found["spec"]["template"])
     assert owned["metadata"]["name"] == f"web-{label}"
     assert owned["metadata"]["annotations"][REVISION] == "1"
+    await api.until(lambda: objects.annotations(current(api)).get(REVISION) == "1")
     assert all(objects.labels(p)["pod-template-hash"] == label for p in api.all(PODS))
     assert sorted(p["spec"]["nodeName"] for p in api.all(PODS)) in (
         ["n1", "n1", "n2"],
@@ -118,6 +119,7 @@ async def test_a_broken_image_stops_the_rollout(kubelet: FakeKubelet) -> None:
     again = next(s for s in api.all(REPLICA_SETS) if s["spec"]["replicas"])
     assert again["metadata"]["annotations"][REVISION] == "3"
     assert again["metadata"]["annotations"][HISTORY] == "1"
+    await api.until(lambda: objects.annotations(current(api)).get(REVISION) == "3")
     assert images(api) == ["one"] * 4
 
 

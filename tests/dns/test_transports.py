@@ -20,7 +20,12 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived
+from aioquic.quic.events import (
+    ConnectionTerminated,
+    HandshakeCompleted,
+    QuicEvent,
+    StreamDataReceived,
+)
 
 from kubewire.dns.transport import doh, grpc
 from kubewire.dns.transport.quic import acceptable
@@ -324,6 +329,32 @@ async def test_doq_protocol_error(serve: Serve, keys: Path, data: bytes) -> None
         assert await asyncio.wait_for(client.ended, 10) == 2
 
 
+async def test_doq_takes_up_a_session_again(serve: Serve, keys: Path, ask_bytes: Bytes) -> None:
+    """RFC 9250, 4.5: questions may come in the first flight, what changes anything may not."""
+    tickets: asyncio.Queue[Any] = asyncio.Queue()
+    update = encode(Message(0, 5 << 11, Question(NAME, 6), edns=Edns(1232)))
+    async with serve(corefile("quic"), []) as dns:
+        async with doq_client(dns.port, keys, tickets=tickets) as client:
+            assert parse(await client.ask(ask_bytes(NAME, id=0))).answer
+            late = parse(await client.ask(update))
+            assert late.rcode == codes.NOTIMP
+            ticket = await asyncio.wait_for(tickets.get(), 10)
+        async with doq_client(dns.port, keys, ticket=ticket) as client:
+            early, refused = await asyncio.gather(
+                client.ask(ask_bytes(NAME, id=0)), client.ask(update)
+            )
+            done = await asyncio.wait_for(client.completed, 10)
+        assert (done.session_resumed, done.early_data_accepted) == (True, True)
+        assert parse(early).answer
+        assert parse(refused).rcode == codes.REFUSED
+        assert parse(refused).edns == Edns(1232, options=((15, b"\0\x1a"),))
+        # A ticket is good for one session: whoever records the first flight gets nothing by it.
+        async with doq_client(dns.port, keys, ticket=ticket) as client:
+            assert parse(await client.ask(ask_bytes(NAME, id=0))).answer
+            done = await asyncio.wait_for(client.completed, 10)
+        assert not done.early_data_accepted
+
+
 async def test_doh_over_http_3(serve: Serve, keys: Path, ask_bytes: Bytes) -> None:
     async with serve(corefile("https3"), []) as dns, h3_client(dns.port, keys) as client:
         status, body = await client.ask("POST", "/dns-query", ask_bytes(NAME))
@@ -446,6 +477,9 @@ class DoqClient(QuicConnectionProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.completed: asyncio.Future[HandshakeCompleted] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._parts: dict[int, bytearray] = {}
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
 
@@ -465,6 +499,8 @@ class DoqClient(QuicConnectionProtocol):
             self._parts.setdefault(event.stream_id, bytearray()).extend(event.data)
             if event.end_stream:
                 self._waiting[event.stream_id].set_result(bytes(self._parts[event.stream_id][2:]))
+        elif isinstance(event, HandshakeCompleted):
+            self.completed.set_result(event)
         elif isinstance(event, ConnectionTerminated) and not self.ended.done():
             self.ended.set_result(event.error_code)
 
@@ -508,10 +544,16 @@ def _quic(keys: Path, alpn: list[str]) -> QuicConfiguration:
 
 
 @asynccontextmanager
-async def doq_client(port: int, keys: Path) -> AsyncIterator[DoqClient]:
+async def doq_client(
+    port: int, keys: Path, *, ticket: Any = None, tickets: asyncio.Queue[Any] | None = None
+) -> AsyncIterator[DoqClient]:
+    configuration = _quic(keys, ["doq"])
+    configuration.session_ticket = ticket
     async with connect(
-        "127.0.0.1", port, configuration=_quic(keys, ["doq"]), create_protocol=DoqClient
-    ) as client:
+        "127.0.0.1", port, configuration=configuration, create_protocol=DoqClient,
+        session_ticket_handler=tickets.put_nowait if tickets else None,
+        wait_connected=ticket is None,
+    ) as client:  # fmt: skip
         assert isinstance(client, DoqClient)
         yield client
 

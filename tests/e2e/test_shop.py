@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
-from tests.e2e.conftest import Kubewire
+import pytest
+
+from tests.e2e.conftest import ROOT, Kubewire
 
 
 def http(url: str) -> str:
@@ -132,3 +134,76 @@ def test_a_failing_readiness_probe_moves_the_traffic(shop: Kubewire) -> None:
         for p in shop.pods("shop", "app=web")
         for c in p["status"]["containerStatuses"]
     } == {0}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "verdict"),
+    [
+        ("shop/web", "data/db:5432", "deny"),
+        ("shop/cart", "data/db:5432", "allow"),
+        ("shop/web", "shop/cart:80", "allow"),
+    ],
+)
+def test_why_takes_names_of_workloads_live_as_from_manifests(
+    shop: Kubewire, source: str, target: str, verdict: str
+) -> None:
+    code = 1 if verdict == "deny" else 0
+    words = (source, target, "-o", "json")
+    live = json.loads(shop("policy why", *words, code=code).stdout)
+    files = json.loads(
+        shop("policy why", *words, "-f", str(ROOT / "examples/shop"), code=code).stdout
+    )
+    assert live["verdict"] == files["verdict"] == verdict
+    for way in ("egress", "ingress"):
+        assert (live[way]["policy"], live[way]["rule"]) == (
+            files[way]["policy"],
+            files[way]["rule"],
+        )
+    listed = json.loads(shop("policy list", source, "-o", "json").stdout)
+    assert listed["pod"].startswith(f"{source}-")
+
+
+SITE = """
+apiVersion: v1
+kind: Pod
+metadata: {name: visitor, labels: {app: visitor}}
+spec: {containers: [{name: c, image: x}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: site, labels: {app: site}}
+spec: {containers: [{name: c, image: x, ports: [{containerPort: 8080}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: site}
+spec: {clusterIP: None, selector: {app: site}, ports: [{port: 8080}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: site-only}
+spec:
+  tier: Admin
+  priority: 1
+  subject:
+    pods:
+      namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}
+      podSelector: {matchLabels: {app: visitor}}
+  egress:
+    - {action: Accept, to: [{namespaces: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}]}
+    - {action: Accept, to: [{domainNames: [site.default.svc.cluster.local]}]}
+    - {action: Deny, to: [{networks: [0.0.0.0/0]}]}
+"""
+
+
+def test_a_pod_reaches_a_name_once_dns_has_told_it(shop: Kubewire) -> None:
+    shop.apply(SITE)
+    shop("sync")
+    (site,) = shop.pods("default", "app=site")
+    address = site["status"]["podIP"]
+    connect = "import socket; socket.create_connection(({!r}, 8080), timeout=1)"
+    why = ("policy why", "default/visitor", f"{address}:8080", "-o", "json")
+    shop.python("default/visitor", connect.format(address), code=1)
+    assert json.loads(shop(*why, code=1).stdout)["egress"]["rule"] == "spec.egress[2]"
+    shop.python("default/visitor", connect.format("site.default.svc.cluster.local."))
+    assert json.loads(shop(*why).stdout)["egress"]["rule"] == "spec.egress[1]"

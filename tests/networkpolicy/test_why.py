@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from kubewire.api.errors import InputError
-from kubewire.networkpolicy.why import Asker, from_json, from_text
+from kubewire.networkpolicy.why import Asker, from_json, from_text, sets_by_name
 from networkpolicy import worlds
 from networkpolicy.table import P as Pod
 from networkpolicy.table import cluster, fixture, labels, netpol, pod
@@ -474,3 +474,80 @@ def test_a_name_that_nobody_knows_is_no_pod() -> None:
     asker = Asker(worlds.objects([*fixture(), NAMED]), "x")
     with pytest.raises(InputError, match=r'pod "x/example\.com" not found'):
         asker.ask(from_json({"from": "x/a", "to": "example.com", "port": 443}))
+
+
+def test_an_address_that_a_node_has_learned_is_the_names() -> None:
+    objects = worlds.objects([*fixture(), NAMED])
+    name = next(n for n in sets_by_name(objects) if n.startswith("s4/"))
+    asker = Asker(
+        objects, "x", None, {"node-0": {name: frozenset({ip_address("192.0.2.7").packed})}}
+    )
+    rules = {
+        source: asker.ask(from_json({"from": source, "to": "192.0.2.7", "port": 443}))["egress"][
+            "rule"
+        ]
+        for source in ("x/a", "x/b", "x/c")
+    }
+    nodes = {str(p.key): p.spec.node_name for p in objects.pods}
+    assert rules == {
+        s: "spec.egress[0]" if nodes[s] == "node-0" else "spec.egress[1]" for s in rules
+    }
+    assert len(set(rules.values())) == 2
+
+
+def owned(p: Pod, kind: str, owner: str, **more: str) -> dict[str, Any]:
+    found = pod(p)
+    found["metadata"]["ownerReferences"] = [
+        {"apiVersion": "apps/v1", "kind": kind, "name": owner, "uid": "u"}
+    ]
+    found["metadata"]["labels"] = {**found["metadata"]["labels"], **more}
+    return found
+
+
+SHOP = [
+    owned(Pod("x", "a"), "ReplicaSet", "web-5d9", **{"pod-template-hash": "5d9"}),
+    owned(Pod("x", "b"), "ReplicaSet", "web-5d9", **{"pod-template-hash": "5d9"}),
+    owned(Pod("x", "c"), "Job", "night-123"),
+    owned(Pod("y", "b"), "StatefulSet", "db"),
+    {
+        "kind": "Deployment",
+        "apiVersion": "apps/v1",
+        "metadata": {"name": "web", "namespace": "x"},
+        "spec": {"template": {"metadata": {"labels": {"old": "yes"}}}},
+    },
+    {
+        "kind": "Service",
+        "apiVersion": "v1",
+        "metadata": {"name": "jobs", "namespace": "x"},
+        "spec": {"selector": {"pod": "c"}, "ports": [{"port": 80}]},
+    },
+    netpol("only-a", "y", {"podSelector": {}, "ingress": [{"from": [
+        {"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": "a"}}}]}]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "pods"),
+    [
+        ("web", ["x/a", "x/b"]),
+        ("x/web-5d9", ["x/a", "x/b"]),
+        ("night", ["x/c"]),
+        ("night-123", ["x/c"]),
+        ("jobs", ["x/c"]),
+        ("y/db", ["y/b"]),
+    ],
+)
+def test_workloads_and_services_stand_for_their_pods(source: str, pods: list[str]) -> None:
+    asker = Asker(worlds.objects(SHOP), "x")
+    assert [p.text for p in asker.parties(source, "from")] == pods
+
+
+def test_pods_of_a_workload_that_differ_are_named() -> None:
+    asker = Asker(worlds.objects(SHOP), "x")
+    answer = asker.ask(from_json({"from": "web", "to": "y/db", "port": 80}))
+    assert answer["verdict"] == "deny"
+    assert answer["pods"] == [
+        {"from": "x/a", "to": "y/b", "verdict": "allow"},
+        {"from": "x/b", "to": "y/b", "verdict": "deny"},
+    ]
+    assert "pods" not in asker.ask(from_json({"from": "web", "to": "night", "port": 80}))

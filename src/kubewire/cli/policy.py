@@ -115,18 +115,21 @@ def _learned(objects: Objects, name: str) -> dict[str, dict[str, frozenset[bytes
         return {}
     from kubewire.cluster import inside, state
 
-    def read(path: str) -> dict[str, frozenset[bytes]]:
-        found: dict[str, frozenset[bytes]] = {}
+    def read(path: str) -> dict[str, list[str]]:
+        held: dict[str, list[str]] = {}
         for backend in filter(installed, BACKENDS):
             with enforcer(backend, path) as kernel:
-                found |= kernel.members(wanted)
-        return found
+                held |= {s: [a.hex() for a in found] for s, found in kernel.members(wanted).items()}
+        return held
 
     cluster = state.load(name)
-    found: dict[str, dict[str, frozenset[bytes]]] = inside.call(
+    nodes: dict[str, dict[str, list[str]]] = inside.call(
         cluster, lambda: {n: read(str(inside.node_netns(cluster, n))) for n in cluster.nodes}
     )
-    return found
+    return {
+        node: {s: frozenset(map(bytes.fromhex, found)) for s, found in held.items()}
+        for node, held in nodes.items()
+    }
 
 
 def _table(title: str, answer: JSON) -> str:

@@ -74,7 +74,7 @@ def _lock(path: Path) -> int:
         fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(fd)):
+            if os.path.samestat(path.stat(), os.fstat(fd)):
                 return fd
         except BlockingIOError:
             os.close(fd)

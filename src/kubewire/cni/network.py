@@ -22,7 +22,7 @@ from kubewire.cni import bandwidth
 from kubewire.cni.bandwidth import BandwidthError
 from kubewire.cni.plugin import MAIN, Plugin
 from kubewire.cni.pools import Pod, PoolSource
-from kubewire.cni.spec import FAILED, LATEST, CniError, Request, Result, parse_result
+from kubewire.cni.spec import FAILED, LATEST, CniError, Request
 
 NAME = "kubewire"
 INTERFACE = "eth0"
@@ -121,7 +121,7 @@ class PodNetwork:
         beside = path.with_suffix(".new")
         beside.write_bytes(answer)
         beside.replace(path)
-        return _connected(_result(answer))
+        return _connected(answer)
 
     async def remove(self, uid: str) -> None:
         """Disconnect a pod and free its addresses; unknown or done already is fine."""
@@ -146,7 +146,7 @@ class PodNetwork:
             await self._call("CHECK", pod.uid, config, _environment(pod))
         except CniError:
             return None
-        return _connected(_result(answer))
+        return _connected(answer)
 
     def _config(self, capabilities: JSON) -> JSON:
         config = {"cniVersion": LATEST, "name": NAME, "type": MAIN, "dataDir": str(self._data)}
@@ -216,13 +216,27 @@ def _environment(pod: PodRequest) -> dict[str, str]:
     return {"CNI_NETNS": str(pod.netns), "CNI_ARGS": text}
 
 
-def _result(answer: bytes) -> Result:
-    return parse_result(msgspec.json.decode(answer), "result")
+class _Link(msgspec.Struct, frozen=True):
+    name: str
+    mac: str = ""
+    sandbox: str = ""
 
 
-def _connected(result: Result) -> PodResult:
+class _Ip(msgspec.Struct, frozen=True):
+    address: str
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What is of interest here in the result of our own plugin."""
+
+    interfaces: list[_Link]
+    ips: list[_Ip]
+
+
+def _connected(answer: bytes) -> PodResult:
+    result = msgspec.json.decode(answer, type=_Answer)
     return PodResult(
-        ips=tuple(str(ip.address.ip) for ip in result.ips),
+        ips=tuple(ip.address.partition("/")[0] for ip in result.ips),
         mac=next((link.mac for link in result.interfaces if link.sandbox), ""),
         host_interface=next((link.name for link in result.interfaces if not link.sandbox), ""),
     )

@@ -108,6 +108,7 @@ class Plugin:
         self._identify = identify
         self._pools = pools
         self._netlink = RtNetlink()
+        self._reaches_pods = False
         self._sweeper = wiring.Sweeper()
         self._networks: dict[Path, _Network] = {}
         self._ports: dict[Path, HostPorts] = {}
@@ -280,6 +281,9 @@ class Plugin:
                 assigned = await self._address(request, config)
                 assert assigned is not None
                 ports = list(_port_mappings(config, assigned))
+                if not self._reaches_pods:
+                    wiring.ensure_source(self._netlink)
+                    self._reaches_pods = True
                 result = attach.add(self._netlink, room, request, config, assigned)
                 if ports:
                     self._host_ports(config).put(_label(config, request.owner), ports)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 
 from kubewire.cni.ipam import Address
 from kubewire.kernel import links, routes
@@ -102,6 +102,18 @@ def wire(node: RtNetlink, room: Room, cable: Cable) -> None:
         raise
 
 
+def ensure_source(node: RtNetlink) -> None:
+    """A node without any IPv4 address takes the next hop's, or it could not talk to its pods.
+
+    The kernel looks for a source when a route is made, on every device until one has an address,
+    so without any a route takes the longer the more pods there are.
+    """
+    addresses = (a.address.ip for a in node.addresses())
+    if all(a.version == 6 or a.is_loopback for a in addresses):
+        own = routes.put_address(_LOOPBACK, IPv4Interface(NEXT_HOP_V4), routes.SCOPE_UNIVERSE)
+        node.transact([own])
+
+
 def next_hop(version: int) -> Address:
     """Where a pod's packets go first."""
     return _NEXT_HOPS[version]
@@ -115,7 +127,7 @@ def ways(cable: Cable, version: int) -> list[Route]:
 
 def node_side(index: int, cable: Cable) -> list[Message]:
     """Requests on the node once the pod's end is up."""
-    batch = [links.set_link(index, alias=cable.alias), *links.bring_up(index)]
+    batch = [*links.bring_up(index, alias=cable.alias)]
     for address in cable.addresses:
         batch.append(routes.put_route(Route(ip_network(address), index)))
         batch.append(routes.put_neighbour(index, address, cable.mac))

@@ -63,6 +63,7 @@ def plan(
         actions = _roll(owner, sets)
     if not spec.get("paused"):
         actions += _clean(owner, sets)
+    actions += _numbered(owner, sets)
     status, again = _status(owner, sets, now)
     actions += set_status(DEPLOYMENTS, owner, status)
     return Plan(actions, again)
@@ -195,6 +196,17 @@ def _annotations(owner: JSON, revision: int) -> JSON:
     copied = {k: v for k, v in objects.annotations(owner).items() if k not in PRIVATE}
     wanted = _replicas(owner)
     return copied | {REVISION: str(revision), DESIRED: str(wanted), MAXIMUM: str(wanted + surge)}
+
+
+def _numbered(owner: JSON, sets: Sets) -> list[Action]:
+    """The Deployment carries its current revision: ``kubectl rollout undo`` relies on it."""
+    if sets.new is None:
+        return []
+    revision = str(max(_revision(sets.new), _next_revision(sets)))
+    if objects.annotations(owner).get(REVISION) == revision:
+        return []
+    patch = {"metadata": {"annotations": {REVISION: revision}}}
+    return [Patch(DEPLOYMENTS, objects.key(owner), patch, owner["metadata"]["uid"])]
 
 
 def _new(owner: JSON, sets: Sets, replicas: int) -> Create:

@@ -39,6 +39,8 @@ _STATS64 = 23
 _AF_SPEC = 26
 _GROUP = 27
 _NET_NS_FD = 28
+_NUM_TX_QUEUES = 31
+_NUM_RX_QUEUES = 32
 _INFO_KIND = 1
 _INFO_DATA = 2
 _INFO_SLAVE_KIND = 4
@@ -85,11 +87,17 @@ def add_veth(
     mtu: int = 0,
 ) -> Message:
     """A veth pair; the peer is born in the namespace of the descriptor ``peer_netns``."""
-    other = _body() + text(_IFNAME, peer) + _common(peer_mac, mtu)
+    # The kernel uses one queue whatever there are, and waits for all processors to drop the others.
+    queues = u32(_NUM_TX_QUEUES, 1) + u32(_NUM_RX_QUEUES, 1)
+    other = _body() + text(_IFNAME, peer) + _common(peer_mac, mtu) + queues
     if peer_netns is not None:
         other += u32(_NET_NS_FD, peer_netns)
     return _new(
-        name, "veth", attr(1, other), common=_common(mac, mtu), what=f"veth {name} - {peer}"
+        name,
+        "veth",
+        attr(1, other),
+        common=_common(mac, mtu) + queues,
+        what=f"veth {name} - {peer}",
     )
 
 
@@ -168,12 +176,12 @@ def set_link(
     return Message(NEWLINK, 0, body + b"".join(parts), f"set link {link}")
 
 
-def bring_up(link: str | int) -> tuple[Message, Message]:
+def bring_up(link: str | int, *, alias: str = "") -> tuple[Message, Message]:
     """Take a device into use without the link-local address that the kernel would make.
 
     Two requests: Linux 6.1 looks at "up" first where both come in one, and makes the address.
     """
-    return set_link(link, no_autoconf=True), set_link(link, up=True)
+    return set_link(link, alias=alias, no_autoconf=True), set_link(link, up=True)
 
 
 def set_hairpin(port: str, on: bool = True) -> Message:

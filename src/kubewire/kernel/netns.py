@@ -9,8 +9,10 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kubewire.kernel.namespaces import (
     CLONE_NEWNET,
@@ -21,6 +23,9 @@ from kubewire.kernel.namespaces import (
     umount,
     unshare,
 )
+
+if TYPE_CHECKING:
+    from kubewire.kernel.netlink import Message
 
 _SELF = "/proc/thread-self/ns/net"
 _LOOPBACK_HOPS = (IPv4Address("0.0.0.0"), IPv6Address("::1"))
@@ -121,12 +126,18 @@ def socket_in(
 
 
 def _prepare_loopback() -> None:
+    from kubewire.kernel.rtnetlink import RtNetlink
+
+    with RtNetlink() as netlink:
+        netlink.transact(_of_loopback())
+
+
+@cache
+def _of_loopback() -> "list[Message]":
     from kubewire.kernel.links import set_link
     from kubewire.kernel.routes import put_neighbour
-    from kubewire.kernel.rtnetlink import RtNetlink
 
     # The machine has room for some 1,000 neighbours of all namespaces together, and traffic on a
     # loopback takes one; permanent ones are not counted, so many pods do not run it full.
     own = [put_neighbour(1, address, "00:00:00:00:00:00") for address in _LOOPBACK_HOPS]
-    with RtNetlink() as netlink:
-        netlink.transact([set_link("lo", up=True), *own])
+    return [set_link("lo", up=True), *own]

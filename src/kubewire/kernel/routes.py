@@ -70,8 +70,11 @@ def _family(value: Address | Network | Interface) -> int:
 # -- addresses ------------------------------------------------------------------------------------
 
 
-def _address(kind: int, flags: int, index: int, address: Interface, verb: str) -> Message:
-    scope = SCOPE_LINK if address.ip.is_link_local else SCOPE_UNIVERSE
+def _address(
+    kind: int, flags: int, index: int, address: Interface, verb: str, scope: int | None = None
+) -> Message:
+    if scope is None:
+        scope = SCOPE_LINK if address.ip.is_link_local else SCOPE_UNIVERSE
     packed = address.ip.packed
     body = (
         _IFADDR.pack(_family(address), address.network.prefixlen, 0, scope, index)
@@ -87,9 +90,9 @@ def add_address(index: int, address: Interface) -> Message:
     return _address(NEWADDR, _ADD, index, address, "address")
 
 
-def put_address(index: int, address: Interface) -> Message:
-    """Give a device an address that it may already have."""
-    return _address(NEWADDR, _PUT, index, address, "address")
+def put_address(index: int, address: Interface, scope: int | None = None) -> Message:
+    """Give a device an address that it may already have; a link-local one is of the link's scope."""
+    return _address(NEWADDR, _PUT, index, address, "address", scope)
 
 
 def delete_address(index: int, address: Interface) -> Message:

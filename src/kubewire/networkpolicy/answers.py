@@ -4,7 +4,7 @@ An answer is read from the packet that carries it, on its way from the cluster's
 name of a chain of CNAMEs has the addresses at its end, for the shortest TTL of the chain.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -22,6 +22,12 @@ MOST = 20_000
 """Addresses that are remembered."""
 _RESPONSE = 0x8000
 _UDP, _TCP = 17, 6
+_FIN, _SYN, _RST = 1, 2, 4
+_WRAP = 0xFFFFFFFF
+STREAMS = 1024
+"""TCP connections whose answers are put together at once."""
+LONGEST = 1 << 18
+"""Bytes that are kept of one of them."""
 
 
 class Learned(NamedTuple):
@@ -32,9 +38,86 @@ class Learned(NamedTuple):
     ttl: int
 
 
-def read(packet: bytes) -> list[Learned]:
-    """What an IP packet with a DNS answer says; nothing if it holds none."""
-    data = _payload(packet)
+class Reader:
+    """Reads answers from packets; puts those together that come in several TCP segments."""
+
+    def __init__(self) -> None:
+        self._streams: dict[bytes, Stream] = {}
+
+    def read(self, packet: bytes) -> list[Learned]:
+        """What is known with an IP packet; nothing if no answer ends in it."""
+        return [found for data in self._messages(packet) for found in _answer(data)]
+
+    def _messages(self, packet: bytes) -> Iterable[bytes]:
+        """The DNS messages that end in a packet."""
+        if len(packet) >= 20 and packet[0] >> 4 == 4:
+            start, protocol, ends = (packet[0] & 15) * 4, packet[9], packet[12:20]
+        elif len(packet) >= 40 and packet[0] >> 4 == 6:
+            start, protocol, ends = 40, packet[6], packet[8:40]
+        else:
+            return ()
+        if protocol == _UDP:
+            return (packet[start + 8 :],)
+        if protocol == _TCP and len(packet) >= start + 20:
+            return self._segment(ends + packet[start : start + 4], packet[start:])
+        return ()
+
+    def _segment(self, key: bytes, segment: bytes) -> Iterable[bytes]:
+        number, flags = int.from_bytes(segment[4:8], "big"), segment[13]
+        data = segment[(segment[12] >> 4) * 4 :]
+        stream = self._streams.pop(key, None)
+        if flags & _SYN:
+            stream = Stream(number + 1)
+        elif stream is None:
+            # A stream that began before this agent: the segment is taken for the start of an answer.
+            stream = Stream(number)
+        found = stream.take(number, data)
+        if not flags & (_FIN | _RST) and stream.size <= LONGEST:
+            self._streams[key] = stream
+            if len(self._streams) > STREAMS:
+                del self._streams[next(iter(self._streams))]
+        return found
+
+
+class Stream:
+    """One direction of a TCP connection, as far as it has not been read yet."""
+
+    def __init__(self, number: int) -> None:
+        self._next = number
+        self._data = b""
+        self._ahead: dict[int, bytes] = {}
+        """Segments that came before their turn."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return len(self._data) + sum(map(len, self._ahead.values()))
+
+    def take(self, number: int, data: bytes) -> list[bytes]:
+        """Add a segment; gives the messages that are whole now."""
+        if data:
+            self._ahead[number & _WRAP] = data
+        while (at := self._fitting()) is not None:
+            data = self._ahead.pop(at)[(self._next - at) & _WRAP :]
+            self._data += data
+            self._next += len(data)
+        return list(self._whole())
+
+    def _fitting(self) -> int | None:
+        """A segment that holds the next byte, or nothing but bytes that were there before."""
+        past = (at for at in self._ahead if (self._next - at) & _WRAP <= LONGEST)
+        return next(past, None)
+
+    def _whole(self) -> Iterator[bytes]:
+        while len(self._data) >= 2:
+            end = 2 + int.from_bytes(self._data[:2], "big")
+            if len(self._data) < end:
+                return
+            yield self._data[2:end]
+            self._data = self._data[end:]
+
+
+def _answer(data: bytes) -> list[Learned]:
     try:
         message = parse(data) if data else None
         if message is None or not message.flags & _RESPONSE or message.rcode:
@@ -43,23 +126,6 @@ def read(packet: bytes) -> list[Learned]:
     except ValueError:
         # Not DNS, or records that are not what their type says.
         return []
-
-
-def _payload(packet: bytes) -> bytes:
-    """The DNS message of a UDP or TCP packet; of TCP only one that a segment holds whole."""
-    if len(packet) >= 20 and packet[0] >> 4 == 4:
-        start, protocol = (packet[0] & 15) * 4, packet[9]
-    elif len(packet) >= 40 and packet[0] >> 4 == 6:
-        start, protocol = 40, packet[6]
-    else:
-        return b""
-    if protocol == _UDP:
-        return packet[start + 8 :]
-    if protocol == _TCP and len(packet) > start + 12:
-        data = packet[start + (packet[start + 12] >> 4) * 4 :]
-        length = int.from_bytes(data[:2], "big")
-        return data[2 : 2 + length] if len(data) >= 2 + length else b""
-    return b""
 
 
 def _learned(message: Message) -> Iterator[Learned]:

@@ -27,8 +27,7 @@ from kubewire.client.events import Recorder
 from kubewire.client.informer import Informer
 from kubewire.client.loop import Changes, Loop, Reporter
 from kubewire.client.rest import Client
-from kubewire.networkpolicy import answers
-from kubewire.networkpolicy.answers import Names
+from kubewire.networkpolicy.answers import Names, Reader
 from kubewire.networkpolicy.compile import FAMILIES, Compiler, set_name
 from kubewire.networkpolicy.droplog import Drop
 from kubewire.networkpolicy.judge import Flow, judge, party
@@ -128,6 +127,7 @@ class PolicyAgent:
         self._drops = DropReporter(self._recorder, self.plan, log_drops=log_drops)
         self._policies: dict[str, Informer[Any]] = {}
         self._names = Names()
+        self._reader = Reader()
         self._inherited_until: float | None = None
         self._admitted: dict[str, tuple[Key, tuple[Address, ...]]] = {}
         self._asked = self._served = 0
@@ -216,7 +216,7 @@ class PolicyAgent:
     def _learn(self, packet: bytes) -> bool:
         """Note what an answer says; tell whether the kernel has to be told."""
         now = asyncio.get_running_loop().time()
-        changed = self._names.learn(answers.read(packet), now, self.plan.names)
+        changed = self._names.learn(self._reader.read(packet), now, self.plan.names)
         for name, addresses in changed.items():
             self.plan.set_domain(name, addresses)
         return bool(changed)

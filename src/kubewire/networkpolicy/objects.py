@@ -13,10 +13,11 @@ import msgspec
 from kubewire.api.clusternetworkpolicy import ClusterNetworkPolicy
 from kubewire.api.core import Namespace, Node, Pod
 from kubewire.api.errors import Cause, InputError
-from kubewire.api.meta import JSON
+from kubewire.api.meta import JSON, Key
 from kubewire.api.networkpolicy import NetworkPolicy
 from kubewire.api.policyvalidation import cluster_network_policy_errors, network_policy_errors
 from kubewire.api.service import EndpointSlice, Service
+from kubewire.networkpolicy.workloads import owners
 
 T = TypeVar("T")
 Where = Callable[[str], str]
@@ -33,6 +34,10 @@ WORKLOADS = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
 """Kind -> path of the pod template."""
+
+
+TEMPLATE = "template"
+"""Uid of a pod that stands for those of a workload."""
 
 
 class Objects(msgspec.Struct):
@@ -139,7 +144,7 @@ def _of_template(source: Source, path: tuple[str, ...]) -> Source:
         "metadata": {
             "name": meta.get("name"),
             "namespace": meta["namespace"],
-            "uid": "template",
+            "uid": TEMPLATE,
             "labels": inner.get("labels"),
             "annotations": inner.get("annotations"),
         },
@@ -157,6 +162,11 @@ def _addressed(pod: Pod) -> Pod:
 
 
 def _replace_workloads(found: Objects) -> None:
-    """A real pod of the same name wins over the stand-in of a workload."""
-    by_key = {p.key: p for p in sorted(found.pods, key=lambda p: p.metadata.uid != "template")}
-    found.pods = list(by_key.values())
+    """Real pods of a workload, or a pod of its name, win over its template."""
+    real = {p.key: p for p in found.pods if p.metadata.uid != TEMPLATE}
+    owned = {Key(k.namespace, name) for k, p in real.items() for name in owners(p)}
+    templates = {p.key: p for p in found.pods if p.metadata.uid == TEMPLATE}
+    found.pods = [
+        *(p for k, p in templates.items() if k not in owned | real.keys()),
+        *real.values(),
+    ]

@@ -4,13 +4,18 @@ The pods' own metadata says it all: a ReplicaSet of a Deployment has the Deploym
 that its pods carry as a label, a Job of a CronJob the CronJob's name and a number.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from kubewire.api.core import Pod
 from kubewire.api.meta import Key
 from kubewire.api.selectors import as_selector
-from kubewire.networkpolicy.objects import Objects
+
+if TYPE_CHECKING:
+    from kubewire.api.core import Pod
+    from kubewire.networkpolicy.objects import Objects
 
 HASH_LABEL = "pod-template-hash"
 
@@ -23,7 +28,7 @@ def pods_of(objects: Objects) -> dict[Key, list[Key]]:
     for pods in (running, finished):
         fresh: dict[Key, list[Key]] = {}
         for pod in pods:
-            for name in sorted(set(_owners(pod))):
+            for name in sorted(set(owners(pod))):
                 fresh.setdefault(Key(pod.metadata.namespace, name), []).append(pod.key)
         found = fresh | found
     for service in objects.services:
@@ -39,7 +44,8 @@ def pods_of(objects: Objects) -> dict[Key, list[Key]]:
     return found
 
 
-def _owners(pod: Pod) -> Iterator[str]:
+def owners(pod: Pod) -> Iterator[str]:
+    """Names of the workloads that a pod belongs to."""
     for owner in pod.metadata.owner_references or ():
         yield owner.name
         if owner.kind == "ReplicaSet" and (digest := pod.labels.get(HASH_LABEL)):

@@ -27,10 +27,12 @@ from aioquic.quic.events import (
 from aioquic.tls import SessionTicket
 
 from kubewire.dns.dispatch import Peer
+from kubewire.dns.plugin import extended_error
 from kubewire.dns.transport import doh
 from kubewire.dns.transport.asking import NOWHERE, ask, peer
 from kubewire.dns.transport.http2 import MOST, HttpRequest
-from kubewire.lang.dns.message import WireError, parse
+from kubewire.lang.dns import codes
+from kubewire.lang.dns.message import QR, Edns, Message, WireError, encode, parse
 
 if TYPE_CHECKING:
     from kubewire.dns.transport.endpoint import Endpoint
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 INTERNAL, PROTOCOL = 1, 2
 """DOQ_INTERNAL_ERROR, DOQ_PROTOCOL_ERROR."""
 KEEPALIVE = 11
+TOO_EARLY = 26
+"""An extended DNS error."""
 STREAMS, CONNECTIONS, WORKERS = 256, 200, 512
 TICKETS = 1024
 IDLE = 10.0
@@ -122,6 +126,8 @@ class _Asking(QuicConnectionProtocol, abc.ABC):
         self._endpoint = listener.endpoint
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._client = NOWHERE
+        self._early = True
+        """The handshake is not over: what comes may be a replay."""
         self._endpoint.connections.add(self)
 
     def datagram_received(self, data: bytes | str, addr: NetworkAddress) -> None:
@@ -134,6 +140,8 @@ class _Asking(QuicConnectionProtocol, abc.ABC):
         match event:
             case StreamDataReceived(stream_id=stream) if stream % 4 == 0 or self._listener.http:
                 self._came(event)
+            case HandshakeCompleted():
+                self._early = False
             case StreamReset(stream_id=stream):
                 self._forget(stream)
             case ConnectionTerminated():
@@ -174,6 +182,9 @@ class DoqConnection(_Asking):
         if not acceptable(data):
             self._bad()
             return
+        if self._early and not replayable(data):
+            self._send(event.stream_id, too_early(data))
+            return
         if self._listener.busy >= self._listener.limit("worker_pool_size", WORKERS):
             self._quic.reset_stream(event.stream_id, INTERNAL)
             self.transmit()
@@ -194,9 +205,12 @@ class DoqConnection(_Asking):
         if found is None:
             self._quic.reset_stream(stream, INTERNAL)
         else:
-            self._quic.send_stream_data(
-                stream, len(found).to_bytes(2, "big") + found, end_stream=True
-            )
+            self._send(stream, found)
+            return
+        self.transmit()
+
+    def _send(self, stream: int, data: bytes) -> None:
+        self._quic.send_stream_data(stream, len(data).to_bytes(2, "big") + data, end_stream=True)
         self.transmit()
 
     def _forget(self, stream: int) -> None:
@@ -216,6 +230,19 @@ def acceptable(data: bytes) -> bool:
         return False
     options = message.edns.options if message.edns else ()
     return message.id == 0 and not message.flags & 0x8000 and KEEPALIVE not in dict(options)
+
+
+def replayable(data: bytes) -> bool:
+    """Questions and NOTIFY may be in the first flight; what changes anything may not."""
+    return (data[2] >> 3) & 15 in (codes.QUERY, codes.NOTIFY)
+
+
+def too_early(data: bytes) -> bytes:
+    """REFUSED, with the extended error that lets the client try again after the handshake."""
+    asked = parse(data)
+    edns = asked.edns and Edns(asked.edns.size, options=(extended_error(TOO_EARLY),))
+    flags = QR | asked.flags & 0x7900 | codes.REFUSED
+    return encode(Message(asked.id, flags, asked.question, edns=edns))
 
 
 class DohQuic(_Asking):
