@@ -1,8 +1,11 @@
 """How the Envoy back end grows: cold sync, one endpoint, one Service, memory; a peer is the plan itself.
 
+And what Envoy costs a connection, beside one that goes from pod to pod directly.
+
 python bench/proxy_envoy.py [SERVICES] [ENDPOINTS]
 """
 
+import asyncio
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,10 +14,12 @@ from typing import Any
 
 import msgspec
 
+from bench.traffic import load, prepared, through_a_proxy
 from kubewire.api.service import EndpointSlice, Service
 from kubewire.kernel import sandbox
 from kubewire.kubeproxy.backends.envoy.proxier import EnvoyProxier
 from kubewire.kubeproxy.config import Config
+from kubewire.kubeproxy.controller import uncollected
 from kubewire.kubeproxy.plan import plan
 from kubewire.kubeproxy.table import Change
 from kubewire.kubeproxy.topology import NodeView
@@ -59,7 +64,8 @@ def measure(services: int, endpoints: int) -> dict[str, Any]:
         found["planSeconds"] = round(time.perf_counter() - start, 2)
         proxier = EnvoyProxier(config)
         start = time.perf_counter()
-        proxier.sync([Change(k, None, f) for k, f in table.frontends.items()], {})
+        with uncollected():
+            proxier.sync([Change(k, None, f) for k, f in table.frontends.items()], {})
         found["coldSyncSeconds"] = round(time.perf_counter() - start, 2)
         pid = Path(f"{folder}/envoy/envoy.pid").read_text().strip()
         status = Path(f"/proc/{pid}/status").read_text()
@@ -87,6 +93,24 @@ def _median(proxier: EnvoyProxier, config: Config, numbers: list[int], endpoints
     return round(sorted(times)[len(times) // 2], 1)
 
 
+async def _through(folder: str) -> list[dict[str, Any]]:
+    """The event loop is kube-proxy's: Envoy asks it for the cluster of the first connection."""
+    network = prepared()
+    config = Config(mode="envoy", cluster_cidrs=("10.244.0.0/16",), run_dir=f"{folder}/envoy")
+    proxier = load(config)
+    try:
+        return await asyncio.to_thread(through_a_proxy, network)
+    finally:
+        proxier.clear()
+        proxier.close()
+
+
+def _path() -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(_through(folder))
+
+
 def figures() -> Iterator[dict[str, Any]]:
-    for services in (100, 1_000):
+    for services in (100, 1_000, 10_000):
         yield sandbox.run(lambda n=services: measure(n, 10))  # type: ignore[misc]
+    yield from sandbox.run(_path)  # type: ignore[misc]

@@ -16,9 +16,10 @@ from tests.kubeproxy.network import Network
 from tests.kubeproxy.rows import service, slice_
 
 from kubewire.kernel.netns import socket_in
-from kubewire.kubeproxy.backends.nftables.proxier import NftablesProxier
+from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import plan
+from kubewire.kubeproxy.proxier import Proxier
 from kubewire.kubeproxy.table import Change
 from kubewire.kubeproxy.topology import NodeView
 
@@ -28,16 +29,8 @@ DIRECT, BY_SERVICE = (SERVER, 8080), (VIP, 80)
 
 
 def traffic() -> list[dict[str, Any]]:
-    network = Network()
-    for ip in (CLIENT, SERVER):
-        network.pod(ip)
-    _load()
-    listener = network.listener(SERVER, 8080)
-    idle = network.listener(SERVER, 8082)
-    idle.listen(4096)
-    echo = network.datagrams(SERVER, 8081)
-    threading.Thread(target=_serve, args=(listener,), daemon=True).start()
-    threading.Thread(target=_echo, args=(echo,), daemon=True).start()
+    network = prepared()
+    load(Config(cluster_cidrs=("10.244.0.0/16",)))
     return [
         _compared("first packet there and back, UDP", lambda to: _first(network, to), "us", 1.15),
         _compared("connect, one after another", lambda to: _connect(network, to), "us", 1 / 0.9),
@@ -45,7 +38,29 @@ def traffic() -> list[dict[str, Any]]:
     ]
 
 
-def _load() -> None:
+def through_a_proxy(network: Network) -> list[dict[str, Any]]:
+    """Where something accepts before the endpoint does, only an answer counts; there is no limit."""
+    return [
+        _compared("connect and be answered", lambda to: _exchange(network, to), "us", None),
+        _compared("16 MiB through one connection", lambda to: _bulk(network, to), "us", None),
+    ]
+
+
+def prepared() -> Network:
+    """A client's pod, and one that serves."""
+    network = Network()
+    for ip in (CLIENT, SERVER):
+        network.pod(ip)
+    listener = network.listener(SERVER, 8080)
+    network.listener(SERVER, 8082).listen(4096)
+    echo = network.datagrams(SERVER, 8081)
+    threading.Thread(target=_serve, args=(listener,), daemon=True).start()
+    threading.Thread(target=_echo, args=(echo,), daemon=True).start()
+    return network
+
+
+def load(config: Config) -> Proxier:
+    """The Service that is measured among 10,000 others."""
     others = [service(f"o{i}", f"10.97.{i >> 8}.{i & 255}") for i in range(10_000)]
     slices = [slice_(f"10.244.{i & 127}.{i >> 7 & 127}@node-b", of=f"o{i}") for i in range(10_000)]
     ports = [
@@ -61,15 +76,16 @@ def _load() -> None:
         slice_(f"{SERVER}@node-a", ports=udp, name="u"),
         slice_(f"{SERVER}@node-a", ports=idle, name="c"),
     ]
-    config = Config(cluster_cidrs=("10.244.0.0/16",))
     node = NodeView("node-a", ("192.0.2.1",))
     found = plan([*others, own], [*slices, *ends], node, config)
     changes = [Change(key, None, frontend) for key, frontend in found.frontends.items()]
-    NftablesProxier(config).sync(changes, found.addresses)
+    proxier = backends.proxier(config)
+    proxier.sync(changes, found.addresses)
+    return proxier
 
 
 def _compared(
-    name: str, measure: Callable[[tuple[str, int]], float], unit: str, limit: float
+    name: str, measure: Callable[[tuple[str, int]], float], unit: str, limit: float | None
 ) -> dict[str, Any]:
     seen: dict[tuple[str, int], list[float]] = {DIRECT: [], BY_SERVICE: []}
     for _ in range(ROUNDS):
@@ -81,8 +97,7 @@ def _compared(
         f"pod to pod {unit}": round(direct, 1),
         f"by ClusterIP {unit}": round(by_service, 1),
         "ratio": round(by_service / direct, 3),
-        "limit": round(limit, 3),
-    }
+    } | ({"limit": round(limit, 3)} if limit else {})
 
 
 def _first(network: Network, to: tuple[str, int]) -> float:
@@ -115,6 +130,15 @@ def _connect(network: Network, to: tuple[str, int]) -> float:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
     return spent / CONNECTIONS
+
+
+def _exchange(network: Network, to: tuple[str, int]) -> float:
+    before = time.perf_counter()
+    for _ in range(CONNECTIONS):
+        with network.connection(CLIENT, to) as client:
+            client.shutdown(socket.SHUT_WR)
+            client.recv(1)
+    return (time.perf_counter() - before) / CONNECTIONS
 
 
 def _bulk(network: Network, to: tuple[str, int]) -> float:

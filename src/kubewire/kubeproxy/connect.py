@@ -12,7 +12,8 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from itertools import product
@@ -33,11 +34,10 @@ from kubewire.kernel.routes import (
     put_route,
 )
 from kubewire.kernel.rtnetlink import RtNetlink
-from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.backends.envoy.compile import ADDRESSES
+from kubewire.kubeproxy.backends.envoy.proxier import EnvoyProxier
 from kubewire.kubeproxy.backends.envoy.trace import kernel_half
 from kubewire.kubeproxy.kerneltrace import KernelTracer
-from kubewire.kubeproxy.proxier import Proxier
 from kubewire.kubeproxy.table import Change
 from kubewire.kubeproxy.trace import Answer, Flow, Tracer, endpoint_name
 
@@ -64,10 +64,8 @@ class ConnectionTracer:
         self._node, self._world = _namespace(self._stack), _namespace(self._stack)
         _furnish(self._node, self._world, tracer.node.ips)
         with netns.entered(self._node):
-            self._proxier: Proxier = backends.proxier(tracer.config, tracer.service_cidrs)
-            # Without affinity: a hash gives one client one endpoint, and all are asked for.
-            frontends = (replace(f, affinity=None) for f in tracer.plan.frontends.values())
-            changes = [Change(f.key, None, f) for f in frontends]
+            self._proxier = EnvoyProxier(tracer.config, tracer.service_cidrs)
+            changes = [Change(f.key, None, f) for f in tracer.plan.frontends.values()]
             self._proxier.sync(changes, tracer.plan.addresses)
 
     def close(self) -> None:
@@ -120,7 +118,21 @@ class ConnectionTracer:
                 client.sendall(_QUESTION)
             except OSError:
                 return None
-            return next(_accepted(listeners), None)
+            return self._accepted(listeners)
+
+    def _accepted(self, listeners: Iterable[socket.socket]) -> tuple[str, str] | None:
+        """Whoever is reached first; Envoy may have to be told of its cluster before."""
+        by_fd = {one.fileno(): one for one in listeners}
+        poll = select.poll()
+        for fd in (*by_fd, self._proxier.fileno()):
+            poll.register(fd, select.POLLIN)
+        deadline = time.monotonic() + PATIENCE
+        while (left := deadline - time.monotonic()) > 0:
+            self._proxier.serve()
+            for fd, _ in poll.poll(left * 1000):
+                if fd in by_fd:
+                    return _answered(by_fd[fd])
+        return None
 
 
 def _listening(place: int, family: int, port: int) -> socket.socket:
@@ -131,17 +143,11 @@ def _listening(place: int, family: int, port: int) -> socket.socket:
     return found
 
 
-def _accepted(listeners: Iterable[socket.socket]) -> Iterator[tuple[str, str]]:
-    by_fd = {one.fileno(): one for one in listeners}
-    poll = select.poll()
-    for fd in by_fd:
-        poll.register(fd, select.POLLIN)
-    for fd, _ in poll.poll(PATIENCE * 1000):
-        found, peer = by_fd[fd].accept()
-        with found:
-            found.sendall(_REPLY)
-            host, port = found.getsockname()[:2]
-            yield endpoint_name(host, port), str(peer[0])
+def _answered(listener: socket.socket) -> tuple[str, str]:
+    accepted, peer = listener.accept()
+    with accepted:
+        accepted.sendall(_REPLY)
+        return endpoint_name(*accepted.getsockname()[:2]), str(peer[0])
 
 
 # -- namespaces -----------------------------------------------------------------------------------

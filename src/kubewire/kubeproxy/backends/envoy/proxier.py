@@ -177,7 +177,7 @@ class EnvoyProxier:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
             return
-        self._loop.add_reader(self._streams.fileno(), self._turn, 0.0)
+        self._loop.add_reader(self._streams.fileno(), self.serve)
 
     def _deaf(self) -> None:
         if self._streams is not None:
@@ -185,6 +185,15 @@ class EnvoyProxier:
                 self._loop.remove_reader(self._streams.fileno())
             self._streams.close()
         self._streams = self._loop = None
+
+    def fileno(self) -> int:
+        """After a sync: readable when Envoy asks something."""
+        assert self._streams is not None
+        return self._streams.fileno()
+
+    def serve(self) -> None:
+        """Answer Envoy; where there is an event loop, it does."""
+        self._turn(0)
 
     def _turn(self, seconds: float) -> None:
         if self._streams is not None:
