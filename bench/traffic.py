@@ -52,7 +52,7 @@ def prepared() -> Network:
     for ip in (CLIENT, SERVER):
         network.pod(ip)
     listener = network.listener(SERVER, 8080)
-    network.listener(SERVER, 8082).listen(4096)
+    network.listener(SERVER, 8082)
     echo = network.datagrams(SERVER, 8081)
     threading.Thread(target=_serve, args=(listener,), daemon=True).start()
     threading.Thread(target=_echo, args=(echo,), daemon=True).start()
