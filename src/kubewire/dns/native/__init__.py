@@ -11,8 +11,9 @@ import ctypes
 import functools
 import logging
 import os
-import sys
+import struct
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from kubewire.dns.table import Entry, Table
@@ -73,6 +74,11 @@ def new_table() -> Table:
     return NativeTable(found) if found else Table()
 
 
+@functools.cache
+def _packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"={count}I").pack
+
+
 class NativeTable(Table):
     """The octets live in the library; what they depend on, here."""
 
@@ -93,15 +99,14 @@ class NativeTable(Table):
     def put(self, key: bytes, entry: Entry) -> None:
         """Add or replace an entry, unless its answers are too large to be replayed."""
         answers, count = entry.answers, entry.count
-        sizes = [len(a) for a in answers]
-        if max(sizes) > SIZE:
+        if max(map(len, answers)) > SIZE:
             return
         super().put(key, entry)
         slot = self._slots.get(entry.labels)
         if slot is None:
             slot = self._slots[entry.labels] = len(self._slots)
         whole = answers[0] if count == 1 else b"".join(answers)
-        lengths = b"".join([size.to_bytes(4, sys.byteorder) for size in sizes])
+        lengths = _packer(count)(*map(len, answers))
         self._lib.kw_table_put(self.handle, key, len(key), whole, lengths, count, entry.until, slot)
         entry.answers = ()
 

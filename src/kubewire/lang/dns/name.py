@@ -114,11 +114,13 @@ def within(name: str, zone: str) -> bool:
 
 def longest_zone(name: str, zones: "list[str] | tuple[str, ...]") -> str:
     """The longest of the zones that holds the name; "" if none does."""
-    best = ""
+    best, longest = "", 0
     for zone in zones:
         # Cheap first: most questions are put to a few zones that do not fit.
-        if name.endswith(zone) and len(zone) > len(best) and within(name, zone):
-            best = zone
+        if name.endswith(zone) and (size := len(zone)) > longest:
+            before = len(name) - size - 1
+            if zone == "." or before < 0 or name[before] == ".":
+                best, longest = zone, size
     return best
 
 
@@ -137,6 +139,8 @@ def parent(name: str) -> str:
 
 def is_reverse(name: str) -> int:
     """4 below in-addr.arpa, 6 below ip6.arpa, else 0."""
+    if not name.endswith(".arpa."):
+        return 0
     if name.endswith(".in-addr.arpa.") or name == "in-addr.arpa.":
         return 4
     if name.endswith(".ip6.arpa.") or name == "ip6.arpa.":

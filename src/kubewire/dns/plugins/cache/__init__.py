@@ -69,6 +69,10 @@ class Cache(Plugin):
         """Success, denial."""
         self._refreshing: set[Key] = set()
         self._users: dict[Hashable, set[Key]] = {}
+        success, denial = policy.no_success, policy.no_denial
+        self._never = [z for z in success if longest_zone(z, denial)]
+        self._never += [z for z in denial if longest_zone(z, success)]
+        """Zones of which nothing is kept."""
 
     def forget(self, deps: Iterable[Hashable]) -> None:
         """Drop answers that were made of these: they must not outlive a change."""
@@ -85,10 +89,10 @@ class Cache(Plugin):
     async def serve(self, request: Request) -> Response:
         """Answer from memory, else keep what the next plugin says."""
         policy, name = self.policy, request.name
+        if self._never and longest_zone(name, self._never):
+            return await self.next.serve(request)
         if not longest_zone(name, policy.zones):
             return await self.next.serve(request)
-        if longest_zone(name, policy.no_success) and longest_zone(name, policy.no_denial):
-            return await self.next.serve(request)  # nothing of it is ever kept
         key = (
             request.name, request.qtype, request.qclass, request.do,
             bool(request.message.flags & 0x0010),

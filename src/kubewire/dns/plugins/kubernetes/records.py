@@ -36,6 +36,8 @@ from kubewire.lang.dns.name import absolute, is_reverse, relative, reverse_addre
 from kubewire.lang.dns.record import RR, address, cname, ns, ptr, soa, srv, txt
 
 VERSION = "1.1.0"
+SERVER = "ns.dns."
+"""Before a zone: the name of the server itself."""
 VERSION_TTL = 28800
 MAX_CNAMES = 10
 NO_PORT = Port()
@@ -104,11 +106,13 @@ class Entry(NamedTuple):
 def parse(name: str, zone: str, *, multicluster: bool = False, zonal: bool = False) -> Ask:
     """Take a lower-case name below a zone apart."""
     labels = split(relative(name, zone))
-    if not labels or labels in (["svc"], ["pod"]):
+    if not labels:
         return Ask()
     kind = labels.pop()
     if kind not in ("svc", "pod"):
         return Ask(valid=False)
+    if not labels:
+        return Ask()
     namespace = labels.pop()
     if not labels:
         return Ask(kind, namespace)
@@ -180,7 +184,7 @@ class Records:
     # Names
 
     def _addresses(self, name: str, qname: str, zone: str, spelled: str, qtype: int) -> Found:
-        if name == f"ns.dns.{zone}":
+        if name.startswith(SERVER) and name == SERVER + zone:
             ours = [r.renamed(qname) for r in self.name_servers(spelled)]
             return Found(
                 answer=[r for r in ours if r.type == qtype], deps={ANY}, reason="this server"
@@ -332,7 +336,7 @@ class Records:
         """What stands behind a name, whatever type is asked for."""
         multicluster = zone in self.options.multicluster
         ask = parse(name, zone, multicluster=multicluster, zonal=self.options.zonal)
-        if name == f"ns.dns.{zone}":
+        if name.startswith(SERVER) and name == SERVER + zone:
             return Found(deps={ANY}, reason="this server has addresses only"), []
         if not ask.valid:
             return Found(exists=False, reason="the name has none of the forms that exist"), []
