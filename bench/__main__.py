@@ -11,6 +11,7 @@ BENCHES = (
     "apiserver",
     "policies",
     "services",
+    "kubeproxy",
     "iptables",
     "cni",
     "proxy_envoy",

@@ -160,12 +160,13 @@ def plan_service(
 
     ``skipped`` is told of endpoints that cannot be used: of another family, of a link, a loopback.
     """
-    if service.spec.type == "ExternalName" or service.headless or not service.cluster_ips:
+    own = tuple(map(sloppy, service.cluster_ips))
+    if not own or service.headless:
         return [], None
     pieces = list(slices)
     frontends: list[Frontend] = []
     local_ready: set[str] = set()
-    versions = sorted({_version(sloppy(ip)) for ip in service.cluster_ips} & {4, 6})
+    versions = sorted({_version(ip) for ip in own} & {4, 6})
     for port in service.spec.ports or ():
         # A family without a ClusterIP is not the Service's: it has no nodePort there either.
         for version in versions:
@@ -174,7 +175,7 @@ def plan_service(
             choice = choose(found, node)
             udp = found if port.protocol == "UDP" else ()
             serving = frozenset((t.ip, t.port) for t in udp if t.serving)
-            frontends.extend(_frontends(service, port, version, choice, serving, node, config))
+            frontends.extend(_frontends(service, own, port, version, choice, serving, node, config))
     check = None
     if service.spec.health_check_node_port and _external_local(service):
         check = HealthCheck(service.key, service.spec.health_check_node_port, len(local_ready))
@@ -187,6 +188,7 @@ def _external_local(service: Service) -> bool:
 
 def _frontends(
     service: Service,
+    cluster_ips: tuple[str, ...],
     port: ServicePort,
     version: int,
     choice: Choice,
@@ -221,7 +223,7 @@ def _frontends(
             speaks,
         )
 
-    for ip in map(sloppy, service.cluster_ips):
+    for ip in cluster_ips:
         if _version(ip) == version:
             yield frontend(ip, port.port, "ClusterIP", internal)
     for ip in map(sloppy, service.spec.external_ips or ()):

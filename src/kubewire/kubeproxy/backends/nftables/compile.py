@@ -19,7 +19,7 @@ the mark set at DNAT time, and for connections that come back to their own pod.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_pton
@@ -185,20 +185,16 @@ def _balance(
     frontend: Frontend, key: bytes, version: int, config: Config, compiled: Compiled
 ) -> None:
     add = _adder(compiled.elements, version)
-    sets: dict[tuple[Target, ...], bool] = {}
-    parts = []
-    for source in SOURCES:
-        decision = frontend.decisions[source]
-        if decision.action == "balance" and decision.endpoints not in sets:
-            # The first set is indexed from 0; a second one can only be the other of cluster, local.
-            sets[decision.endpoints] = bool(sets)
-        parts.append(_part(decision, sets))
+    decisions = [frontend.decisions[source] for source in SOURCES]
+    sets = _sets(decisions)
+    parts = [_part(decision, sets) for decision in decisions]
     # Hot: a full sync comes here for every endpoint of every frontend.
     ends = compiled.elements.setdefault(f"endpoints{version}", {}) if sets else {}
     family = AF_INET6 if version == 6 else AF_INET
-    for endpoints, second in sets.items():
+    # The first set is indexed from 0; a second one can only be the other of cluster, local.
+    for second, endpoints in enumerate(sets):
         packed = [inet_pton(family, t.ip) + _port(t.port) for t in endpoints]
-        keys = map(key.__add__, _indexes(len(packed), local=second))
+        keys = map(key.__add__, _indexes(len(packed), local=bool(second)))
         ends.update(zip(keys, packed, strict=True))
         for target in endpoints:
             if target.local:
@@ -230,10 +226,20 @@ def _indexes(count: int, *, local: bool) -> tuple[bytes, ...]:
     return tuple(integer_bytes(index) for index in range(first, first + count))
 
 
-def _part(decision: Decision, sets: Mapping[tuple[Target, ...], bool]) -> Part:
+def _sets(decisions: Iterable[Decision]) -> list[tuple[Target, ...]]:
+    """The different sets of endpoints; compared, for a hash would look at every field of all."""
+    found: list[tuple[Target, ...]] = []
+    for decision in decisions:
+        if decision.action == "balance" and decision.endpoints not in found:
+            found.append(decision.endpoints)
+    return found
+
+
+def _part(decision: Decision, sets: list[tuple[Target, ...]]) -> Part:
     if decision.action != "balance":
         return Part("drop")
-    return Part("balance", len(decision.endpoints), sets[decision.endpoints], decision.masquerade)
+    ends = decision.endpoints
+    return Part("balance", len(ends), ends != sets[0], decision.masquerade)
 
 
 @lru_cache(maxsize=64)
