@@ -256,6 +256,7 @@ def _measure(folder: Path) -> Iterator[dict[str, Any]]:
         yield {"figure": "peers that are not installed", "value": missing}
     chosen = os.environ.get("SERVERS", "")
     with _api(folder) as kubeconfig:
+        yield from _autopath(folder, kubeconfig)
         for number, server in enumerate(_servers(folder, kubeconfig)):
             if chosen and not re.search(chosen, server.name):
                 continue
@@ -282,6 +283,31 @@ def _measure(folder: Path) -> Iterator[dict[str, Any]]:
                         "server": server.name,
                         "why": f"{error}: {log.read_text()[-300:]}",
                     }
+
+
+SEARCH = (f"d.svc.{ZONE}.", f"svc.{ZONE}.", f"{ZONE}.")
+OUTSIDE = "www.example.com."
+
+
+def _autopath(folder: Path, kubeconfig: Path) -> Iterator[dict[str, Any]]:
+    """Questions that a pod's resolver (ndots:5) puts until it has the address of an outside name."""
+    resolv, conf = folder / "search", folder / "Corefile.autopath"
+    resolv.write_text(f"search {' '.join(SEARCH)}\n")
+    for directive in ("", f"autopath {resolv}"):
+        conf.write_text(
+            f".:{PORT} {{\n {directive}\n hosts {{\n  192.0.2.1 {OUTSIDE}\n  fallthrough\n }}\n"
+            f" kubernetes {ZONE} {{\n  kubeconfig {kubeconfig}\n }}\n}}\n"
+        )
+        command = [sys.executable, "-m", "kubewire", "dns", "--quiet", "--conf", str(conf)]
+        with _process(command, folder / "autopath.log"):
+            _until(lambda: _answers(service_name(0)), "autopath")
+            names = [f"{OUTSIDE}{domain}".rstrip(".") for domain in SEARCH] + [OUTSIDE.rstrip(".")]
+            found = [_answers(name) for name in names]
+        yield {
+            "figure": "questions per look-up of an outside name",
+            "server": f"kubewire {'with' if directive else 'without'} autopath",
+            "questions": found.index(True) + 1,
+        }  # fmt: skip
 
 
 def _cpu(pid: int) -> float:
