@@ -1,8 +1,10 @@
 """10,000 Services x 10 endpoints as iptables rules, each figure against kube-proxy's way in this run.
 
 Cold: our sync, Python and all, against one ``iptables-restore`` of the same rules from a text that
-is ready. One change: ours, from objects to the kernel, against the restore of kube-proxy's partial
-sync (the shared chains whole and the changed Service's own), again from a text that is ready.
+is ready. One change (a Service's endpoint is replaced by another): ours, from objects to the kernel,
+against the restore of kube-proxy's partial sync (the shared chains whole and the changed Service's
+own; the chain that is stale goes later), again from a text that is ready. ``one rule`` is what any
+change costs at least: legacy programs fetch the whole table, and the kernel exchanges and checks it.
 
 ``iptables-nft-restore`` takes time by the square of what one COMMIT holds: there the cold peer gets
 a tenth of the Services. An ordinary user's peer fails there for the length of its messages, so this
@@ -29,6 +31,7 @@ from kubewire.kubeproxy.table import Change
 Chains = dict[tuple[str, str], list[str]]
 CHANGES = 7
 CONF = replace(CONFIG, mode="iptables")
+ONE_RULE = ("*nat", ":BENCH - [0:0]", "-A BENCH -j RETURN", "COMMIT")
 COLD = {"legacy": SERVICES, "nft": SERVICES // 10}
 """How many Services the cold peer gets."""
 
@@ -91,15 +94,17 @@ def _change(variant: str) -> Iterator[dict[str, Any]]:
     for change in family.repair(Listing()):
         _ = list(change.lines())
     shared = {p: ls for p, ls in family.meant().chains.items() if not p[1].startswith(PREFIXES)}
-    ours, theirs = [], []
+    ours, theirs, least = [], [], []
     for index in range(CHANGES):
-        text = list(_partial_sync(shared, index))
+        text = list(_partial_sync(shared, CHANGES + index))
+        least.append(_timed(lambda: programs.restore(ONE_RULE)))
         theirs.append(_timed(lambda: programs.restore(text)))  # noqa: B023
         ours.append(_timed(lambda: _one_change(proxier, planned, index)))  # noqa: B023
     yield {
         "figure": f"{variant}: one endpoint changed, {SERVICES} Services, p50",
         "ms": round(median(ours) * 1000),
         "partial sync ms": round(median(theirs) * 1000),
+        "one rule ms": round(median(least) * 1000),
         "ratio": round(median(ours) / median(theirs), 2),
     }
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -107,13 +112,13 @@ def _change(variant: str) -> Iterator[dict[str, Any]]:
 
 
 def _one_change(proxier: IptablesProxier, planned: ServicePlan, index: int) -> None:
-    frontends, _ = plan_service(_service(index), [_slice(index, 500_000)], NODE, CONF)
+    frontends, _ = plan_service(_service(index), [_slice(index, 1)], NODE, CONF)
     proxier.apply([Change(f.key, planned.frontends[f.key], f) for f in frontends], {})
 
 
 def _partial_sync(shared: Chains, index: int) -> Iterator[str]:
-    """What kube-proxy writes when endpoints of one Service change (to what they were, here)."""
-    frontends, _ = plan_service(_service(index), [_slice(index)], NODE, CONF)
+    """What kube-proxy writes when an endpoint of one Service changes."""
+    frontends, _ = plan_service(_service(index), [_slice(index, 1)], NODE, CONF)
     own = _family(ServicePlan({f.key: f for f in frontends})).meant().chains
     chains = shared | {p: lines for p, lines in own.items() if p[1].startswith(PREFIXES)}
     for table in ("filter", "nat"):
