@@ -164,7 +164,7 @@ def test_behind_a_proxy_only_an_answer_counts(
 
 def test_attempt_dials_from_the_pod(cluster: ClusterState) -> None:
     flow = Flow(Key("default", "web"), Key("default", "web"), "Pod", "127.0.0.1", 9, "TCP")
-    assert reach.attempt(cluster, [flow], 1.0) == [
+    assert reach.attempt(cluster, [flow], 1.0, behind_envoy=False) == [
         {
             "from": "default/web", "to": "default/web", "toKind": "Pod", "ip": "127.0.0.1",
             "port": 9, "protocol": "TCP", "ok": False, "answeredBy": None,

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import gc
+import logging
 import os
 import pickle
 import shutil
@@ -238,6 +239,7 @@ def fork_into(
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         _stdio(stdin, stdout, stderr)
         _close_others((*kept, report))
+        _forget_log_files()
         # Python's own streams may have been something else (a pipe, a test's capture).
         sys.stdin, sys.stdout, sys.stderr = (
             os.fdopen(fd, mode, closefd=False) for fd, mode in enumerate(("r", "w", "w"))
@@ -251,6 +253,13 @@ def fork_into(
         _run(function)
 
     return _fork(child, netns, pdeathsig, True)
+
+
+def _forget_log_files() -> None:
+    """Log no more to files that are closed: their numbers will be other files'."""
+    for handler in logging.root.handlers[:]:
+        if isinstance(handler, logging.FileHandler):
+            logging.root.removeHandler(handler)
 
 
 def _run(function: Callable[[], None]) -> None:
