@@ -19,7 +19,9 @@ IP_PKTINFO, UDP_GRO = 8, 104
 Serve = Any
 Bytes = Callable[..., bytes]
 
-compiled = pytest.mark.skipif(native.library() is None, reason="no compiler built the fast path")
+compiled = pytest.mark.skipif(
+    native.library() is None, reason="this machine has no C compiler (cc), so there is no library"
+)
 OBJECTS: list[dict[str, Any]] = [
     {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"}, "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80}]}},
     {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "big", "namespace": "default"}, "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}},
