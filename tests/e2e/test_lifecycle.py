@@ -38,8 +38,12 @@ def test_the_host_is_the_same_before_during_and_after(kubewire: Kubewire) -> Non
     assert members(kubewire.home) == []
 
 
-def test_down_cleans_after_the_supervisor_was_killed(kubewire: Kubewire) -> None:
-    kubewire("up", "-f", "-", "--detach", text=SMALL)
+def test_down_cleans_after_kills(kubewire: Kubewire, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    kubewire.environment["TMPDIR"] = str(temporary)
+    kubewire("up", "-f", "-", "--detach", "--cni", "exec", text=SMALL)
+    _kill_ingress(kubewire)
     record = json.loads((kubewire.home / "kubewire" / "cluster.json").read_text())
     fd = os.pidfd_open(record["pid"])
     os.kill(record["pid"], signal.SIGKILL)
@@ -52,6 +56,22 @@ def test_down_cleans_after_the_supervisor_was_killed(kubewire: Kubewire) -> None
     assert "is dead" in kubewire("status", code=1).stdout
     kubewire("down")
     assert not (kubewire.home / "kubewire").exists()
+    assert list(temporary.iterdir()) == []
+
+
+def _kill_ingress(kubewire: Kubewire) -> None:
+    """SIGKILL to the Ingress program; returns when another one is ready."""
+    for pid in members(kubewire.home):
+        process = Path(f"/proc/{pid}")
+        is_python = (process / "exe").resolve() == Path(sys.executable).resolve()
+        if is_python and (process / "comm").read_text() == "envoy\n":
+            os.kill(pid, signal.SIGKILL)
+            break
+    while True:
+        [pod] = kubewire.pods("kube-system", "app.kubernetes.io/name=kubewire-ingress")
+        [container] = pod["status"]["containerStatuses"]
+        if container["restartCount"] == 1 and container["ready"]:
+            return
 
 
 def test_the_foreground_ends_on_interrupt(kubewire: Kubewire) -> None:

@@ -29,6 +29,8 @@ def ingress(
     if ctx.invoked_subcommand:
         return
     import asyncio
+    import tempfile
+    from pathlib import Path
 
     from kubewire.api.meta import Key
     from kubewire.client.rest import Client
@@ -36,11 +38,15 @@ def ingress(
 
     namespace, _, service = publish_service.rpartition("/")
 
-    async def main() -> int:
+    async def main(folder: Path) -> int:
         async with Client.from_kubeconfig(kubeconfig_of(name, kubeconfig), context) as client:
-            return await serve(client, agent="ingress/kubewire", service=Key(namespace, service))
+            return await serve(
+                client, folder, agent="ingress/kubewire", service=Key(namespace, service)
+            )
 
-    raise click.exceptions.Exit(asyncio.run(main()))
+    with tempfile.TemporaryDirectory(prefix="kubewire-ingress-") as folder:
+        status = asyncio.run(main(Path(folder)))
+    raise click.exceptions.Exit(status)
 
 
 @ingress.command()

@@ -162,4 +162,4 @@ def _dns(pod: BuiltinPod) -> None:
 
 
 def _ingress(pod: BuiltinPod) -> None:
-    raise SystemExit(ingress.run(agent=f"ingress/{pod.name}"))
+    raise SystemExit(ingress.run(pod.folder, agent=f"ingress/{pod.name}"))
