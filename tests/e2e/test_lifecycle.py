@@ -122,11 +122,11 @@ def test_a_port_in_use_is_said_before_anything_starts(kubewire: Kubewire) -> Non
     ("text", "complaint"),
     [
         ("a: [", "STDIN[document 1]: line 2"),
-        (SMALL + "---\n" + SMALL.replace("image: x", "image: x, colour: red").replace("name: a", "name: b"), "STDIN[document 2] Pod b: spec.containers[0].colour: unknown field"),
-        (SMALL.replace("containerPort: 80", "containerPort: eighty"), "STDIN[document 1] Pod a"),
+        (SMALL + "---\n" + SMALL.replace("image: x", "image: x, colour: red").replace("name: a", "name: b"), "STDIN[document 2] Pod default/b: spec.containers[0].colour: unknown field"),
+        (SMALL.replace("containerPort: 80", "containerPort: eighty"), "STDIN[document 1] Pod default/a: spec.containers[0].ports[0].containerPort: "),
         (SMALL.replace("containerPort: 80}", "containerPort: 80}, {containerPort: 80, name: A_b}"), "spec.containers[0].ports[1].name"),
-        ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: c, image: x}]}}}\n", "STDIN[document 1] Deployment d: spec.template.metadata.labels"),
-        ("apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}, {port: 80}]}\n", "STDIN[document 1] Service s: spec.ports"),
+        ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: c, image: x}]}}}\n", "STDIN[document 1] Deployment default/d: spec.template.metadata.labels"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}, {port: 80}]}\n", "STDIN[document 1] Service default/s: spec.ports"),
     ],
 )  # fmt: skip
 def test_bad_input_names_its_place_and_leaves_nothing(

@@ -135,4 +135,5 @@ def _conform(served: Served, struct: Struct, obj: JSON) -> tuple[JSON, list[str]
         raise StatusError(
             "BadRequest",
             f'{r.kind} in version "{r.version}" cannot be handled as a {r.kind}: {error}',
+            causes=[error.cause],
         ) from error

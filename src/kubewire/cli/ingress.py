@@ -131,6 +131,7 @@ def _offline(files: tuple[str, ...]) -> tuple[list[Any], list[Any], list[Any]]:
     import msgspec
 
     from kubewire.api.errors import InputError
+    from kubewire.api.fielderrors import located
     from kubewire.api.ingress import Ingress, IngressClass
     from kubewire.api.service import Service
     from kubewire.client.manifests import load
@@ -148,7 +149,8 @@ def _offline(files: tuple[str, ...]) -> tuple[list[Any], list[Any], list[Any]]:
                 msgspec.convert(manifest.obj | {"metadata": meta}, types[manifest.kind])
             )
         except msgspec.ValidationError as error:
-            raise InputError(f"{manifest.where()}: {error}") from error
+            text, field = located(error)
+            raise InputError(f"{manifest.where(field)}: {text}") from error
     return found["Ingress"], found["IngressClass"], found["Service"]
 
 
