@@ -8,6 +8,7 @@ kubewire itself brings (DNS, ingress) as a builtin, every other one is played by
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class BuiltinPod:
     args: tuple[str, ...]
     environment: dict[str, str]
     folder: Path
+    """For its own files: empty at first, of the pod's folder, and gone with the pod."""
 
 
 Builtin = Callable[[BuiltinPod], None]
@@ -243,19 +245,22 @@ class BuiltinRuntime(_Processes):
         """Fork."""
         builtin = self._builtins[run.container.image]
         meta = run.pod.metadata
-        told = BuiltinPod(
-            meta.namespace,
-            meta.name,
-            run.node,
-            run.ips,
-            tuple(entrance.argv),
-            entrance.environment,
-            run.folder,
-        )
+        own = own_folder(run)
 
         def body() -> None:
+            # Held open: the pod's mounts may hide where it lies.
+            held = os.open(own, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             entrance.prepare()
             os.environ.update(entrance.environment)
+            told = BuiltinPod(
+                meta.namespace,
+                meta.name,
+                run.node,
+                run.ips,
+                tuple(entrance.argv),
+                entrance.environment,
+                Path(f"/proc/self/fd/{held}"),
+            )
             builtin(told)
 
         output = open_log(run)
@@ -304,6 +309,14 @@ def untagged(image: str) -> str:
     name = image.partition("@")[0]
     head, slash, last = name.rpartition("/")
     return head + slash + last.partition(":")[0]
+
+
+def own_folder(run: Run) -> Path:
+    """A new, empty folder of a container's own; what the run before left in it is gone."""
+    path = run.folder / "containers" / run.container.name
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
 
 
 def log_path(folder: Path, container: str) -> Path:

@@ -115,9 +115,15 @@ class PodWorker:
             for kind in Kind:
                 name = rehearsal.annotation(kind)
                 if before.annotations.get(name) != pod.annotations.get(name):
-                    for live in self._live.values():
-                        live.probes.hurry(kind, self._now())
+                    self._rehearse(kind)
         self._wake.set()
+
+    def _rehearse(self, kind: Kind) -> None:
+        """A rehearsal of what runs begins, changes or ends."""
+        now = self._now()
+        until = rehearsal.rehearsed(self.pod.annotations, kind, now)
+        for live in self._live.values():
+            live.probes.rehearse(kind, now, fails=until is not None)
 
     async def refresh(self, source: Source) -> None:
         """A ConfigMap or Secret has changed: so do the volumes that show it."""
@@ -438,13 +444,11 @@ class PodWorker:
     async def _probe(self, name: str, live: Live, kind: Kind) -> None:
         container = live.run.container
         spec = live.probes.workers[kind].spec
-        times = 1
         until = rehearsal.rehearsed(self.pod.annotations, kind, self._now())
         if until is None:
             outcome, message = await self._node.prober.probe(spec, self._target(container, live))
         else:
-            # A rehearsal must not take three periods to show, nor to end.
-            outcome, message, times = Outcome.FAILURE, rehearsal.message(until), spec.failures
+            outcome, message = Outcome.FAILURE, rehearsal.message(until)
             live.probes.hurry(kind, until)
         if self._live.get(name) is not live:
             return
@@ -455,7 +459,7 @@ class PodWorker:
         else:
             live.has_passed = live.has_passed or kind is Kind.READINESS
             self._report(container, kind, outcome, message)
-        for action in [a for _ in range(times) for a in live.probes.ended(kind, outcome)]:
+        for action in live.probes.ended(kind, outcome):
             if isinstance(action, Kill) and not live.stopping:
                 grace = self._grace() if action.grace is None else action.grace
                 text = f"Container {name} failed {action.kind} probe, will be restarted"
