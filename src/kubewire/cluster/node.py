@@ -76,12 +76,12 @@ async def _serve_cni(client: Client, name: str, options: AgentOptions) -> None:
     nodes: Informer[Node] = Informer(client, NODES, Node, agent=f"pod-network/{name}")
     network = NodeNetwork(
         client, name, nodes, options.pod_network, options.cluster_cidrs,
-        vni=options.vxlan_vni, port=options.vxlan_port,
+        vni=options.vxlan_vni, port=options.vxlan_port, mtu=options.mtu,
     )  # fmt: skip
     plugin = Plugin(
         network.pod_cidrs,
         cluster_cidrs=tuple(map(str, options.cluster_cidrs)),
-        mtu=lambda: options.mtu or network.mtu(),
+        fit=network.fit,
         identify=network.pools.identify,
         pools=network.pools,
     )
@@ -109,10 +109,10 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
     pods = options.addresses.pods
     network = NodeNetwork(
         client, name, nodes, options.pod_network, pods,
-        vni=options.vxlan_vni, port=options.vxlan_port,
+        vni=options.vxlan_vni, port=options.vxlan_port, mtu=options.mtu,
     )  # fmt: skip
     programs = run_dir / PROGRAMS if options.cni == "exec" else None
-    pod_network = PodNetwork(folder, network, pods, mtu=options.mtu, programs=programs)
+    pod_network = PodNetwork(folder, network, pods, programs=programs)
     masquerade.cover(pods, networks("--non-masquerade-cidr", options.non_masquerade_cidr))
     enforcer = policy_backends.enforcer(options.policy_backend)
     policies = PolicyAgent(client, name, enforcer, strict=options.policy_strict)
