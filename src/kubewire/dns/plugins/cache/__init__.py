@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from kubewire.dns.corefile import CorefileError
+from kubewire.dns.metrics import Book, Metric
 from kubewire.dns.plugin import Plugin, Replay, Request, Response, Setup, duration
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import AD
@@ -19,6 +20,26 @@ from kubewire.lang.dns.record import RR, soa_numbers
 log = logging.getLogger("kubewire.dns.plugin.cache")
 
 CAPACITY = 9984
+_OF = ("server", "zones", "view")
+REQUESTS = Metric("coredns_cache_requests_total", "The count of cache requests.", _OF)
+HITS = Metric("coredns_cache_hits_total", "The count of cache hits.", (*_OF, "type"))
+MISSES = Metric(
+    "coredns_cache_misses_total",
+    "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.", _OF,
+)  # fmt: skip
+ENTRIES = Metric(
+    "coredns_cache_entries", "The number of elements in the cache.", (*_OF, "type"), "gauge"
+)
+PREFETCHES = Metric(
+    "coredns_cache_prefetch_total",
+    "The number of times the cache has prefetched a cached item.", _OF,
+)  # fmt: skip
+STALE = Metric(
+    "coredns_cache_served_stale_total",
+    "The number of requests served from stale cache entries.", _OF,
+)  # fmt: skip
+EVICTIONS = Metric("coredns_cache_evictions_total", "The count of cache evictions.", (*_OF, "type"))
+KINDS = {True: "success", False: "denial"}
 Key = tuple[str, int, int, bool, bool]
 
 
@@ -69,6 +90,9 @@ class Cache(Plugin):
         """Success, denial."""
         self._refreshing: set[Key] = set()
         self._users: dict[Hashable, set[Key]] = {}
+        self._zones = ",".join(policy.zones)
+        self._labels: dict[str, tuple[str, str, str]] = {}
+        """Of the servers that asked: server, zones, view."""
         success, denial = policy.no_success, policy.no_denial
         self._never = [z for z in success if longest_zone(z, denial)]
         self._never += [z for z in denial if longest_zone(z, success)]
@@ -89,10 +113,14 @@ class Cache(Plugin):
     async def serve(self, request: Request) -> Response:
         """Answer from memory, else keep what the next plugin says."""
         policy, name = self.policy, request.name
+        if policy.zones != ["."] and not longest_zone(name, policy.zones):
+            return await self.next.serve(request)
+        labels = self._of(request)
+        self.metrics.add(REQUESTS, *labels)
         if self._never and longest_zone(name, self._never):
-            return await self.next.serve(request)
-        if not longest_zone(name, policy.zones):
-            return await self.next.serve(request)
+            response = await self.next.serve(request)
+            response.counted += ((REQUESTS, labels),)
+            return response
         key = (
             request.name, request.qtype, request.qclass, request.do,
             bool(request.message.flags & 0x0010),
@@ -100,8 +128,26 @@ class Cache(Plugin):
         now = self.clock()
         item = self._find(key, now)
         if item is not None:
-            return await self._hit(request, key, item, now)
+            kind = KINDS[item is self._kept[True].get(key)]
+            self.metrics.add(HITS, *labels, kind)
+            response = await self._hit(request, key, item, now)
+            response.counted = ((REQUESTS, labels), (HITS, (*labels, kind)))
+            return response
         return await self._miss(request, key)
+
+    def _of(self, request: Request) -> tuple[str, str, str]:
+        found = self._labels.get(request.server)
+        if found is None:
+            found = self._labels[request.server] = (request.server, self._zones, request.view)
+        return found
+
+    def measure(self, book: Book) -> None:
+        """Entries, and the misses: what was asked and not hit."""
+        for labels in self._labels.values():
+            for success, kind in KINDS.items():
+                book.set(ENTRIES, len(self._kept[success]), *labels, kind)
+            hits = sum(book.get(HITS, *labels, kind) for kind in KINDS.values())
+            book.set(MISSES, book.get(REQUESTS, *labels) - hits, *labels)
 
     async def _hit(self, request: Request, key: Key, item: Item, now: float) -> Response:
         left = item.left(now)
@@ -115,7 +161,7 @@ class Cache(Plugin):
     async def _miss(self, request: Request, key: Key) -> Response:
         response = await self.next.serve(request)
         if response.written and not response.drop and response.raw is None:
-            self._keep(key, response, self.clock())
+            self._keep(request, key, response, self.clock())
         if not request.do and not request.message.flags & AD:
             response.ad = False
         return response
@@ -136,10 +182,11 @@ class Cache(Plugin):
         if self.policy.verify:
             fresh = await self.next.serve(request)
             if fresh.rcode not in (codes.SERVFAIL, codes.REFUSED) and fresh.written:
-                self._keep(key, fresh, self.clock())
+                self._keep(request, key, fresh, self.clock())
                 return fresh
         else:
             self._refresh(request, key)
+        self.metrics.add(STALE, *self._of(request))
         return self._reply(request, item, 0, self.clock())
 
     def _refresh(self, request: Request, key: Key) -> None:
@@ -148,6 +195,7 @@ class Cache(Plugin):
         if key in self._refreshing:
             return
         self._refreshing.add(key)
+        self.metrics.add(PREFETCHES, *self._of(request))
 
         async def ask() -> None:
             try:
@@ -193,7 +241,7 @@ class Cache(Plugin):
         response.replay = None if left <= 0 or prefetching else Replay(deps, min(end, now + left))
         return response
 
-    def _keep(self, key: Key, response: Response, now: float) -> None:
+    def _keep(self, request: Request, key: Key, response: Response, now: float) -> None:
         kind = self._kind(key[1], response)
         if kind is None:
             return
@@ -216,6 +264,7 @@ class Cache(Plugin):
         kept = self._kept[success]
         if key not in kept and len(kept) >= capacity:
             self._evict(kept)
+            self.metrics.add(EVICTIONS, *self._of(request), KINDS[success])
         whole = math.ceil(ttl)
         response.answer = [_aged(r, whole) for r in response.answer]
         response.authority = [_aged(r, whole) for r in response.authority]
