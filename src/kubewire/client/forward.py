@@ -49,6 +49,8 @@ class Upstream(NamedTuple):
     """Rewrites the Location of a redirect."""
     rewrite_html: Callable[[bytes], bytes] | None = None
     """Rewrites a page, which is then sent in one piece."""
+    refusal: Callable[[int, str], Exception] | None = None
+    """Makes an exception of an answer of 400 or above, instead of passing it on."""
 
 
 class UnreachableError(Exception):
@@ -74,6 +76,8 @@ async def forward(request: web.BaseRequest, upstream: Upstream) -> web.StreamRes
     except (ClientError, OSError) as error:
         raise UnreachableError(_why(error)) from error
     async with answer:
+        if upstream.refusal is not None and answer.status >= 400:
+            raise upstream.refusal(answer.status, await answer.text())
         response = web.StreamResponse(status=answer.status, reason=answer.reason)
         for name, value in answer.headers.items():
             if name.lower() not in HOP_BY_HOP:
