@@ -14,7 +14,7 @@ from kubewire.api.meta import JSON, Key
 from kubewire.api.resources import PODS
 from kubewire.client.rest import Client
 from kubewire.kubelet.pod import Container
-from kubewire.kubelet.serving import logs, metrics, streams
+from kubewire.kubelet.serving import logs, metrics, portforward, streams
 from kubewire.kubelet.serving.access import Access
 from kubewire.kubelet.worker import PodWorker
 
@@ -67,6 +67,8 @@ class Routes:
         if first in IN_CONTAINER and len(rest) in (3, 4):
             worker, container = self._container(rest[0], rest[1], rest[2:-1], rest[-1])
             return await IN_CONTAINER[first](request, worker, container)
+        if first == "portForward" and len(rest) in (2, 3):
+            return await portforward.answer(request, self._pod(rest[0], rest[1], rest[2:]))
         if first in ("pods", "runningpods"):
             return await self._pods(running=first == "runningpods")
         if first == "metrics":
