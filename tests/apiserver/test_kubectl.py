@@ -56,6 +56,35 @@ items:
     ingress: [{action: Deny, from: [{namespaces: {}}]}]
 """
 
+WIDGETS = """\
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {plural: widgets, kind: Widget}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema:
+        description: What turns.
+        type: object
+        properties:
+          spec:
+            type: object
+            required: [size]
+            properties:
+              size: {type: integer, description: How large it is.}
+              parts:
+                type: array
+                items:
+                  type: object
+                  properties: {colour: {type: string, enum: [red, blue]}}
+"""
+
 STEPS: list[tuple[str, str]] = [
     ("apply -f m.yaml", "deployment.apps/web created\nservice/web created\npod/p created"),
     ("apply -f m.yaml", "deployment.apps/web unchanged\nservice/web unchanged\npod/p unchanged"),
@@ -68,6 +97,16 @@ STEPS: list[tuple[str, str]] = [
     ("describe deploy web", "StrategyType:           RollingUpdate"),
     ("describe pod p", "Status:"),
     ("explain deployment.spec.strategy", "rollingUpdate"),
+    ("explain cnp.spec.ingress.from", "namespaces <Object> All pods of these namespaces."),
+    (
+        "explain cnp --recursive",
+        "pods <Object> namespaceSelector <Object> matchExpressions <[]Object> key <string> -required-",
+    ),
+    ("get cnp", "NAME TIER PRIORITY AGE cnp Admin 1"),
+    ("apply -f widgets.yaml", "widgets.example.com created"),
+    ("explain widget", "What turns. FIELDS: apiVersion <string> APIVersion defines"),
+    ("explain widget.spec", "size <integer> -required- How large it is."),
+    ("explain widget --recursive", "parts <[]Object> colour <string> enum: red, blue"),
     ("scale deploy/web --replicas=5", "scaled"),
     ("set image deploy/web c=nginx:2", "image updated"),
     ("label pod p a=b", "labeled"),
@@ -120,6 +159,7 @@ def _words(text: str) -> str:
 async def home(pki_dir: Path, tmp_path: Path) -> AsyncIterator[Path]:
     (tmp_path / "m.yaml").write_text(MANIFEST)
     (tmp_path / "list.yaml").write_text(LIST)
+    (tmp_path / "widgets.yaml").write_text(WIDGETS)
     async with started(pki_dir) as api:
         (tmp_path / "config").write_text(api.running.kubeconfig())
         yield tmp_path

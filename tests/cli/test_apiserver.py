@@ -13,9 +13,10 @@ import pytest
 COMMAND = [sys.executable, "-m", "kubewire"]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments], stdout=pipe, stderr=pipe, text=True, env=environment
     )
 
 
@@ -35,6 +36,19 @@ def test_it_serves_until_told_to_stop(tmp_path: Path) -> None:
         os.kill(running.pid, signal.SIGTERM)
         assert running.wait(30) == 0
         running.communicate()
+
+
+def test_a_killed_one_leaves_only_its_data_folder(tmp_path: Path) -> None:
+    data, temporary = tmp_path / "data", tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = start("apiserver", "--port", "0", "--data-dir", str(data), environment=environment)
+    assert process.stdout is not None
+    assert str(data / "kubeconfig") in process.stdout.readline()
+    process.kill()
+    process.communicate()
+    assert (data / "kubeconfig").exists()
+    assert list(temporary.iterdir()) == []
 
 
 WRONG = [

@@ -17,6 +17,22 @@ def test_documents_and_lists_are_unpacked() -> None:
     assert found[0].where("data") == "f.yaml[document 1] ConfigMap b/a: data"
 
 
+@pytest.mark.parametrize(
+    ("kind", "meta", "named"),
+    [
+        ("v1, kind: Service", "name: bad", "Service team/bad"),
+        ("v1, kind: Service", "name: bad, namespace: x", "Service x/bad"),
+        ("v1, kind: Service", "", "Service"),
+        ("v1, kind: Node", "name: n, namespace: x", "Node n"),
+        ("example.com/v1, kind: Widget", "name: w", "Widget w"),
+        ("example.com/v1, kind: Widget", "name: w, namespace: x", "Widget x/w"),
+    ],
+)
+def test_a_place_has_the_namespace_that_will_hold(kind: str, meta: str, named: str) -> None:
+    [found] = parse(f"{{apiVersion: {kind}, metadata: {{{meta}}}}}", "f", "team")
+    assert found.where("spec") == f"f[document 1] {named}: spec"
+
+
 def test_dates_stay_text() -> None:
     assert parse(GOOD + "data: {day: 2026-01-02}", "f")[0].obj["data"] == {"day": "2026-01-02"}
 

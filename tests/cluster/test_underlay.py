@@ -27,7 +27,9 @@ def build(netlink: RtNetlink, macvlan: bool) -> list[Path]:
             index = node.index(UPLINK)
             address = ip_interface(f"192.0.2.{number}/24")
             node.transact([*links.bring_up(index), routes.add_address(index, address)])
-            assert node.link(UPLINK).mac == f"{MAC}{number}"
+            uplink = node.link(UPLINK)
+            assert uplink.mac == f"{MAC}{number}"
+            assert uplink.gso in (192 * 1024, 0)  # Kernels before 6.3 say nothing of it.
     return nodes
 
 

@@ -9,8 +9,10 @@ from typing import Any
 from kubewire.api.core import Node, NodeAddress, NodeSpec, NodeStatus
 from kubewire.api.meta import ObjectMeta
 from kubewire.cluster.underlay import Switch
+from kubewire.cni.config import Fit
 from kubewire.cni.network import PodNetwork, PodRequest, PodResult
-from kubewire.cni.routing import RouteTable
+from kubewire.cni.routes import Mode, fit
+from kubewire.cni.routing import RouteTable, underlay
 from kubewire.kernel import links, netns, routes, sysctl
 from kubewire.kernel.rtnetlink import RtNetlink
 
@@ -86,8 +88,14 @@ class Lab:
     def node_path(self, number: int) -> Path:
         return Path(f"/run/netns/n{number}")
 
+    def fit(self, number: int, mode: Mode = "host-gw") -> Fit:
+        """What a pod of the node may send."""
+        with RtNetlink(self.node_path(number)) as netlink:
+            return fit(mode, underlay(netlink, ip_address(f"172.30.0.1{number}")))
+
     def network(self, number: int, **options: Any) -> PodNetwork:
         folder = Path(f"/run/n{number}")
+        options.setdefault("fit", lambda: self.fit(number))
         return NodePods(self.node_path(number), folder, lambda: node(number).pod_cidrs, **options)
 
     def table(self, number: int, mode: str) -> RouteTable:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cni.lab import Lab, NodePods
+from kubewire.cni.config import Fit
 from kubewire.cni.install import install_programs
 from kubewire.cni.network import SOCKET, PodNetwork, PodNetworkError, PodPort, PodRequest
 from kubewire.cni.server import Server
@@ -186,7 +187,7 @@ def seen(netlink: RtNetlink) -> list[str]:
     names = {link.index: link.name for link in netlink.links()}
     return sorted(
         [
-            *(f"{x.name} {x.kind} {x.mac} {x.mtu} {x.up} {x.alias}" for x in netlink.links()),
+            *(f"{x.name} {x.kind} {x.mac} {x.mtu} {x.gso} {x.up} {x.alias}" for x in netlink.links()),
             *(f"{names[a.index]} {a.address} {a.tentative}" for a in netlink.addresses()),
             *(f"{names.get(r.device)} {replace(r, device=0)!r}" for r in netlink.routes()),
             *(f"{names[n.index]} {n.address} {n.mac} {n.permanent}" for n in netlink.neighbours() if n.permanent),
@@ -205,7 +206,7 @@ async def test_as_a_library_and_by_exec_it_is_the_same(lab: Lab) -> None:
     }
     found = []
     for chosen in (None, programs):
-        network = lab.network(0, programs=chosen, mtu=lambda: 1400)
+        network = lab.network(0, programs=chosen, fit=lambda: Fit(1400, 100_000))
         server = Server(network.plugin, network.socket)
         if chosen:
             await server.start()

@@ -18,7 +18,7 @@ import pytest
 
 from cni.runtime import BIN, REFERENCE, SOCKET, Runtime, agent, connects, listener, outside, serve
 from kubewire.cni import install
-from kubewire.cni.config import Config
+from kubewire.cni.config import Config, Fit
 from kubewire.cni.ipam import Range
 from kubewire.cni.plugin import Plugin
 from kubewire.cni.pools import Pod, Pool
@@ -433,7 +433,7 @@ async def test_what_the_agent_knows_of_the_node_and_the_pod() -> None:
     }
     netns.create(Path("/run/netns/c1"))
     cidrs = ["10.244.0.0/24", "fd00::/64"]
-    plugin = Plugin(lambda: cidrs, mtu=lambda: 1450, identify=identify)
+    plugin = Plugin(lambda: cidrs, fit=lambda: Fit(1450), identify=identify)
     _, answer = await plugin.run("kubewire-cni", env, json.dumps(config).encode())
     found = json.loads(answer)
     assert [ip["address"] for ip in found["ips"]] == ["10.244.0.77/32", "fd50::2/128"]

@@ -8,6 +8,7 @@ import pytest
 from kubewire.api.core import Node, NodeAddress, NodeSpec, NodeStatus
 from kubewire.api.meta import ObjectMeta
 from kubewire.cni import routes
+from kubewire.cni.config import Fit
 from kubewire.cni.routes import Hop, Peer, Plan, Tunnel, Way
 
 
@@ -102,8 +103,9 @@ def test_a_changed_node_address_replaces_and_drops_nothing() -> None:
         ("wireguard", 6, 1420),
     ],
 )
-def test_mtu(mode: routes.Mode, version: int, mtu: int) -> None:
-    assert routes.pod_mtu(mode, 1500, version=version) == mtu
+def test_what_fits_the_way_to_other_nodes(mode: routes.Mode, version: int, mtu: int) -> None:
+    fits = routes.fit(mode, Fit(1500, 196_608), version=version)
+    assert fits == Fit(mtu, 196_608 if mode == "host-gw" else 0)
 
 
 CLUSTER = [ip_network("10.244.0.0/16"), ip_network("fd00::/8")]

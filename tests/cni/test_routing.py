@@ -5,8 +5,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from cni.lab import Lab, node
+from kubewire.cni.config import Fit
 from kubewire.cni.routes import VXLAN_INTERFACE
-from kubewire.cni.routing import underlay_mtu
+from kubewire.cni.routing import underlay
 from kubewire.kernel import links, routes
 from kubewire.kernel.netlink import NetlinkError
 from kubewire.kernel.routes import PROTOCOL_KUBEWIRE, Route
@@ -83,16 +84,19 @@ def test_host_gw_makes_no_device(lab: Lab) -> None:
         lab.netlink(0).link(VXLAN_INTERFACE)
 
 
-def test_the_mtu_where_the_node_has_its_address_on_the_loopback() -> None:
+def test_what_fits_where_the_node_has_its_address_on_the_loopback() -> None:
     """As on nodes that speak BGP with their router."""
     with RtNetlink() as netlink:
-        netlink.transact([links.add_veth("up0", "up1", mtu=9000), links.set_link("up1", up=True)])
+        netlink.transact(
+            [links.add_veth("up0", "up1", mtu=9000, gso=100_000), links.set_link("up1", up=True)]
+        )
         netlink.transact(
             [*links.bring_up("up0"), routes.add_address(1, ip_interface("192.0.2.9/32"))]
         )
-        assert underlay_mtu(netlink, ip_address("192.0.2.9")) == 1500
+        assert underlay(netlink, ip_address("192.0.2.9")) == Fit(1500)
         index = netlink.index("up0")
         netlink.transact([routes.add_address(index, ip_interface("10.9.0.1/24"))])
         default = Route(ip_network("0.0.0.0/0"), index, ip_address("10.9.0.254"))
         netlink.transact([routes.add_route(default)])
-        assert underlay_mtu(netlink, ip_address("192.0.2.9")) == 9000
+        known = 100_000 if netlink.link("up0").gso else 0
+        assert underlay(netlink, ip_address("192.0.2.9")) == Fit(9000, known)

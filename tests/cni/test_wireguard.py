@@ -10,7 +10,7 @@ import pytest
 from cni.lab import Lab, node
 from kubewire.api.core import Node
 from kubewire.cni.routes import WIREGUARD_INTERFACE, WIREGUARD_KEY
-from kubewire.cni.routing import RouteTable, underlay_mtu
+from kubewire.cni.routing import RouteTable, underlay
 from kubewire.kernel import links, wireguard
 from kubewire.kernel.routes import PROTOCOL_KUBEWIRE
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -73,7 +73,7 @@ def test_the_device_fits_the_underlay_and_keeps_its_key_over_a_restart(lab: Lab)
     found = pair(lab)
     netlink = lab.netlink(0)
     link = netlink.link(WIREGUARD_INTERFACE)
-    assert (link.mtu, link.up) == (underlay_mtu(netlink, ip_address("172.30.0.10")) - 60, True)
+    assert (link.mtu, link.up) == (underlay(netlink, ip_address("172.30.0.10")).mtu - 60, True)
     again = lab.table(0, "wireguard")
     again.apply(found.nodes)
     assert again.public_key == found.tables[0].public_key

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kubewire.dns import native
-from kubewire.dns.table import Entry, Table
+from kubewire.dns.table import Entry, Labels, Table
 from kubewire.lang.dns.message import parse
 
 IP_PKTINFO, UDP_GRO = 8, 104
@@ -89,7 +89,7 @@ def table() -> native.NativeTable:
 
 
 def _entry(*answers: bytes, until: float = 1e18, deps: Any = ()) -> Entry:
-    return Entry(answers, until, deps, ("zone", len(answers)))
+    return Entry(answers, until, deps, Labels(("zone",), 0, len(answers)))
 
 
 @compiled

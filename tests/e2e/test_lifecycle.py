@@ -38,8 +38,12 @@ def test_the_host_is_the_same_before_during_and_after(kubewire: Kubewire) -> Non
     assert members(kubewire.home) == []
 
 
-def test_down_cleans_after_the_supervisor_was_killed(kubewire: Kubewire) -> None:
-    kubewire("up", "-f", "-", "--detach", text=SMALL)
+def test_down_cleans_after_kills(kubewire: Kubewire, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    kubewire.environment["TMPDIR"] = str(temporary)
+    kubewire("up", "-f", "-", "--detach", "--cni", "exec", text=SMALL)
+    _kill_ingress(kubewire)
     record = json.loads((kubewire.home / "kubewire" / "cluster.json").read_text())
     fd = os.pidfd_open(record["pid"])
     os.kill(record["pid"], signal.SIGKILL)
@@ -52,6 +56,22 @@ def test_down_cleans_after_the_supervisor_was_killed(kubewire: Kubewire) -> None
     assert "is dead" in kubewire("status", code=1).stdout
     kubewire("down")
     assert not (kubewire.home / "kubewire").exists()
+    assert list(temporary.iterdir()) == []
+
+
+def _kill_ingress(kubewire: Kubewire) -> None:
+    """SIGKILL to the Ingress program; returns when another one is ready."""
+    for pid in members(kubewire.home):
+        process = Path(f"/proc/{pid}")
+        is_python = (process / "exe").resolve() == Path(sys.executable).resolve()
+        if is_python and (process / "comm").read_text() == "envoy\n":
+            os.kill(pid, signal.SIGKILL)
+            break
+    while True:
+        [pod] = kubewire.pods("kube-system", "app.kubernetes.io/name=kubewire-ingress")
+        [container] = pod["status"]["containerStatuses"]
+        if container["restartCount"] == 1 and container["ready"]:
+            return
 
 
 def test_the_foreground_ends_on_interrupt(kubewire: Kubewire) -> None:
@@ -102,11 +122,11 @@ def test_a_port_in_use_is_said_before_anything_starts(kubewire: Kubewire) -> Non
     ("text", "complaint"),
     [
         ("a: [", "STDIN[document 1]: line 2"),
-        (SMALL + "---\n" + SMALL.replace("image: x", "image: x, colour: red").replace("name: a", "name: b"), "STDIN[document 2] Pod b: spec.containers[0].colour: unknown field"),
-        (SMALL.replace("containerPort: 80", "containerPort: eighty"), "STDIN[document 1] Pod a"),
+        (SMALL + "---\n" + SMALL.replace("image: x", "image: x, colour: red").replace("name: a", "name: b"), "STDIN[document 2] Pod default/b: spec.containers[0].colour: unknown field"),
+        (SMALL.replace("containerPort: 80", "containerPort: eighty"), "STDIN[document 1] Pod default/a: spec.containers[0].ports[0].containerPort: "),
         (SMALL.replace("containerPort: 80}", "containerPort: 80}, {containerPort: 80, name: A_b}"), "spec.containers[0].ports[1].name"),
-        ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: c, image: x}]}}}\n", "STDIN[document 1] Deployment d: spec.template.metadata.labels"),
-        ("apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}, {port: 80}]}\n", "STDIN[document 1] Service s: spec.ports"),
+        ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: c, image: x}]}}}\n", "STDIN[document 1] Deployment default/d: spec.template.metadata.labels"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}, {port: 80}]}\n", "STDIN[document 1] Service default/s: spec.ports"),
     ],
 )  # fmt: skip
 def test_bad_input_names_its_place_and_leaves_nothing(

@@ -124,9 +124,9 @@ class Front:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        (self.folder / "boot.json").write_bytes(bootstrap(str(self.folder), "test"))
+        (self.folder / "boot.json").write_bytes(bootstrap("test"))
         log = (self.folder / "log").open("wb")
-        envoy = start(self.folder / "boot.json", log=log.fileno())
+        envoy = start(Path("boot.json"), cwd=self.folder, log=log.fileno())
         try:
             yield
         finally:

@@ -28,7 +28,7 @@ def test_veth_with_its_peer_in_another_namespace() -> None:
             [
                 links.add_veth(
                     "host0", "eth0", peer_netns=fd, mac="ee:ee:ee:ee:ee:ee",
-                    peer_mac="0a:58:0a:f4:00:02", mtu=1400,
+                    peer_mac="0a:58:0a:f4:00:02", mtu=1400, gso=100_000,
                 )
             ]
         )  # fmt: skip
@@ -37,6 +37,8 @@ def test_veth_with_its_peer_in_another_namespace() -> None:
             "veth", "ee:ee:ee:ee:ee:ee", 1400, False,
         )  # fmt: skip
         assert (inner.mac, inner.mtu) == ("0a:58:0a:f4:00:02", 1400)
+        # Kernels before 6.3 say nothing of it.
+        assert (outer.gso, inner.gso) in ((100_000, 100_000), (0, 0))
         here.transact([links.delete_link("host0")])
         assert [link.name for link in there.links()] == ["lo"]
 

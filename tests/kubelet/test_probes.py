@@ -83,6 +83,26 @@ def test_failure_kills_once_with_the_probes_grace(kind: Kind) -> None:
     assert found.wake_at() is None
 
 
+def test_a_rehearsal_fails_at_once_the_run_that_it_found_only() -> None:
+    probe = Probe(period_seconds=10, failure_threshold=3)
+    first = group(liveness=probe)
+    assert play(first, Kind.LIVENESS, [OK]) == [S]
+    first.rehearse(Kind.LIVENESS, 5, fails=True)
+    assert first.wake_at() == 5
+    assert play(first, Kind.LIVENESS, [BAD]) == [F]
+    assert play(group(20, liveness=probe), Kind.LIVENESS, [BAD, BAD, BAD]) == [S, S, F]
+
+
+def test_a_rehearsal_waits_for_the_probe_under_way_and_may_be_called_off() -> None:
+    found = group(liveness=Probe(failure_threshold=3))
+    found.tick(0)
+    found.rehearse(Kind.LIVENESS, 1, fails=True)
+    assert found.ended(Kind.LIVENESS, OK) == []
+    assert found.wake_at() == 1
+    found.rehearse(Kind.LIVENESS, 1, fails=False)
+    assert play(found, Kind.LIVENESS, [BAD]) == [S]
+
+
 def test_readiness_never_kills() -> None:
     found = group(readiness=Probe(failure_threshold=1))
     found.tick(0)

@@ -49,7 +49,9 @@ def service(name: str = "s", ip: str = VIP, protocol: str = "TCP", **spec: Any) 
     }
 
 
-def piece(*ends: Any, of: str = "s", protocol: str = "TCP", name: str = "x") -> JSON:
+def piece(
+    *ends: Any, of: str = "s", protocol: str = "TCP", name: str = "x", node: str = "n"
+) -> JSON:
     """Endpoints: an address, or (address, conditions)."""
     given = [e if isinstance(e, tuple) else (e, {"ready": True}) for e in ends]
     return {
@@ -62,7 +64,7 @@ def piece(*ends: Any, of: str = "s", protocol: str = "TCP", name: str = "x") -> 
         },
         "addressType": "IPv4",
         "ports": [{"name": "p", "port": 8080, "protocol": protocol}],
-        "endpoints": [{"addresses": [a], "nodeName": "n", "conditions": c} for a, c in given],
+        "endpoints": [{"addresses": [a], "nodeName": node, "conditions": c} for a, c in given],
     }
 
 
@@ -419,21 +421,43 @@ async def test_health(api: FakeApi, proxy: KubeProxy, network: Network) -> None:
     await api.converge()
     status, body, _ = await fetched(10256, "/healthz")
     assert status == 503 and isinstance(body, dict) and body["nodeEligible"] is False
-    assert (await fetched(10256, "/livez"))[0] == 200
+    assert body["healthy"] is True and body["status"]["IPv4"]["healthy"] is True
+    status, body, _ = await fetched(10256, "/livez")
+    assert status == 200 and isinstance(body, dict)
+    assert list(body) == ["lastUpdated", "currentTime", "healthy", "status"]
+    assert (await fetched(10256, "/nothing"))[0] == 404
+    assert (await fetched(10249, "/healthz"))[:2] == (200, "ok")
     assert (await fetched(10249, "/proxyMode"))[:2] == (200, "nftables")
     status, text, _ = await fetched(10249, "/metrics")
     assert 'kubeproxy_proxy_healthz_total{code="503"} 1.0' in str(text)
-    for name in (
-        "kubeproxy_sync_proxy_rules_duration_seconds_bucket",
-        "kubeproxy_sync_full_proxy_rules_duration_seconds_count",
-        "kubeproxy_sync_partial_proxy_rules_duration_seconds_count",
-        "kubeproxy_network_programming_duration_seconds_bucket",
-        "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-        "kubeproxy_sync_proxy_rules_service_changes_pending",
-        "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-    ):
-        assert f"\n{name}" in str(text)
+    counted = 'kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"}'
+    assert f"{counted} 0.0" in str(text)
+    api.put(service(**local, ports=[{"name": "p", "port": 80, "nodePort": 30080}]))
+    api.put(piece(A, node="elsewhere"))
+    await api.converge()
+    assert f"{counted} 1.0" in str((await fetched(10249, "/metrics"))[1])
     assert api.get(NODES, "n")
+
+
+async def test_a_health_check_port_that_somebody_has_is_told_once_and_opened_later(
+    api: FakeApi, proxy: KubeProxy, network: Network
+) -> None:
+    with socket.create_server((NODE_IP, 30999)):
+        for _ in range(2):
+            api.put(
+                service(
+                    healthCheckNodePort=30999, externalTrafficPolicy="Local", type="LoadBalancer"
+                )
+            )
+            api.put(piece(A))
+            await api.converge()
+        event = await api.until(lambda: next(iter(api.all(EVENTS)), None))
+        assert event["reason"] == "FailedToStartServiceHealthcheck"
+        assert 'node n failed to start healthcheck "d/s" on port 30999: ' in event["message"]
+    api.put(piece(A, B))
+    await api.converge()
+    assert (await fetched(30999, host=NODE_IP))[0] == 200
+    assert len(api.all(EVENTS)) == 1 and api.all(EVENTS)[0]["count"] == 1
 
 
 async def run_in_mode(api: FakeApi, mode: str) -> None:

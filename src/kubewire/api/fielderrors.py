@@ -10,10 +10,18 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
+import msgspec
+
 from kubewire.api.errors import Cause
 from kubewire.api.meta import JSON
 
 Network = IPv4Network | IPv6Network
+
+
+def located(error: msgspec.ValidationError) -> tuple[str, str]:
+    """What is wrong and in which field, of an object that cannot be decoded."""
+    message, _, path = str(error).partition(" - at ")
+    return message, path.strip("`").removeprefix("$").removeprefix(".")
 
 
 def invalid(field: str, value: Any, message: str) -> Cause:

@@ -112,7 +112,7 @@ def checked(served: Served, obj: JSON, validation: str, warnings: list[str]) -> 
     """Drop or complain about fields that the kind does not have, as ``fieldValidation`` says."""
     struct = served.struct
     if struct is None:
-        unknown = customresource.prune(served, obj) if served.custom is not None else []
+        unknown = customresource.prune(served, obj) if served.declared is not None else []
     else:
         obj, unknown = _conform(served, struct, obj)
     if unknown and validation == "Strict":
@@ -135,4 +135,5 @@ def _conform(served: Served, struct: Struct, obj: JSON) -> tuple[JSON, list[str]
         raise StatusError(
             "BadRequest",
             f'{r.kind} in version "{r.version}" cannot be handled as a {r.kind}: {error}',
+            causes=[error.cause],
         ) from error

@@ -7,7 +7,7 @@ import msgspec
 from kubewire.api import resources
 from kubewire.api.meta import JSON, Wire
 from kubewire.api.resources import Resource
-from kubewire.apiserver import models
+from kubewire.apiserver import models, policyschema
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 _STATUS = ("status",)
@@ -37,6 +37,13 @@ class Served(Wire, frozen=True, kw_only=True):
         if self.custom is not None:
             return None
         return models.kind_struct(self.resource.group, self.resource.version, self.resource.kind)
+
+    @property
+    def declared(self) -> JSON | None:
+        """A version entry with a schema: a custom kind's, or of the built-in one that has no type."""
+        if self.custom is None and self.resource == resources.CLUSTER_NETWORK_POLICIES:
+            return policyschema.version()
+        return self.custom
 
     @property
     def has_status(self) -> bool:

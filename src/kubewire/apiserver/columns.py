@@ -20,7 +20,7 @@ Cells = Callable[[JSON], list[Any]]
 
 def of(served: Served) -> tuple[list[JSON], Cells]:
     """Column definitions of a resource and the function that fills them."""
-    if served.custom is not None:
+    if served.declared is not None:
         return _custom(served)
     header, cells = _KINDS.get(served.resource.kind, (_PLAIN, _plain))
     return _definitions(header), cells
@@ -496,7 +496,7 @@ _KINDS: dict[str, tuple[str, Cells]] = {
 
 
 def _custom(served: Served) -> tuple[list[JSON], Cells]:
-    wanted = (served.custom or {}).get("additionalPrinterColumns")
+    wanted = (served.declared or {}).get("additionalPrinterColumns")
     if not wanted:
         wanted = [{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}]
     definitions = _definitions("Name")

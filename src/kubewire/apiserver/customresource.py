@@ -42,7 +42,7 @@ def accept(obj: JSON) -> None:
 
 def schema_of(served: Served) -> JSON:
     """The openAPIV3Schema of the served version."""
-    schema: JSON = ((served.custom or {}).get("schema") or {}).get("openAPIV3Schema") or {}
+    schema: JSON = ((served.declared or {}).get("schema") or {}).get("openAPIV3Schema") or {}
     return schema
 
 

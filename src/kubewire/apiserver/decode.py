@@ -6,12 +6,17 @@ about it depends on ``fieldValidation``: nothing, a Warning header, or an error.
 
 from typing import Any
 
+from kubewire.api.errors import Cause
 from kubewire.api.meta import JSON
 from kubewire.apiserver.models import Field, Struct
 
 
 class WrongTypeError(Exception):
-    """A value that the field's Go type cannot hold; the text is Go's."""
+    """A value that the field's Go type cannot hold; the text is Go's, the cause has the place."""
+
+    def __init__(self, text: str, field: str, fault: str) -> None:
+        super().__init__(text)
+        self.cause = Cause(reason="FieldValueTypeInvalid", message=fault, field=field)
 
 
 def conform(obj: JSON, kind: Struct) -> tuple[JSON, list[str]]:
@@ -37,7 +42,7 @@ def _value(
 ) -> Any:
     if field.repeated:
         if type(item) is not list:
-            raise _wrong(item, field.go_type, owner, plain)
+            raise _wrong(item, field.go_type, owner, path, plain)
         return [
             _one(entry, field, owner, f"{path}[{index}]", plain, unknown)
             for index, entry in enumerate(item)
@@ -52,34 +57,33 @@ def _one(item: Any, field: Field, owner: Struct, path: str, plain: str, unknown:
         return item
     if not scalar:
         if type(item) is not dict:
-            raise _wrong(item, f"v1.{field.type_name}", owner, plain)
+            raise _wrong(item, f"v1.{field.type_name}", owner, path, plain)
         return _struct(item, field.struct, path + ".", plain + ".", unknown)
     check = _CHECKS.get(scalar)
     if check is not None and not check(item):
-        raise _wrong(item, field.go_type.removeprefix("[]"), owner, plain)
+        raise _wrong(item, field.go_type.removeprefix("[]"), owner, path, plain)
     if scalar == "stringmap":
-        return _string_map(item, owner, plain)
+        return _string_map(item, owner, path, plain)
     if scalar == "quantity" and type(item) is not str:
         return str(item)
     return item
 
 
-def _string_map(item: JSON, owner: Struct, plain: str) -> JSON:
-    for value in item.values():
+def _string_map(item: JSON, owner: Struct, path: str, plain: str) -> JSON:
+    for key, value in item.items():
         if type(value) is not str and value is not None:
-            raise _wrong(value, "string", owner, plain)
+            raise _wrong(value, "string", owner, f"{path}[{key}]", plain)
     return {k: v or "" for k, v in item.items()}
 
 
-def _wrong(item: Any, go_type: str, owner: Struct, plain: str) -> WrongTypeError:
+def _wrong(item: Any, go_type: str, owner: Struct, path: str, plain: str) -> WrongTypeError:
     what = _JSON_NAMES.get(type(item), "null")
     if isinstance(item, float) and "int" in go_type:
         what = f"number {item}"
+    text = f"json: cannot unmarshal {what} into Go struct field {owner.name}.{plain} of type {go_type}"  # fmt: skip
     if go_type in ("v1.Time", "resource.Quantity"):
-        return WrongTypeError(f'unable to decode {plain}: "{item}" is not a {go_type}')
-    return WrongTypeError(
-        f"json: cannot unmarshal {what} into Go struct field {owner.name}.{plain} of type {go_type}"
-    )
+        text = f'unable to decode {plain}: "{item}" is not a {go_type}'
+    return WrongTypeError(text, path, f"must be of type {go_type}, not {what}")
 
 
 _JSON_NAMES: dict[type, str] = {

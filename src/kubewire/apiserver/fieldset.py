@@ -63,7 +63,7 @@ class Shape:
     @classmethod
     def of(cls, served: Served) -> "Shape":
         """The shape of a kind."""
-        if served.custom is not None:
+        if served.declared is not None:
             return cls(schema=customresource.schema_of(served))
         return cls(served.struct)
 

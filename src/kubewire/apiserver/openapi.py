@@ -168,12 +168,15 @@ def _add_schema(served: Served, out: dict[str, JSON], prefix: str, v3: bool) -> 
 
 def _custom(served: Served, prefix: str, v3: bool) -> JSON:
     schema = customresource.schema_of(served)
-    text = {"type": "string"}
-    meta: JSON = {"$ref": prefix + _META}
-    properties = {**(schema.get("properties") or {}), "apiVersion": text, "kind": text}
-    properties["metadata"] = {"allOf": [meta]} if v3 else meta
+    ref: JSON = {"$ref": prefix + _META}
+    common: JSON = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}}
+    common["metadata"] = {"allOf": [ref]} if v3 else ref
+    # What is the same in every kind is described as in the built-in ones.
+    _, texts = models.descriptions(models.struct("core_v1", "Namespace"))
+    described = {name: {**value, "description": texts[name]} for name, value in common.items()}
+    properties = {**(schema.get("properties") or {}), **described}
     out = {**schema, "type": "object", "properties": properties}
-    if served.custom is None or schema.get("x-kubernetes-preserve-unknown-fields"):
+    if not schema or schema.get("x-kubernetes-preserve-unknown-fields"):
         out["x-kubernetes-preserve-unknown-fields"] = True
     return out if v3 else _plain(out)
 

@@ -22,7 +22,11 @@ PATH = click.Path(path_type=Path)
 @click.option("--advertise-address", default="", help="Where the Service `kubernetes` leads.")
 @click.option("--data-dir", type=PATH, help="Keep the state here; default: in memory.")
 @click.option("--cert-dir", type=PATH, help="Keys and certificates; default: DATA_DIR/pki.")
-@click.option("--kubeconfig-out", type=PATH, help="Write the administrator's kubeconfig here.")
+@click.option(
+    "--kubeconfig-out",
+    type=PATH,
+    help="Write the administrator's kubeconfig here; default: DATA_DIR/kubeconfig.",
+)
 @click.option(
     "--service-cluster-ip-range", default="10.96.0.0/16", show_default=True, help="CIDR[,CIDR]"
 )
@@ -31,13 +35,17 @@ def apiserver(
     port: int, bind_address: str, data_dir: Path | None, cert_dir: Path | None, **flags: Any
 ) -> None:
     """Serve the Kubernetes API by itself."""
+    import contextlib
     import tempfile
 
     from kubewire.apiserver import server
 
-    with tempfile.TemporaryDirectory(prefix="kubewire-") as scratch:
-        folder = cert_dir or (data_dir / "pki" if data_dir else Path(scratch) / "pki")
-        kubeconfig = flags["kubeconfig_out"] or Path(scratch) / "kubeconfig"
+    with contextlib.ExitStack() as stack:
+        files = data_dir or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="kubewire-"))
+        )
+        folder = cert_dir or files / "pki"
+        kubeconfig = flags["kubeconfig_out"] or files / "kubeconfig"
         options = server.Options(
             pki_dir=folder,
             data_dir=data_dir / "store" if data_dir else None,

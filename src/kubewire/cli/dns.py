@@ -85,11 +85,14 @@ def dns(
         return 0
     from kubewire.dns.run import run
 
-    where = {"kubeconfig": kubeconfig or "", "context": context or "", "agent": agent}
+    kubeconfig, context = kubeconfig or "", context or ""
     try:
         if node_local:
+            where = {"kubeconfig": kubeconfig, "context": context, "agent": agent}
             return _node_local(conf, where, quiet=quiet, **cache)
-        return run(conf, port=port, quiet=quiet, **where)
+        return run(
+            conf, port=port, quiet=quiet, kubeconfig=kubeconfig, context=context, agent=agent
+        )
     except (InputError, OSError) as error:
         # CoreDNS ends with 1 on a Corefile that it cannot use, and so do its users' scripts expect.
         click.echo(str(error), err=True)

@@ -37,7 +37,10 @@ def fail(
     seconds: float,
     pod: str,
 ) -> None:
-    """Rehearse a failing probe of a pod: it fails at once, and recovers by itself."""
+    """Rehearse a failing probe of a pod: it fails at once, and recovers by itself.
+
+    A container that is restarted meanwhile (liveness, startup) gets its failureThreshold.
+    """
     namespace, pod = pod_of(pod, namespace)
     asyncio.run(_fail(client(name, kubeconfig, context), namespace, pod, kind, seconds))
 

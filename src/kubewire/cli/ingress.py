@@ -29,6 +29,8 @@ def ingress(
     if ctx.invoked_subcommand:
         return
     import asyncio
+    import tempfile
+    from pathlib import Path
 
     from kubewire.api.meta import Key
     from kubewire.client.rest import Client
@@ -36,11 +38,15 @@ def ingress(
 
     namespace, _, service = publish_service.rpartition("/")
 
-    async def main() -> int:
+    async def main(folder: Path) -> int:
         async with Client.from_kubeconfig(kubeconfig_of(name, kubeconfig), context) as client:
-            return await serve(client, agent="ingress/kubewire", service=Key(namespace, service))
+            return await serve(
+                client, folder, agent="ingress/kubewire", service=Key(namespace, service)
+            )
 
-    raise click.exceptions.Exit(asyncio.run(main()))
+    with tempfile.TemporaryDirectory(prefix="kubewire-ingress-") as folder:
+        status = asyncio.run(main(Path(folder)))
+    raise click.exceptions.Exit(status)
 
 
 @ingress.command()
@@ -125,6 +131,7 @@ def _offline(files: tuple[str, ...]) -> tuple[list[Any], list[Any], list[Any]]:
     import msgspec
 
     from kubewire.api.errors import InputError
+    from kubewire.api.fielderrors import located
     from kubewire.api.ingress import Ingress, IngressClass
     from kubewire.api.service import Service
     from kubewire.client.manifests import load
@@ -142,7 +149,8 @@ def _offline(files: tuple[str, ...]) -> tuple[list[Any], list[Any], list[Any]]:
                 msgspec.convert(manifest.obj | {"metadata": meta}, types[manifest.kind])
             )
         except msgspec.ValidationError as error:
-            raise InputError(f"{manifest.where()}: {error}") from error
+            text, field = located(error)
+            raise InputError(f"{manifest.where(field)}: {text}") from error
     return found["Ingress"], found["IngressClass"], found["Service"]
 
 

@@ -320,7 +320,7 @@ def _objects(
     if files:
         from kubewire.client.manifests import load
 
-        return read((Source(m.obj, m.where) for m in load(files)), namespace)
+        return read((Source(m.obj, m.where) for m in load(files, namespace=namespace)), namespace)
     return asyncio.run(_live(kubeconfig_of(name, kubeconfig), context))
 
 

@@ -153,7 +153,10 @@ def up(
     )
     refuse_unsupported(options.pod_network)
     launched = launch.launch(
-        options, manifests.load(files), namespace=namespace, patience=wait_timeout
+        options,
+        manifests.load(files, namespace=namespace),
+        namespace=namespace,
+        patience=wait_timeout,
     )
     try:
         last = _follow(launched)

@@ -16,6 +16,7 @@ import yaml
 
 from kubewire.api.errors import InputError
 from kubewire.api.meta import JSON
+from kubewire.api.resources import BY_KIND
 
 EXTENSIONS = (".yaml", ".yml", ".json")
 
@@ -26,6 +27,8 @@ class Manifest(msgspec.Struct, frozen=True):
     source: str
     document: int
     obj: JSON
+    namespace: str = "default"
+    """Of an object that says none."""
 
     @property
     def kind(self) -> str:
@@ -34,20 +37,32 @@ class Manifest(msgspec.Struct, frozen=True):
 
     def where(self, field: str = "") -> str:
         """``FILE[document N] kind ns/name: field`` for error lines."""
-        meta = self.obj.get("metadata") or {}
-        name = "/".join(p for p in (meta.get("namespace"), meta.get("name")) if p)
-        place = " ".join(
-            p for p in (f"{self.source}[document {self.document}]", self.kind, name) if p
-        )
+        parts = (f"{self.source}[document {self.document}]", self.kind, self._name)
+        place = " ".join(p for p in parts if p)
         return f"{place}: {field}" if field else place
 
+    @property
+    def _name(self) -> str:
+        """``ns/name``, or ``name`` where there is no namespace (or nobody knows)."""
+        meta = self.obj.get("metadata")
+        if not isinstance(meta, dict) or not meta.get("name"):
+            return ""
+        resource = BY_KIND.get((str(self.obj.get("apiVersion")), self.kind))
+        usual = self.namespace if resource is not None and resource.namespaced else ""
+        is_clusters = resource is not None and not resource.namespaced
+        namespace = "" if is_clusters else meta.get("namespace") or usual
+        return "/".join(str(p) for p in (namespace, meta["name"]) if p)
 
-def load(paths: Iterable[str], *, recursive: bool = True) -> list[Manifest]:
+
+def load(
+    paths: Iterable[str], *, recursive: bool = True, namespace: str = "default"
+) -> list[Manifest]:
     """Read every object below the paths; "-" is standard input. Raises InputError."""
-    return [m for path in paths for file in _files(path, recursive) for m in _read(file)]
+    files = [file for path in paths for file in _files(path, recursive)]
+    return [m for file in files for m in _read(file, namespace)]
 
 
-def parse(text: str, source: str) -> list[Manifest]:
+def parse(text: str, source: str, namespace: str = "default") -> list[Manifest]:
     """Read the objects of one YAML or JSON text; Lists are unpacked. Raises InputError."""
     try:
         documents = list(yaml.load_all(text, Loader=_Loader))
@@ -65,7 +80,7 @@ def parse(text: str, source: str) -> list[Manifest]:
         raise InputError(f"{source}: error parsing YAML: {error}") from error
     found: list[Manifest] = []
     for number, document in enumerate((d for d in documents if d is not None), 1):
-        found.extend(_objects(document, source, number))
+        found.extend(_objects(document, source, number, namespace))
     return found
 
 
@@ -88,20 +103,20 @@ def _files(path: str, recursive: bool) -> Iterator[str]:
         raise InputError(f'the path "{path}" does not exist')
 
 
-def _read(path: str) -> list[Manifest]:
+def _read(path: str, namespace: str) -> list[Manifest]:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    return parse(text, "STDIN" if path == "-" else path)
+    return parse(text, "STDIN" if path == "-" else path, namespace)
 
 
-def _objects(document: Any, source: str, number: int) -> Iterator[Manifest]:
+def _objects(document: Any, source: str, number: int, namespace: str) -> Iterator[Manifest]:
     if not isinstance(document, dict):
         raise InputError(
             f"{source}[document {number}]: an object is expected, not {type(document).__name__}"
         )
-    manifest = Manifest(source, number, document)
+    manifest = Manifest(source, number, document, namespace)
     kind = document.get("kind")
     if not isinstance(kind, str) or not kind:
         raise InputError(f"{manifest.where('kind')}: Object 'Kind' is missing")
@@ -109,7 +124,7 @@ def _objects(document: Any, source: str, number: int) -> Iterator[Manifest]:
         raise InputError(f"{manifest.where('apiVersion')}: Object 'apiVersion' is missing")
     if kind.endswith("List") and isinstance(document.get("items"), list):
         for item in document["items"]:
-            yield from _objects(item, source, number)
+            yield from _objects(item, source, number, namespace)
         return
     yield manifest
 

@@ -98,7 +98,7 @@ def with_last_applied(obj: JSON) -> JSON:
 
 
 def _complaints(manifest: Manifest, error: StatusError) -> list[str]:
-    if error.reason == "Invalid" and error.causes:
+    if error.causes:
         return [f"{manifest.where(c.field)}: {c.message}" for c in error.causes]
     unknown = re.findall(r'(unknown|duplicate) field "([^"]+)"', error.message)
     if unknown:

@@ -28,6 +28,7 @@ from kubewire.ingress import run as ingress
 from kubewire.kubelet.agent import Kubelet
 from kubewire.kubelet.files import Resolver
 from kubewire.kubelet.runtime import BuiltinPod
+from kubewire.kubelet.serving.server import Tls
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.controller import KubeProxy
 from kubewire.networkpolicy import backends as policy_backends
@@ -76,12 +77,12 @@ async def _serve_cni(client: Client, name: str, options: AgentOptions) -> None:
     nodes: Informer[Node] = Informer(client, NODES, Node, agent=f"pod-network/{name}")
     network = NodeNetwork(
         client, name, nodes, options.pod_network, options.cluster_cidrs,
-        vni=options.vxlan_vni, port=options.vxlan_port,
+        vni=options.vxlan_vni, port=options.vxlan_port, mtu=options.mtu,
     )  # fmt: skip
     plugin = Plugin(
         network.pod_cidrs,
         cluster_cidrs=tuple(map(str, options.cluster_cidrs)),
-        mtu=lambda: options.mtu or network.mtu(),
+        fit=network.fit,
         identify=network.pools.identify,
         pools=network.pools,
     )
@@ -101,18 +102,20 @@ async def _serve_cni(client: Client, name: str, options: AgentOptions) -> None:
             group.create_task(serve_metrics(plugin, options.metrics_port), name="metrics")
 
 
-async def run_node(client: Client, options: Options, index: int, run_dir: Path) -> None:
+async def run_node(client: Client, options: Options, index: int, run_dir: Path, tls: Tls) -> None:
     """Run everything that a node runs, for ever; ``run_dir`` is the cluster's tmpfs."""
     name = options.node_names[index]
     folder = run_dir / "nodes" / name
+    # An agent before this one may have left rules of another proxy mode.
+    first = not (folder / "names").exists()
     nodes: Informer[Node] = Informer(client, NODES, Node, agent=f"pod-network/{name}")
     pods = options.addresses.pods
     network = NodeNetwork(
         client, name, nodes, options.pod_network, pods,
-        vni=options.vxlan_vni, port=options.vxlan_port,
+        vni=options.vxlan_vni, port=options.vxlan_port, mtu=options.mtu,
     )  # fmt: skip
     programs = run_dir / PROGRAMS if options.cni == "exec" else None
-    pod_network = PodNetwork(folder, network, pods, mtu=options.mtu, programs=programs)
+    pod_network = PodNetwork(folder, network, pods, programs=programs)
     masquerade.cover(pods, networks("--non-masquerade-cidr", options.non_masquerade_cidr))
     enforcer = policy_backends.enforcer(options.policy_backend)
     policies = PolicyAgent(client, name, enforcer, strict=options.policy_strict)
@@ -131,6 +134,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
         cluster_domain=DOMAIN,
         # The way out of the sandbox refuses at once: a query for a foreign name fails quickly.
         host_resolver=Resolver(nameservers=options.gateways),
+        tls=tls,
     )
     await pod_network.start()
     async with asyncio.TaskGroup() as group:
@@ -145,7 +149,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
                     run_dir=str(folder / "kube-proxy"),
                 ),
                 service_cidrs=options.addresses.service_cidrs,
-                alone=True,
+                alone=first,
                 config_map=PROXY_CONFIG,
             )
             group.create_task(proxy.run(), name="kube-proxy")
@@ -162,4 +166,4 @@ def _dns(pod: BuiltinPod) -> None:
 
 
 def _ingress(pod: BuiltinPod) -> None:
-    raise SystemExit(ingress.run(agent=f"ingress/{pod.name}"))
+    raise SystemExit(ingress.run(pod.folder, agent=f"ingress/{pod.name}"))

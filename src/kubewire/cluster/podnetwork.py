@@ -6,6 +6,7 @@ The kubelet and the CNI room do not know each other; `PodNetwork` fills the kube
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from kubewire.client.rest import Client
 from kubewire.cluster.ippools import IpPools
 from kubewire.cni import install
 from kubewire.cni import network as cni
+from kubewire.cni.config import Fit
 from kubewire.cni.ipam import Address, Network
-from kubewire.cni.routes import Mode, pod_mtu
-from kubewire.cni.routing import NodeRoutes, RouteTable, underlay_mtu
+from kubewire.cni.routes import Mode, fit
+from kubewire.cni.routing import NodeRoutes, RouteTable, underlay
 from kubewire.cni.server import Server
 from kubewire.kernel.rtnetlink import RtNetlink
 from kubewire.kubelet import network as kubelet
@@ -47,10 +49,12 @@ class NodeNetwork:
         *,
         vni: int,
         port: int,
+        mtu: int = 0,
     ) -> None:
         self.node = node
         self._nodes = nodes
         self._mode = mode
+        self._mtu = mtu
 
         async def annotate(name: str, value: str) -> None:
             await client.patch(NODES, node, {"metadata": {"annotations": {name: value}}})
@@ -66,14 +70,15 @@ class NodeNetwork:
         node = self._own()
         return node.pod_cidrs if node else ()
 
-    def mtu(self) -> int:
-        """The largest packet of a pod that fits the way to every other node; 0: not known yet."""
+    def fit(self) -> Fit:
+        """What a pod may send so that it fits the way to every other node."""
         node = self._own()
         if node is None or not node.internal_ips:
-            return 0
+            return Fit(self._mtu)
         outer = ip_address(node.internal_ips[0])
         with RtNetlink() as netlink:
-            return pod_mtu(self._mode, underlay_mtu(netlink, outer), version=outer.version)
+            found = fit(self._mode, underlay(netlink, outer), version=outer.version)
+        return replace(found, mtu=self._mtu or found.mtu)
 
     def _own(self) -> Node | None:
         return self._nodes.store.get(Key("", self.node))
@@ -88,7 +93,6 @@ class PodNetwork:
         network: NodeNetwork,
         cluster: Sequence[Network],
         *,
-        mtu: int = 0,
         programs: Path | None = None,
     ) -> None:
         self._of_node = network
@@ -96,7 +100,7 @@ class PodNetwork:
             folder,
             network.pod_cidrs,
             cluster_cidrs=tuple(map(str, cluster)),
-            mtu=lambda: mtu or network.mtu(),
+            fit=network.fit,
             programs=programs,
             pools=network.pools,
         )

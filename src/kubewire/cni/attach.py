@@ -62,6 +62,7 @@ def add(node: RtNetlink, room: Room, request: Request, config: Config, assigned:
         mac=config.mac or wiring.pod_mac(addresses),
         addresses=addresses,
         mtu=config.mtu,
+        gso=config.gso,
         alias=f"{config.name}:{request.owner}",
         routes=tuple(map(_way, assigned.routes)),
     )

@@ -38,6 +38,15 @@ ANNOTATION_IP = "kubewire.dev/ip"
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a pod may send so that it fits the way to every other node; 0: nobody knows."""
+
+    mtu: int = 0
+    gso: int = 0
+    """The largest IPv4 packet that TCP hands over at once, to be cut by the last device."""
+
+
 # -- as it is written ------------------------------------------------------------------------------
 
 
@@ -173,6 +182,8 @@ class Config:
     mtu: int
     ipam: IpamConfig
     previous: Result | None
+    gso: int = 0
+    """The largest IPv4 packet that TCP hands over at once; 0: the kernel's 64 KiB."""
     data_dir: Path = DEFAULT_DATA_DIR
     pod: Pod = field(default_factory=Pod)
     dns: JSON = field(default_factory=dict)

@@ -20,6 +20,7 @@ import msgspec
 from kubewire.api.meta import JSON
 from kubewire.cni import bandwidth
 from kubewire.cni.bandwidth import BandwidthError
+from kubewire.cni.config import Fit
 from kubewire.cni.plugin import MAIN, Plugin
 from kubewire.cni.pools import Pod, PoolSource
 from kubewire.cni.spec import FAILED, LATEST, CniError, Request
@@ -74,7 +75,7 @@ class PodNetwork:
         pod_cidrs: Callable[[], Sequence[str]],
         *,
         cluster_cidrs: Sequence[str] = (),
-        mtu: Callable[[], int] = int,
+        fit: Callable[[], Fit] = Fit,
         programs: Path | None = None,
         pools: PoolSource | None = None,
     ) -> None:
@@ -82,7 +83,7 @@ class PodNetwork:
         self.plugin = Plugin(
             pod_cidrs,
             cluster_cidrs=cluster_cidrs,
-            mtu=mtu,
+            fit=fit,
             identify=self._identify,
             pools=pools,
             data_dir=self._data,

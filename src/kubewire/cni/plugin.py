@@ -30,7 +30,15 @@ import msgspec
 from kubewire.api.errors import StatusError
 from kubewire.api.meta import JSON
 from kubewire.cni import attach, builtin_ipam, check, delegate, ipam, journal, loopback, wiring
-from kubewire.cni.config import BUILTIN_IPAM, DEFAULT_DATA_DIR, Config, for_removal, parse, pod_of
+from kubewire.cni.config import (
+    BUILTIN_IPAM,
+    DEFAULT_DATA_DIR,
+    Config,
+    Fit,
+    for_removal,
+    parse,
+    pod_of,
+)
 from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping, table_name
 from kubewire.cni.ipam import Address, ExhaustedError, IpamError
 from kubewire.cni.journal import Journal
@@ -87,7 +95,7 @@ class _Network:
 class Plugin:
     """Answers calls; sockets and stores stay open between them.
 
-    ``pod_cidrs``, ``cluster_cidrs`` and ``mtu`` are the node's, for networks that do not say their
+    ``pod_cidrs``, ``cluster_cidrs`` and ``fit`` are the node's, for networks that do not say their
     own; ``identify`` tells more about a pod than the runtime does, ``pools`` are the cluster's.
     Networks that name no ``dataDir`` are expected in ``data_dir``.
     """
@@ -97,7 +105,7 @@ class Plugin:
         pod_cidrs: Callable[[], Sequence[str]] = tuple,
         *,
         cluster_cidrs: Sequence[str] = (),
-        mtu: Callable[[], int] = int,
+        fit: Callable[[], Fit] = Fit,
         identify: Callable[[Request], Awaitable[Pod]] = _what_the_runtime_says,
         pools: PoolSource | None = None,
         data_dir: Path = DEFAULT_DATA_DIR,
@@ -105,7 +113,7 @@ class Plugin:
         self._data_dir = data_dir
         self._pod_cidrs = pod_cidrs
         self._cluster_cidrs = [ip_network(cidr) for cidr in cluster_cidrs]
-        self._mtu = mtu
+        self._fit = fit
         self._identify = identify
         self._pools = pools
         self._netlink = RtNetlink()
@@ -192,7 +200,8 @@ class Plugin:
         config = parse(request, cidrs, pod, pools)
         if config.ipam.of_node and request.command in ("ADD", "STATUS"):
             self._refuse_foreign(cidrs)
-        return config if config.mtu else replace(config, mtu=self._mtu())
+        fit = self._fit()
+        return replace(config, mtu=config.mtu or fit.mtu, gso=fit.gso)
 
     async def _supplied(
         self,

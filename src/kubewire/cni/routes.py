@@ -20,6 +20,7 @@ from typing import Literal
 
 from kubewire.api.core import Node
 from kubewire.cni.blocks import ANNOTATION, claims
+from kubewire.cni.config import Fit
 from kubewire.cni.ipam import Address, Network
 from kubewire.kernel import links
 
@@ -267,9 +268,12 @@ def vtep_mac(outer: Address) -> str:
     return links.mac_text(b"\x0a\x57" + tail)
 
 
-def pod_mtu(mode: Mode, underlay_mtu: int, *, version: int = 4) -> int:
-    """The largest packet of a pod that fits the way to every other node."""
-    return underlay_mtu - OVERHEAD[mode][version]
+def fit(mode: Mode, underlay: Fit, *, version: int = 4) -> Fit:
+    """What fits, by what the underlay takes and the IP version of the nodes' addresses.
+
+    Packets above 64 KiB cannot be put into others: they go by plain routes only.
+    """
+    return Fit(underlay.mtu - OVERHEAD[mode][version], underlay.gso if mode == "host-gw" else 0)
 
 
 def _outer(node: Node) -> Address | None:

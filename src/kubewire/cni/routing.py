@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from kubewire.api.core import Node
 from kubewire.api.meta import Key
+from kubewire.cni.config import Fit
 from kubewire.cni.ipam import Address, Network
 from kubewire.cni.routes import (
     OVERHEAD,
@@ -271,16 +272,20 @@ class NodeRoutes:
                 await self._annotate(WIREGUARD_KEY, key)
 
 
-def underlay_mtu(netlink: RtNetlink, address: Address) -> int:
-    """MTU of the device that holds the node's own address; on the loopback, of the way out."""
+def underlay(netlink: RtNetlink, address: Address) -> Fit:
+    """What the device takes that holds the node's own address; on the loopback, the way out."""
     for found in netlink.addresses():
         if found.address.ip == address:
             link = netlink.link(found.index)
-            return link.mtu if link.name != "lo" else _way_out_mtu(netlink, address.version)
+            return _fit(link) if link.name != "lo" else _way_out(netlink, address.version)
     raise LookupError(f"no device of this node has the address {address}")
 
 
-def _way_out_mtu(netlink: RtNetlink, version: int) -> int:
+def _fit(link: Link) -> Fit:
+    return Fit(link.mtu, link.gso)
+
+
+def _way_out(netlink: RtNetlink, version: int) -> Fit:
     """An address that is routed to the node says nothing about a link: packets take the default route."""
     for route in netlink.routes():
         if (
@@ -288,5 +293,5 @@ def _way_out_mtu(netlink: RtNetlink, version: int) -> int:
             and route.destination.version == version
             and route.device
         ):
-            return netlink.link(route.device).mtu
-    return ETHERNET_MTU
+            return _fit(netlink.link(route.device))
+    return Fit(ETHERNET_MTU)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kubewire.cni.plugin import Plugin
+from kubewire.kernel.unixsocket import short_name
 
 LIMIT = 4 << 20
 """Bytes of one call: a prevResult of a long chain is some kilobytes."""
@@ -33,7 +34,9 @@ class Server:
         await self._plugin.recover()
         beside = self._path.with_suffix(".new")
         beside.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, beside, backlog=1024)
+        self._server = await asyncio.start_unix_server(
+            self._serve, short_name(beside), backlog=1024
+        )
         beside.chmod(0o600)
         beside.replace(self._path)
 

@@ -51,6 +51,8 @@ class Cable:
     mac: str
     addresses: tuple[Address, ...]
     mtu: int = 0
+    gso: int = 0
+    """The largest IPv4 packet that TCP hands over at once; 0: the kernel's 64 KiB."""
     alias: str = ""
     """Says on the node's end whose it is (``ip link``)."""
     routes: tuple[Route, ...] = ()
@@ -90,7 +92,7 @@ def wire(node: RtNetlink, room: Room, cable: Cable) -> None:
         [
             links.add_veth(
                 cable.host_interface, cable.interface,
-                peer_netns=room.fd, mac=HOST_MAC, peer_mac=cable.mac, mtu=cable.mtu,
+                peer_netns=room.fd, mac=HOST_MAC, peer_mac=cable.mac, mtu=cable.mtu, gso=cable.gso,
             )
         ]
     )  # fmt: skip

@@ -9,10 +9,13 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kubewire.dns.config import DEFAULT_COREFILE, Configuration, Environment, build, load
 from kubewire.dns.corefile import CorefileError
+from kubewire.dns.plugins.reload import FAILED, RUNNING
 from kubewire.dns.server import Server
 
 log = logging.getLogger("kubewire.dns")
@@ -37,8 +40,13 @@ def set_up_logging(*, debug: bool = False) -> None:
     root.propagate = False
 
 
-def read(conf: str | Path | None, env: Environment) -> Configuration:
+Text = Callable[[], str] | None
+
+
+def read(conf: str | Path | None, env: Environment, text: Text = None) -> Configuration:
     """Load a Corefile; None means ./Corefile if it is there, else CoreDNS' default."""
+    if text is not None:
+        return build(text(), str(conf or "Corefile"), env)
     if conf is not None:
         return load(conf, env)
     if Path("Corefile").exists():
@@ -49,6 +57,7 @@ def read(conf: str | Path | None, env: Environment) -> Configuration:
 def run(
     conf: str | Path | None = None,
     *,
+    text: Text = None,
     port: int = 53,
     kubeconfig: str | Path = "",
     context: str = "",
@@ -57,6 +66,7 @@ def run(
 ) -> int:
     """Serve until SIGTERM or SIGINT; gives the exit status. Raises CorefileError at the start.
 
+    ``text`` gives the Corefile instead of the file ``conf``, which then only names it.
     ``kubeconfig`` is where the API server is if the Corefile does not say so (else the pod's
     service account); ``agent`` is the name under which applied changes are reported.
     """
@@ -68,12 +78,16 @@ def run(
         warn=lambda text: log.warning("%s", text),
     )
     set_up_logging()
-    configuration = read(conf, env)
-    return asyncio.run(_serve(configuration, conf, env, quiet=quiet))
+    again = partial(read, conf, env, text)
+    return asyncio.run(_serve(again(), again, env, quiet=quiet))
 
 
 async def _serve(
-    configuration: Configuration, conf: str | Path | None, env: Environment, *, quiet: bool
+    configuration: Configuration,
+    again: Callable[[], Configuration],
+    env: Environment,
+    *,
+    quiet: bool,
 ) -> int:
     server = Server(say=(lambda _: None) if quiet else _print)
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -87,15 +101,18 @@ async def _serve(
 
     async def change(*, always: bool = False) -> None:
         try:
-            fresh = read(conf, env)
+            fresh = again()
             same = server.configuration and fresh.digest == server.configuration.digest
             if same and not always:
                 return
             log.info("Reloading")
             await server.load(fresh)
             log.info("plugin/reload: Running configuration SHA512 = %s", fresh.digest.hex())
+            env.metrics.drop(RUNNING)
+            env.metrics.set(RUNNING, 1, "sha512", fresh.digest.hex())
             log.info("Reloading complete")
         except (CorefileError, OSError) as error:
+            env.metrics.add(FAILED)
             log.error("plugin/reload: Corefile changed but reload failed: %s", error)
 
     def begin(*, always: bool) -> asyncio.Task[None]:

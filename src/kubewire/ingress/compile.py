@@ -107,8 +107,11 @@ def compile_resources(
     }
 
 
-def bootstrap(directory: str, node: str) -> bytes:
-    """Envoy's static configuration: who tells it the rest, and nothing that listens."""
+def bootstrap(node: str) -> bytes:
+    """Envoy's static configuration: who tells it the rest, and nothing that listens.
+
+    Sockets are named as seen from Envoy's folder: a unix socket's name has only 107 bytes.
+    """
     return msgspec.json.encode(
         {
             "node": {"id": node, "cluster": "kubewire-ingress"},
@@ -117,8 +120,8 @@ def bootstrap(directory: str, node: str) -> bytes:
                 "lds_config": from_stream(),
                 "cds_config": from_stream(),
             },
-            "static_resources": {"clusters": [behind_socket("xds", f"{directory}/{XDS}", "h2c")]},
-            "admin": admin(f"{directory}/admin.sock"),
+            "static_resources": {"clusters": [behind_socket("xds", XDS, "h2c")]},
+            "admin": admin("admin.sock"),
             "layered_runtime": {
                 "layers": [
                     {"name": "static", "static_layer": {"re2.max_program_size.error_level": 1000}}

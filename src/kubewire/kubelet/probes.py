@@ -97,6 +97,8 @@ class Worker:
     """How many times in a row ``last`` was seen."""
     settled: bool = False
     """At least one probe has ended."""
+    hasty: bool = False
+    """The next failure counts as ``failureThreshold`` of them."""
 
     def begin(self, now: float) -> None:
         """Take the tick: the next one is the first grid point after now."""
@@ -110,6 +112,8 @@ class Worker:
         self.settled = True
         if outcome is Outcome.ERROR:
             return False
+        if self.hasty and outcome is Outcome.FAILURE:
+            self.last, self.count, self.hasty = Result.FAILURE, self.spec.failures, False
         seen = Result.FAILURE if outcome is Outcome.FAILURE else Result.SUCCESS
         self.count = self.count + 1 if seen is self.last else 1
         self.last = seen
@@ -180,6 +184,15 @@ class Group:
         """Bring the next tick of a worker forward to a moment."""
         if kind in self.workers:
             self.workers[kind].due = min(self.workers[kind].due, at)
+
+    def rehearse(self, kind: Kind, now: float, *, fails: bool) -> None:
+        """Probe now; one failure does: a rehearsal must not take three periods to show.
+
+        That is for this run of the container only: the next one gets its periods, as upstream.
+        """
+        self.hurry(kind, now)
+        if kind in self.workers:
+            self.workers[kind].hasty = fails
 
     def wake_at(self) -> float | None:
         """When ``tick`` has something to do next."""

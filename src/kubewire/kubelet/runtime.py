@@ -6,8 +6,8 @@ kubewire itself brings (DNS, ingress) as a builtin, every other one is played by
 """
 
 import asyncio
-import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Protocol
 from kubewire.kernel import process
 from kubewire.kubelet.capture import captured, kill_group
 from kubewire.kubelet.enter import Entrance
+from kubewire.kubelet.output import Output
 from kubewire.kubelet.pod import Container, Pod
 from kubewire.kubelet.standin.control import Control, StandInError
 from kubewire.kubelet.standin.ports import listeners
@@ -45,6 +46,7 @@ class BuiltinPod:
     args: tuple[str, ...]
     environment: dict[str, str]
     folder: Path
+    """For its own files: empty at first, of the pod's folder, and gone with the pod."""
 
 
 Builtin = Callable[[BuiltinPod], None]
@@ -62,6 +64,8 @@ class Run:
     netns: str
     folder: Path
     ips: tuple[str, ...]
+    output: Output
+    """Where to it prints; it has ended when the run has."""
     on_exit: Callable[[int], None]
     """Called once when the run has ended, with the exit code."""
 
@@ -210,21 +214,19 @@ class ProgramRuntime(_Processes):
 
     async def start(self, run: Run, entrance: Entrance) -> None:
         """Execute ``entrance.argv`` in the pod."""
-        output = open_log(run)
-        try:
-            child = process.spawn(
-                entrance.argv,
-                netns=run.netns,
-                env=entrance.environment,
-                stdin=process.DEVNULL,
-                stdout=output,
-                stderr=output,
-                prepare=entrance.prepare,
-            )
-        except OSError as error:
-            raise StartError("RunContainerError", str(error)) from error
-        finally:
-            os.close(output)
+        with run.output.pipes() as (out, err):
+            try:
+                child = process.spawn(
+                    entrance.argv,
+                    netns=run.netns,
+                    env=entrance.environment,
+                    stdin=process.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    prepare=entrance.prepare,
+                )
+            except OSError as error:
+                raise StartError("RunContainerError", str(error)) from error
         self._watch(run, child)
 
 
@@ -243,30 +245,31 @@ class BuiltinRuntime(_Processes):
         """Fork."""
         builtin = self._builtins[run.container.image]
         meta = run.pod.metadata
-        told = BuiltinPod(
-            meta.namespace,
-            meta.name,
-            run.node,
-            run.ips,
-            tuple(entrance.argv),
-            entrance.environment,
-            run.folder,
-        )
+        own = own_folder(run)
 
         def body() -> None:
+            # Held open: the pod's mounts may hide where it lies.
+            held = os.open(own, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             entrance.prepare()
             os.environ.update(entrance.environment)
+            told = BuiltinPod(
+                meta.namespace,
+                meta.name,
+                run.node,
+                run.ips,
+                tuple(entrance.argv),
+                entrance.environment,
+                Path(f"/proc/self/fd/{held}"),
+            )
             builtin(told)
 
-        output = open_log(run)
-        try:
-            child = process.fork_into(
-                body, netns=run.netns, name=run.container.name, stdout=output, stderr=output
-            )
-        except OSError as error:
-            raise StartError("RunContainerError", str(error)) from error
-        finally:
-            os.close(output)
+        with run.output.pipes() as (out, err):
+            try:
+                child = process.fork_into(
+                    body, netns=run.netns, name=run.container.name, stdout=out, stderr=err
+                )
+            except OSError as error:
+                raise StartError("RunContainerError", str(error)) from error
         self._watch(run, child)
 
 
@@ -306,15 +309,14 @@ def untagged(image: str) -> str:
     return head + slash + last.partition(":")[0]
 
 
+def own_folder(run: Run) -> Path:
+    """A new, empty folder of a container's own; what the run before left in it is gone."""
+    path = run.folder / "containers" / run.container.name
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
 def log_path(folder: Path, container: str) -> Path:
-    """Where a container's output goes; the run before is at the same name with ``.1``."""
+    """Where a container's output goes (see ``output``)."""
     return folder / "logs" / f"{container}.log"
-
-
-def open_log(run: Run) -> int:
-    """Open the log of a new run."""
-    path = log_path(run.folder, run.container.name)
-    path.parent.mkdir(exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(path.with_suffix(".log.1"))
-    return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o644)

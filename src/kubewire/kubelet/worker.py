@@ -9,9 +9,11 @@ import asyncio
 import logging
 import random
 import uuid
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from kubewire.api.errors import StatusError
@@ -26,12 +28,13 @@ from kubewire.kubelet.events import Recorder
 from kubewire.kubelet.furnish import Furnisher, stand_in_note
 from kubewire.kubelet.hooks import run_hook
 from kubewire.kubelet.network import NetworkError, PodNetwork, PolicyGate
+from kubewire.kubelet.output import Output
 from kubewire.kubelet.pod import Container, Pod
 from kubewire.kubelet.prober import Prober, Target
 from kubewire.kubelet.probes import Changed, Group, Kill, Kind, Outcome
 from kubewire.kubelet.probes import Run as RunProbe
-from kubewire.kubelet.record import ContainerRecord, Running
-from kubewire.kubelet.runtime import Run, Runtimes, StartError
+from kubewire.kubelet.record import ContainerRecord, PodRecord, Running
+from kubewire.kubelet.runtime import Run, Runtimes, StartError, log_path
 from kubewire.kubelet.sandbox import Host, Sandbox
 from kubewire.kubelet.status import pod_status
 
@@ -87,6 +90,8 @@ class PodWorker:
         self.pod = pod
         self.is_settled = False
         """Nothing is under way but waiting."""
+        self.probed: Counter[tuple[str, str, str]] = Counter()
+        """How many probes of a container and type ended in which way."""
         self._node = node
         self._is_gone = False
         self._wake = asyncio.Event()
@@ -115,9 +120,39 @@ class PodWorker:
             for kind in Kind:
                 name = rehearsal.annotation(kind)
                 if before.annotations.get(name) != pod.annotations.get(name):
-                    for live in self._live.values():
-                        live.probes.hurry(kind, self._now())
+                    self._rehearse(kind)
         self._wake.set()
+
+    def _rehearse(self, kind: Kind) -> None:
+        """A rehearsal of what runs begins, changes or ends."""
+        now = self._now()
+        until = rehearsal.rehearsed(self.pod.annotations, kind, now)
+        for live in self._live.values():
+            live.probes.rehearse(kind, now, fails=until is not None)
+
+    @property
+    def record(self) -> PodRecord:
+        """What is known of the pod."""
+        return self._record
+
+    def live(self, container: str) -> Live | None:
+        """A container that runs."""
+        return self._live.get(container)
+
+    def is_played(self, container: Container) -> bool:
+        """A stand-in answers for it: no program runs."""
+        runtimes = self._node.runtimes
+        return runtimes.of(container) is runtimes.stand_in
+
+    @property
+    def folder(self) -> Path:
+        """The pod's folder."""
+        return self._sandbox.folder
+
+    @property
+    def netns(self) -> Path:
+        """The pod's network namespace."""
+        return self._sandbox.netns
 
     async def refresh(self, source: Source) -> None:
         """A ConfigMap or Secret has changed: so do the volumes that show it."""
@@ -312,6 +347,7 @@ class PodWorker:
             netns=str(self._sandbox.netns),
             folder=self._sandbox.folder,
             ips=self._sandbox.ips,
+            output=Output(log_path(self._sandbox.folder, name)),
             on_exit=partial(self._on_exit, name, id_),
         )
         is_init = container in self.pod.spec.inits and not container.is_sidecar
@@ -405,6 +441,7 @@ class PodWorker:
                 continue
             del self._live[name]
             live.probes.stop()
+            live.run.output.finish()
             known.end(code, self._now(), self._node.maximum_backoff)
             if known.backoff and not self._record.is_terminating:
                 self._announce_backoff(live.run.container, known)
@@ -438,14 +475,13 @@ class PodWorker:
     async def _probe(self, name: str, live: Live, kind: Kind) -> None:
         container = live.run.container
         spec = live.probes.workers[kind].spec
-        times = 1
         until = rehearsal.rehearsed(self.pod.annotations, kind, self._now())
         if until is None:
             outcome, message = await self._node.prober.probe(spec, self._target(container, live))
         else:
-            # A rehearsal must not take three periods to show, nor to end.
-            outcome, message, times = Outcome.FAILURE, rehearsal.message(until), spec.failures
+            outcome, message = Outcome.FAILURE, rehearsal.message(until)
             live.probes.hurry(kind, until)
+        self.probed[name, kind, outcome] += 1
         if self._live.get(name) is not live:
             return
         is_early = live.is_builtin and kind is Kind.READINESS and not live.has_passed
@@ -455,7 +491,7 @@ class PodWorker:
         else:
             live.has_passed = live.has_passed or kind is Kind.READINESS
             self._report(container, kind, outcome, message)
-        for action in [a for _ in range(times) for a in live.probes.ended(kind, outcome)]:
+        for action in live.probes.ended(kind, outcome):
             if isinstance(action, Kill) and not live.stopping:
                 grace = self._grace() if action.grace is None else action.grace
                 text = f"Container {name} failed {action.kind} probe, will be restarted"

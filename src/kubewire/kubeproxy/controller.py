@@ -27,8 +27,14 @@ from kubewire.kernel import rtnetlink
 from kubewire.kubeproxy import backends, servers, udp
 from kubewire.kubeproxy.config import CONFIG_FILE, Config, over, sloppy
 from kubewire.kubeproxy.health import ProxyHealth
-from kubewire.kubeproxy.metrics import Metrics
-from kubewire.kubeproxy.plan import FOREIGN, HealthCheck, node_port_addresses, plan_service
+from kubewire.kubeproxy.metrics import FAMILIES, Metrics
+from kubewire.kubeproxy.plan import (
+    FOREIGN,
+    Frontend,
+    HealthCheck,
+    node_port_addresses,
+    plan_service,
+)
 from kubewire.kubeproxy.proxier import Proxier
 from kubewire.kubeproxy.table import Change, ServiceTable
 from kubewire.kubeproxy.topology import NodeView
@@ -94,7 +100,8 @@ class KubeProxy:
         )
         self._by_service = Index(self.slices, lambda s: [_service_of(s)])
         self._stale: set[Key] = set()
-        self._triggered: list[float] = []
+        self._triggered: list[tuple[str, float]] = []
+        """(IP family, since when) of changes that wait."""
         self.slices.listen(self._slices_changed)
         self.services.listen(self._services_changed)
         self.node.listen(self._node_changed)
@@ -106,6 +113,8 @@ class KubeProxy:
         self._table = ServiceTable()
         self._checks: dict[Key, HealthCheck] = {}
         self._told: dict[Key, frozenset[str]] = {}
+        self._closed: dict[Key, str] = {}
+        """healthCheckNodePorts that could not be opened, and why."""
         self._looked = time.monotonic()
         """When the kernel was last read back."""
         self._alone = alone
@@ -114,7 +123,7 @@ class KubeProxy:
         self._proxier: Proxier = backends.proxier(*self._made)
         self._recorder = Recorder(client, "kube-proxy", node_name)
         self.health = ProxyHealth(2 * config.sync_period)
-        self.metrics = Metrics(config.mode, self._table.frontends.values)
+        self.metrics = self._counting()
         self._health_checks = servers.HealthChecks(self.health)
 
     async def run(self) -> None:
@@ -130,12 +139,12 @@ class KubeProxy:
                     (
                         "healthz",
                         config.healthz_bind_address,
-                        servers.proxy_pages(self.health, self.metrics),
+                        servers.proxy_pages(self.health, lambda: self.metrics),
                     ),
                     (
                         "metrics",
                         config.metrics_bind_address,
-                        servers.metrics_pages(self.metrics, lambda: self._made[0].mode),
+                        servers.metrics_pages(lambda: self.metrics, lambda: self._made[0].mode),
                     ),
                 ):
                     if address:
@@ -207,13 +216,13 @@ class KubeProxy:
         try:
             yield
         except Exception:
-            self.metrics.failures.inc()
+            self.metrics.failed(full=full)
             raise
         self.metrics.synced(time.perf_counter() - start, full=full)
         now = time.time()
         self.health.updated(now)
-        for since in self._triggered:
-            self.metrics.programming.observe(now - since)
+        for family, since in self._triggered:
+            self.metrics.programming[family].observe(now - since)
         self._triggered = []
 
     def _remake(self, made: tuple[Config, tuple[str, ...]]) -> None:
@@ -221,7 +230,17 @@ class KubeProxy:
         if made != self._made:
             self._proxier.close()
             self._proxier = backends.proxier(*made)
+            anew = made[0].mode != self._made[0].mode
             self._made = made
+            if anew:
+                self.metrics = self._counting()
+
+    def _counting(self) -> Metrics:
+        """Of the mode that there is now."""
+        return Metrics(self._made[0].mode, self._frontends)
+
+    def _frontends(self) -> Iterable[Frontend]:
+        return self._table.frontends.values()
 
     def _partial(self, changes: Changes) -> None:
         dirty = self._stale | set(changes.of(self.services))
@@ -229,7 +248,7 @@ class KubeProxy:
         changed = self._all(dirty)
         addresses = {key: self._cluster_ips(key) for key in changes.of(self.services)}
         self._proxier.apply(changed, addresses)
-        udp.forget(changed)
+        self._forget(changed)
 
     def _full(self) -> None:
         self._stale = set()
@@ -240,7 +259,12 @@ class KubeProxy:
             Change(key, None, frontend) for key, frontend in self._table.frontends.items()
         ]
         self._proxier.sync(everything, {key: self._cluster_ips(key) for key in self.services.store})
-        udp.forget(everything)
+        self._forget(everything)
+
+    def _forget(self, changes: Sequence[Change]) -> None:
+        """UDP flows that lead nowhere now."""
+        start = time.perf_counter()
+        self.metrics.reconciled(udp.forget(changes), time.perf_counter() - start)
 
     async def _checked(self) -> None:
         """Open and close healthCheckNodePorts where nodePorts answer."""
@@ -248,8 +272,14 @@ class KubeProxy:
         hosts = [""]
         if "all" not in config.node_ports_on:
             hosts = [ip for v in (4, 6) for ip in node_port_addresses(self._view, config, v)]
-        for fault in await self._health_checks.update(self._checks, hosts):
-            log.error("%s", fault)
+        closed = await self._health_checks.update(self._checks, hosts)
+        for key, fault in closed.items() - self._closed.items():
+            self._record(
+                self.services.store[key],
+                "FailedToStartServiceHealthcheck",
+                f'node {self._view.name} failed to start healthcheck "{key}" on {fault}',
+            )
+        self._closed = closed
 
     def _seen(self) -> NodeView:
         """This node as its object and its interfaces describe it."""
@@ -292,7 +322,7 @@ class KubeProxy:
 
     def _slices_changed(self, changes: Sequence[Seen[EndpointSlice]]) -> None:
         self._stale.update(_service_of(x) for c in changes for x in (c.old, c.new) if x)
-        self._triggered += [t for c in changes if c.new and (t := _triggered(c.new)) is not None]
+        self._triggered += [t for c in changes if c.new and (t := _triggered(c.new))]
         self._queued(endpoints=len(changes))
 
     def _services_changed(self, changes: Sequence[Seen[Service]]) -> None:
@@ -352,11 +382,14 @@ class KubeProxy:
         else:
             self._told.pop(service.key, None)
         for text in faults.keys() - before:
-            log.warning("Service %s: %s", service.key, text)
-            meta = service.metadata
-            about = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
-            obj = {"apiVersion": "v1", "kind": "Service", "metadata": about}
-            self._recorder.event(obj, "Warning", faults[text], text)
+            self._record(service, faults[text], text)
+
+    def _record(self, service: Service, reason: str, text: str) -> None:
+        log.warning("Service %s: %s", service.key, text)
+        meta = service.metadata
+        about = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
+        obj = {"apiVersion": "v1", "kind": "Service", "metadata": about}
+        self._recorder.event(obj, "Warning", reason, text)
 
     def _cluster_ips(self, key: Key) -> tuple[str, ...]:
         service = self.services.store.get(key)
@@ -381,11 +414,13 @@ def _service_of(piece: EndpointSlice) -> Key:
     return Key(piece.metadata.namespace, piece.service_name)
 
 
-def _triggered(piece: EndpointSlice) -> float | None:
-    """When the change of a pod or Service happened that led to this slice."""
+def _triggered(piece: EndpointSlice) -> tuple[str, float] | None:
+    """IP family, and when the change of a pod or Service happened that led to this slice."""
     text = piece.annotations.get(TRIGGERED, "")
+    if not text or piece.address_type not in FAMILIES:
+        return None
     try:
-        return datetime.fromisoformat(text).timestamp() if text else None
+        return piece.address_type, datetime.fromisoformat(text).timestamp()
     except ValueError:
         return None
 

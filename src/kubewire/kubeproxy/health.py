@@ -1,8 +1,8 @@
 """Whether the proxy keeps up, and what load balancers are told: pure, ``now`` comes in.
 
-The proxy is healthy unless a change has waited for twice its syncPeriod. /healthz also fails while
-the node is about to go, so that balancers drain it; /livez does not, or the proxy itself would be
-restarted just when it is needed.
+The proxy is healthy unless a change has waited for twice its syncPeriod; one sync covers both IP
+families, so both are told the same. /healthz also fails while the node is about to go, so that
+balancers drain it; /livez does not, or the proxy itself would be restarted just when it is needed.
 """
 
 from __future__ import annotations
@@ -70,11 +70,17 @@ class ProxyHealth:
     def _page(self, now: float, fine: bool, more: dict[str, bool]) -> Page:
         # Upstream's promise: "lastUpdated" is recent while all is well, changes or not.
         updated = now if fine else self._updated
-        body = {"lastUpdated": _stamp(updated), "currentTime": _stamp(now), **more}
+        healthy = self.healthy(now)
+        one = {"lastUpdated": _stamp(self._updated), "healthy": healthy}
+        status = {"status": {"IPv4": one, "IPv6": one}} if self._updated else {}
+        stamps = {"lastUpdated": _stamp(updated), "currentTime": _stamp(now)}
+        body = {**stamps, **more, "healthy": healthy, **status}
         return Page(200 if fine else 503, json.dumps(body), JSON_HEADERS)
 
 
 def _stamp(seconds: float) -> str:
+    if not seconds:
+        return "0001-01-01T00:00:00Z"
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from kubewire.api.core import Node, Pod
 from kubewire.api.errors import InputError
+from kubewire.api.fielderrors import located
 from kubewire.api.meta import JSON
 from kubewire.api.service import EndpointSlice, Service
 from kubewire.kubeproxy.config import parse_network, sloppy
@@ -81,8 +82,8 @@ def _typed(obj: JSON, type_: type[T], where: Where) -> T:
     try:
         return msgspec.convert(obj, type_)
     except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at `$.")
-        raise InputError(f"{where(place.rstrip('`') or 'object')}: {text}") from error
+        text, place = located(error)
+        raise InputError(f"{where(place or 'object')}: {text}") from error
 
 
 def _refuse(faults: Iterator[tuple[str, str]], where: Where) -> None:

@@ -93,21 +93,22 @@ async def serve(what: str, address: str, pages: Pages, *, hard_fail: bool) -> No
             listener.close()
 
 
-def proxy_pages(health: ProxyHealth, metrics: Metrics) -> Pages:
+def proxy_pages(health: ProxyHealth, metrics: Callable[[], Metrics]) -> Pages:
     """/healthz and /livez of the health server."""
 
     def counted(path: str) -> Page:
         page = health.healthz(time.time()) if path == "healthz" else health.livez(time.time())
-        (metrics.healthz if path == "healthz" else metrics.livez).labels(str(page.status)).inc()
+        counters = metrics()
+        (counters.healthz if path == "healthz" else counters.livez).labels(str(page.status)).inc()
         return page
 
     return {"/healthz": lambda: counted("healthz"), "/livez": lambda: counted("livez")}
 
 
-def metrics_pages(metrics: Metrics, mode: Callable[[], str]) -> Pages:
+def metrics_pages(metrics: Callable[[], Metrics], mode: Callable[[], str]) -> Pages:
     """What the metrics server has."""
     return {
-        "/metrics": lambda: Page(200, metrics.render().decode(), PROMETHEUS),
+        "/metrics": lambda: Page(200, metrics().render().decode(), PROMETHEUS),
         "/proxyMode": lambda: Page(200, mode(), TEXT),
         "/healthz": lambda: Page(200, "ok", TEXT),
     }
@@ -122,7 +123,9 @@ class HealthChecks:
         self._open: dict[tuple[Key, int], Listener] = {}
         self._hosts: tuple[str, ...] = ()
 
-    async def update(self, checks: Mapping[Key, HealthCheck], hosts: Iterable[str]) -> list[str]:
+    async def update(
+        self, checks: Mapping[Key, HealthCheck], hosts: Iterable[str]
+    ) -> dict[Key, str]:
         """Open what is new, close what is gone; returns what could not be opened, and why."""
         self._checks = dict(checks)
         if (hosts := tuple(hosts)) != self._hosts:
@@ -131,14 +134,14 @@ class HealthChecks:
         wanted = {(key, check.port) for key, check in checks.items()}
         for place in self._open.keys() - wanted:
             self._open.pop(place).close()
-        failed = []
+        failed = {}
         for key, port in wanted - self._open.keys():
             listener = Listener({"": self._page(key)})
             try:
                 await listener.open(hosts, port)
                 self._open[key, port] = listener
             except OSError as error:
-                failed.append(f"Service {key}: healthCheckNodePort {port}: {error.strerror}")
+                failed[key] = f"port {port}: spec.healthCheckNodePort: {error.strerror}"
         return failed
 
     def _page(self, key: Key) -> Callable[[], Page]:

@@ -13,6 +13,7 @@ import msgspec
 from kubewire.api.clusternetworkpolicy import ClusterNetworkPolicy
 from kubewire.api.core import Namespace, Node, Pod
 from kubewire.api.errors import Cause, InputError
+from kubewire.api.fielderrors import located
 from kubewire.api.meta import JSON, Key
 from kubewire.api.networkpolicy import NetworkPolicy
 from kubewire.api.policyvalidation import cluster_network_policy_errors, network_policy_errors
@@ -119,9 +120,8 @@ def _decode(source: Source, type_: type[T]) -> T:
     try:
         return msgspec.convert(_without_nulls(source.obj), type_)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at ")
-        field = path.strip("`").removeprefix("$.") or "metadata"
-        raise InputError(f"{source.where(field)}: {message}") from error
+        message, field = located(error)
+        raise InputError(f"{source.where(field or 'metadata')}: {message}") from error
 
 
 def _without_nulls(value: Any) -> Any:

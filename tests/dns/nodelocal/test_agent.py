@@ -71,6 +71,36 @@ def test_cache_answers_at_its_addresses_and_leaves_nothing(tmp_path: Path) -> No
         assert "nodelocaldns" not in {link.name for link in netlink.links()}
 
 
+TEMPLATE = """.:53 {
+  bind __PILLAR__LOCAL__DNS__
+  reload 2s 1s
+  hosts {
+    ADDRESS name.test
+  }
+}
+"""
+
+
+def test_a_template_is_filled_in_memory_and_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed, it leaves no folder behind."""
+    base, scratch = tmp_path / "Corefile.base", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    base.write_text(TEMPLATE.replace("ADDRESS", "192.0.2.1"))
+    local = ["--node-local", "--localip", LOCAL[0], "--upstream", "127.0.0.2"]
+    with serving(*local, "--conf", str(base), lines=1) as cache:
+        assert dig(LOCAL[0], "name.test") == "192.0.2.1"
+        base.write_text(TEMPLATE.replace("ADDRESS", "192.0.2.2"))
+        assert cache.stdout
+        assert any("Reloading complete" in line for line in cache.stdout)
+        assert dig(LOCAL[0], "name.test") == "192.0.2.2"
+        cache.kill()
+        cache.wait()
+    assert not list(scratch.iterdir())
+
+
 def test_rules_that_somebody_flushed_come_back() -> None:
     from kubewire.dns.nodelocal.agent import Agent
     from kubewire.dns.nodelocal.plan import TABLE, NodeLocal

@@ -1,4 +1,4 @@
-"""Puts a node's cache in place around the server: device, addresses, rules, Corefile.
+"""Puts a node's cache in place around the server: device, addresses, rules.
 
 All of it is looked after while the server runs, since firewalls are flushed and devices deleted by
 others, and taken away when it ends; after a crash it stays, and the next start takes it over.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
-import tempfile
 import threading
 from ipaddress import ip_interface
-from pathlib import Path
 from typing import Self
 
 from kubewire.dns.nodelocal.plan import TABLE, NodeLocal
@@ -36,17 +34,13 @@ class Agent:
         plan: NodeLocal,
         *,
         interface: str = "nodelocaldns",
-        template: Path | None = None,
         interval: float = INTERVAL,
     ) -> None:
         self._plan = plan
         self._interface = interface
-        self._template = template
         self._interval = interval
-        self._folder = tempfile.TemporaryDirectory(prefix="kubewire-nodelocal-")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="nodelocal", daemon=True)
-        self.corefile = Path(self._folder.name) / "Corefile"
 
     def __enter__(self) -> Self:
         self.ensure()
@@ -57,11 +51,9 @@ class Agent:
         self._stop.set()
         self._thread.join()
         self.remove()
-        self._folder.cleanup()
 
     def ensure(self) -> None:
         """Put in place what is missing."""
-        self._write_corefile()
         with RtNetlink() as netlink:
             index = self._device(netlink)
             wanted = [ip_interface(ip) for ip in self._plan.local_ips]
@@ -95,17 +87,6 @@ class Agent:
             if not any(f.errno == errno.EOPNOTSUPP for f in error.failures):
                 raise
             return netlink.index("lo")
-
-    def _write_corefile(self) -> None:
-        text = (
-            self._plan.corefile()
-            if self._template is None
-            else self._plan.filled(self._template.read_text())
-        )
-        if not self.corefile.exists() or self.corefile.read_text() != text:
-            fresh = self.corefile.with_suffix(".new")
-            fresh.write_text(text)
-            fresh.replace(self.corefile)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval):

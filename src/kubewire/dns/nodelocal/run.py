@@ -33,10 +33,15 @@ def run(
     if not plan.upstream:
         plan = replace(plan, upstream=_upstream(upstream_service, kubeconfig, context))
     server.set_up_logging()
-    with Agent(plan, interface=interface, template=template) as placed:
+
+    def corefile() -> str:
+        return plan.filled(template.read_text()) if template else plan.corefile()
+
+    with Agent(plan, interface=interface):
         return server.run(
-            placed.corefile, kubeconfig=kubeconfig, context=context, agent=agent, quiet=quiet
-        )
+            template, text=corefile, kubeconfig=kubeconfig, context=context, agent=agent,
+            quiet=quiet,
+        )  # fmt: skip
 
 
 def _upstream(service: str, kubeconfig: str, context: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kubewire.lang.nftables import wire
 from kubewire.lang.nftables.types import (
@@ -441,16 +441,7 @@ class DnatMap:
 
     def run(self, state: State) -> Any:
         """Collect every target; ends the evaluation of the hook, as nat does."""
-        targets = []
-        for choice in _choices(self.loads, state):
-            found = state.sets(self.map).get(choice)
-            if found is not None:
-                size = 4 if self.version == 4 else 16
-                targets.append((found[:size], found[size : size + 2]))
-        if not targets:
-            return False
-        state.targets = tuple(targets)
-        return ACCEPT
+        return _run_choice(self.loads, self.map, self.version, state)
 
 
 def _choices(loads: Sequence[Load], state: State) -> list[bytes]:
@@ -466,6 +457,49 @@ def _choices(loads: Sequence[Load], state: State) -> list[bytes]:
             found = load.value(state)
             keys = [k + found + bytes(-len(found) & 3) for k in keys]
     return keys
+
+
+def _run_choice(
+    loads: Sequence[Load], name: str, version: int, state: State, skipped: int = 0
+) -> Any:
+    size = 4 if version == 4 else 16
+    found = (state.sets(name).get(choice) for choice in _choices(loads, state))
+    targets = [f[skipped:] for f in found if f is not None]
+    if not targets:
+        return False
+    state.targets = tuple((t[:size], t[size : size + 2]) for t in targets)
+    return ACCEPT
+
+
+class _Registers(NamedTuple):
+    """client . frontend, and right behind it a target: a rule that is sticky keeps them apart.
+
+    What a map gives is the frontend's port . address . port, so the first part goes where the
+    frontend's port is, and the rule fills the other two before it asks. Both are for nft's listing
+    alone: it must have seen each register of a key being loaded by itself, or it ends (1.0.6: "Assertion
+    consumed > 0"), whatever was to be listed, for it cannot tell the length of what a map gives.
+    """
+
+    key: int
+    frontend: int
+    port: int
+    target: int
+
+    @classmethod
+    def of(cls, version: int) -> _Registers:
+        words = 1 if version == 4 else 4
+        return cls(REG, REG + words, REG + 2 * words + 1, REG + 2 * words + 2)
+
+    def seen(self, loads: Sequence[Load]) -> bytes:
+        """Something in the place of the target: an address and a port."""
+        return _keys((loads[0], loads[-1]), self.target)
+
+    def remember(self, memory: str, timeout: int) -> bytes:
+        """Client . frontend -> target, from now on."""
+        body = wire.string(1, memory) + wire.be32(3, 1) + wire.be32(4, self.key)
+        return wire.expression(
+            "dynset", body + wire.be32(5, self.port) + wire.be64(6, timeout * 1000)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,24 +525,19 @@ class StickyDnat:
 
     def encode(self) -> bytes:
         """Look the client up, check the target, renew, translate."""
-        words = 1 if self.version == 4 else 4
-        key, target = REG, REG + 2 * words + 2
-        frontend = target - words - 2
-        found = _keys((self.client, *self.loads), key)
-        found += _lookup(self.memory, key, target)
+        at = _Registers.of(self.version)
+        found = at.seen(self.loads) + _keys((self.client, *self.loads), at.key)
+        found += _lookup(self.memory, at.key, at.port)
         # The frontend once more, right in front of the target: together they are the key of valid.
-        found += _keys(self.loads, frontend)
-        found += wire.expression("lookup", wire.string(1, self.valid) + wire.be32(2, frontend))
-        found += _keys((self.client, *self.loads), key)
-        renew = (
-            wire.string(1, self.memory) + wire.be32(3, 1) + wire.be32(4, key) + wire.be32(5, target)
-        )
-        found += wire.expression("dynset", renew + wire.be64(6, self.timeout * 1000))
-        return found + _translate(target, self.version)
+        found += _keys(self.loads, at.frontend)
+        found += wire.expression("lookup", wire.string(1, self.valid) + wire.be32(2, at.frontend))
+        found += at.remember(self.memory, self.timeout)
+        return found + _translate(at.target, self.version)
 
     def run(self, state: State) -> Any:
         """A new client is in nobody's memory."""
-        target = state.sets(self.memory).get(_key_value((self.client, *self.loads), state))
+        found = state.sets(self.memory).get(_key_value((self.client, *self.loads), state))
+        target = None if found is None else found[4:]
         if target is None or not state.sets(self.valid).has(_key_value(self.loads, state) + target):
             return False
         size = 4 if self.version == 4 else 16
@@ -518,36 +547,40 @@ class StickyDnat:
 
 @dataclass(frozen=True, slots=True)
 class RememberingDnat:
-    """Choose a target by ``choice`` (as DnatMap) and remember it for the client."""
+    """Choose a target as DnatMap does, and remember it for the client.
+
+    What the map gives begins with the frontend's port, and so does what is remembered.
+    """
 
     client: Load
-    choice: DnatMap
+    loads: tuple[Load, ...]
+    map: str
     memory: str
     timeout: int
+    version: int = 4
 
     def render(self) -> str:
         """As close to nft as can be."""
-        return f"add @{self.memory} {{ {self.client.render()} ... timeout {self.timeout}s }} {self.choice.render()}"
+        choice = DnatMap(self.loads, self.map, self.version).render()
+        return (
+            f"add @{self.memory} {{ {self.client.render()} ... timeout {self.timeout}s }} {choice}"
+        )
 
     def encode(self) -> bytes:
         """Choose into the registers behind the client's key, forget, remember, translate."""
-        loads = tuple(x for x in self.choice.loads if not isinstance(x, Numgen))
-        words = 1 if self.choice.version == 4 else 4
-        key, target = REG, REG + 2 * words + 2
-        found = _keys(self.choice.loads) + _lookup(self.choice.map, REG, target)
-        found += _keys((self.client, *loads), key)
-        entry = wire.string(1, self.memory)
+        at = _Registers.of(self.version)
+        frontend = tuple(x for x in self.loads if not isinstance(x, Numgen))
+        found = at.seen(frontend) + _keys(self.loads) + _lookup(self.map, REG, at.port)
+        found += _keys((self.client, *frontend), at.key)
         # An update would keep the old target, so it is deleted first.
-        found += wire.expression(
-            "dynset", entry + wire.be32(3, 2) + wire.be32(4, key) + wire.be32(5, target)
-        )
-        remember = entry + wire.be32(3, 1) + wire.be32(4, key) + wire.be32(5, target)
-        found += wire.expression("dynset", remember + wire.be64(6, self.timeout * 1000))
-        return found + _translate(target, self.choice.version)
+        body = wire.string(1, self.memory) + wire.be32(3, 2) + wire.be32(4, at.key)
+        found += wire.expression("dynset", body + wire.be32(5, at.port))
+        found += at.remember(self.memory, self.timeout)
+        return found + _translate(at.target, self.version)
 
     def run(self, state: State) -> Any:
         """As the choice."""
-        return self.choice.run(state)
+        return _run_choice(self.loads, self.map, self.version, state, skipped=4)
 
 
 def _lookup(name: str, source: int, target: int) -> bytes:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kubewire.kernel import links, netns
+from kubewire.kernel import links, netns, sysctl
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kernel.rtnetlink import RtNetlink
 from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.backends.envoy import loop
-from kubewire.kubeproxy.backends.envoy.proxier import EnvoyProxier
+from kubewire.kubeproxy.backends.envoy.proxier import ENDED, EnvoyProxier
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import plan
 from kubewire.kubeproxy.table import Change
@@ -258,10 +258,39 @@ async def test_what_others_remove_is_put_back(tmp_path: Path) -> None:
         assert await node.line(POD, VIP) == [ONE, POD]
 
 
+async def test_a_port_that_envoy_uses_in_a_clients_name_is_still_the_clients(
+    tmp_path: Path,
+) -> None:
+    sticky = service("k", "10.96.0.11", sessionAffinity="ClientIP")
+    async with world(tmp_path) as node:
+        await node.serve(ONE)
+        node.show([service(), sticky], [slice_(A), slice_(A, of="k")])
+        through = await node.dial(POD, VIP)
+        assert (await through.line())[:2] == [ONE, POD]
+        (port,) = {
+            writer.get_extra_info("peername")[1]
+            for writer in node.streams
+            if writer.get_extra_info("sockname")[0] == ONE
+        }
+        # The kernel carries this one; its answers come to a port that a socket of Envoy has.
+        with netns.socket_in(node.pod(POD)) as client:
+            client.setblocking(False)
+            client.bind((POD, port))
+            events = asyncio.get_running_loop()
+            await asyncio.wait_for(events.sock_connect(client, ("10.96.0.11", 80)), 10)
+            await events.sock_sendall(client, b"hello\n")
+            answer = await asyncio.wait_for(events.sock_recv(client, 99), 10)
+            assert answer.startswith(ONE.encode())
+        assert (await through.line())[:2] == [ONE, POD]
+
+
 async def test_clear_leaves_nothing(tmp_path: Path) -> None:
     async with world(tmp_path) as node:
+        before = sysctl.read(loop.EARLY_DEMUX)
         node.show([service()], [slice_(A)])
+        assert sysctl.read(loop.EARLY_DEMUX) == "0"
         node.proxier.clear()
+        assert sysctl.read(loop.EARLY_DEMUX) == before
         with Nfnetlink() as nft, RtNetlink() as netlink:
             assert nft.tables() == set()
             assert loop.ENTRY not in {link.name for link in netlink.links()}
@@ -290,10 +319,20 @@ async def test_who_is_left_keeps_its_connections(tmp_path: Path) -> None:
         assert f"{name} 1" in before
         assert f"{name} 1" in await node.metrics()
         line.close()
-        while True:
-            if backends.clear_others("nftables", rules, patient=True):
-                break
+        ended = tmp_path / "envoy" / ENDED
+        while not ended.exists():
+            assert not backends.clear_others("nftables", rules, patient=True)
             await asyncio.sleep(0.01)
+        with Nfnetlink() as nft, RtNetlink() as netlink:
+            assert loop.NAME not in nft.tables()
+            assert loop.ENTRY not in {link.name for link in netlink.links()}
+        assert not (tmp_path / "envoy" / "envoy.pid").exists()
+        # Sockets in the state TIME_WAIT are the last that is left of it.
+        assert not backends.clear_others("nftables", rules, patient=True)
+        assert sysctl.read(loop.EARLY_DEMUX) == "0"
+        os.utime(ended, (0, 0))
+        assert backends.clear_others("nftables", rules, patient=True)
+        assert sysctl.read(loop.EARLY_DEMUX) == "1"
         assert not (tmp_path / "envoy").exists()
         next_one.clear()
         next_one.close()

@@ -1,3 +1,4 @@
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,6 +67,15 @@ def test_the_kernel_takes_the_rules_whole_and_change_by_change(
         proxier.apply([Change(k, f, None) for k, f in frontends.items()], gone)
         assert proxier.dump() == empty, f"{fixture}: something that nothing needs is left"
         assert not proxier.heal()
+
+
+@pytest.mark.tool("nft")
+def test_nft_can_list_every_rule(config: Config, proxier: NftablesProxier) -> None:
+    for fixture in FIXTURES:
+        put(proxier, fixture, config)
+        for arguments in (["list", "ruleset"], ["-j", "list", "ruleset"]):
+            found = subprocess.run(["nft", *arguments], check=True, capture_output=True, text=True)
+            assert not fixture.startswith("sticky") or "affinity4" in found.stdout
 
 
 def _an_element(name: str, frontends: Frontends, change: Transaction, config: Config) -> None:

@@ -16,6 +16,10 @@ where it enters the node again. Masquerading (by the usual bit of the mark, whic
 and hairpins are done in postrouting, as everywhere.
 
 A process of the node has no need of that: it is let out directly, as its own packets would be.
+
+Envoy's sockets have addresses of clients, so the kernel must not look for a socket before it has
+translated a packet back and routed it, as it does to save time (``tcp_early_demux``): an answer to a
+client itself would be taken for one to a socket that Envoy has, or had until a minute ago.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import errno
 import socket
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 
 from kubewire.kernel import links, sysctl
 from kubewire.kernel.netlink import Message, NetlinkError
@@ -64,6 +69,10 @@ NAME = "kubewire-envoy-loop"
 ENTRY, EXIT = "kwe0", "kwe1"
 MTU = 1400
 """Fits every overlay: what is too large after the loop could not be told to Envoy."""
+EARLY_DEMUX = "net/ipv4/tcp_early_demux"
+"""Of both families."""
+TIME_WAIT = 60.0
+"""Seconds for which the kernel keeps a socket after its end."""
 OUT, BACK = 16701, 16702
 """Routing tables."""
 PROTOCOL = 87
@@ -158,8 +167,14 @@ def versions() -> tuple[int, ...]:
     return (4, 6) if sysctl.exists("net/ipv6/conf/all/forwarding") else (4,)
 
 
-def make(config: Config) -> None:
-    """Make sure of devices, addresses, routes and rules."""
+def make(config: Config, before: Path) -> None:
+    """Make sure of devices, addresses, routes and rules.
+
+    ``before``: the file that keeps the one setting which ``restore`` puts back.
+    """
+    if not before.exists():
+        before.write_text(sysctl.read(EARLY_DEMUX))
+    sysctl.write(EARLY_DEMUX, 0)
     with RtNetlink() as netlink:
         if not _present(netlink):
             netlink.transact(
@@ -199,10 +214,11 @@ def _rules(config: Config, version: int) -> tuple[Rule, Rule]:
 
 
 def intact() -> bool:
-    """Tell whether the devices and their routes are still there."""
+    """Tell whether the devices and their routes are still there, and no socket is looked for early."""
     with RtNetlink() as netlink:
         tables = {route.table for route in netlink.routes()}
-        return _present(netlink) and {OUT, BACK} <= tables
+        there = _present(netlink) and {OUT, BACK} <= tables
+    return there and sysctl.read(EARLY_DEMUX) == "0"
 
 
 def remove(config: Config) -> None:
@@ -215,6 +231,12 @@ def remove(config: Config) -> None:
         _drop(netlink, stale)
         if _present(netlink):
             netlink.transact([links.delete_link(ENTRY)])
+
+
+def restore(before: Path) -> None:
+    """What ``make`` found, once Envoy's last socket is gone."""
+    if before.exists():
+        sysctl.write(EARLY_DEMUX, before.read_text())
 
 
 def _drop(netlink: RtNetlink, stale: Iterable[Route]) -> None:

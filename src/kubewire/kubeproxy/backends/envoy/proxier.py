@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 NAME = "kubewire-envoy"
 """The table with the way to Envoy, and with everything that is not Envoy's."""
 
+DEMUX, ENDED = "tcp_early_demux", "ended"
+"""Files: the setting as it was before, and when Envoy was ended for another mode."""
+
 ClusterIPs = dict[Key, tuple[str, ...]]
 
 
@@ -73,11 +77,12 @@ class EnvoyProxier:
         """Envoy and the kernel's way to it, whatever there is."""
         compiled = [compile_frontend(c.new) for c in changes if c.new]
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self._directory / ENDED).unlink(missing_ok=True)
         self._serve()
         wanted = {name for one in compiled for name in one.clusters}
         self._put(compiled)
         self._own = Counter(ip for one in compiled for ip in one.own)
-        loop.make(self._config)
+        loop.make(self._config, self._directory / DEMUX)
         self._commit_loop(whole=True)
         self._envoy.ensure(self._bootstrap())
         self._told()
@@ -106,7 +111,7 @@ class EnvoyProxier:
         started = self._envoy.ensure(self._bootstrap())
         broken = not loop.intact() or self._loop_lines() != self._loop_actual()
         if broken:
-            loop.make(self._config)
+            loop.make(self._config, self._directory / DEMUX)
             self._commit_loop(whole=True)
         return self._rules.heal() or started or broken
 
@@ -130,15 +135,33 @@ class EnvoyProxier:
         )
 
     def leave(self) -> bool:
-        """Send nobody to Envoy any more; end it when the last of its connections has ended."""
+        """Send nobody to Envoy any more; end it when the last of its connections has ended.
+
+        A minute later, when its last socket is gone, nothing is left of it.
+        """
         if self._directory.is_dir() and self._envoy.lingers():
             self._rules.clear()
+            return False
+        ended = self._directory / ENDED
+        if self._directory.is_dir() and not ended.exists():
+            self._end()
+            ended.touch()
+        if ended.exists() and time.time() < ended.stat().st_mtime + loop.TIME_WAIT:
             return False
         self.clear()
         return True
 
     def clear(self) -> None:
         """End Envoy, remove the rules, devices, routes and files."""
+        self._end()
+        loop.restore(self._directory / DEMUX)
+        if self._directory.is_dir():
+            for path in self._directory.iterdir():
+                path.unlink()
+            self._directory.rmdir()
+
+    def _end(self) -> None:
+        """All that others could meet goes; what the next run must know stays in the folder."""
         self._rules.clear()
         self._envoy.stop()
         self._deaf()
@@ -148,10 +171,6 @@ class EnvoyProxier:
             self._netlink.commit(gone)
         loop.remove(self._config)
         self._resources, self._assignments, self._table = Resources(), {}, None
-        if self._directory.is_dir():
-            for path in self._directory.iterdir():
-                path.unlink()
-            self._directory.rmdir()
 
     def close(self) -> None:
         """Give up the sockets; Envoy and the rules stay."""

@@ -8,6 +8,7 @@ chain; a change of a Service touches its elements only.
 ```
 services4:  daddr . proto . dport          -> goto SHAPE
 endpoints4: daddr . proto . dport . index  -> address . port      index 0.. cluster, 65536.. local
+sticky4:    the same of Services with affinity, behind the Service's own port
 SHAPE:      [source is a pod | of this node]  mark?  dnat to ... numgen random mod N map @endpoints4
 ```
 
@@ -30,6 +31,7 @@ from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend, Source
 from kubewire.kubeproxy.topology import Target
 from kubewire.lang.nftables import readback
 from kubewire.lang.nftables.expressions import (
+    ACCEPT,
     DPORT,
     DROP,
     IIFNAME,
@@ -75,6 +77,8 @@ from kubewire.lang.packet import PROTOCOLS
 NAME = "kubewire-proxy"
 LOCAL = 1 << 16
 """Indexes of the local endpoint set begin here."""
+REMEMBERED = 1 << 20
+"""Clients whose endpoints are remembered, in each family: one more than that would get nowhere."""
 VERSIONS = (4, 6)
 REFUSE = "refuse"
 GUARD = "guard-loopback"
@@ -189,11 +193,13 @@ def _balance(
     sets = _sets(decisions)
     parts = [_part(decision, sets) for decision in decisions]
     # Hot: a full sync comes here for every endpoint of every frontend.
-    ends = compiled.elements.setdefault(f"endpoints{version}", {}) if sets else {}
+    kind = "endpoints" if frontend.affinity is None else "sticky"
+    ends = compiled.elements.setdefault(f"{kind}{version}", {}) if sets else {}
     family = AF_INET6 if version == 6 else AF_INET
+    lead = b"" if frontend.affinity is None else _port(frontend.key.port)
     # The first set is indexed from 0; a second one can only be the other of cluster, local.
     for second, endpoints in enumerate(sets):
-        packed = [inet_pton(family, t.ip) + _port(t.port) for t in endpoints]
+        packed = [lead + inet_pton(family, t.ip) + _port(t.port) for t in endpoints]
         keys = map(key.__add__, _indexes(len(packed), local=bool(second)))
         ends.update(zip(keys, packed, strict=True))
         for target in endpoints:
@@ -201,7 +207,7 @@ def _balance(
                 add("hairpin", ip_bytes(target.ip) * 2, None)
         if frontend.affinity is not None:
             for data in packed:
-                add("local-valid" if second else "valid", key + data, None)
+                add("local-valid" if second else "valid", key + data[4:], None)
     shape = Shape(version, (parts[0],) if len(set(parts)) == 1 else tuple(parts), frontend.affinity)
     chain = shape_chain(
         shape,
@@ -276,17 +282,15 @@ def _condition(source: Source | None, pods: Match | Lookup) -> tuple[object, ...
 
 def _dnats(shape: Shape, part: Part) -> tuple[object, ...]:
     version = shape.version
-    choice = DnatMap(
-        (*_KEYS[version], Numgen(part.size, LOCAL if part.local else 0)),
-        f"endpoints{version}",
-        version,
-    )
+    choice = (*_KEYS[version], Numgen(part.size, LOCAL if part.local else 0))
     if shape.affinity is None:
-        return (choice,)
+        return (DnatMap(choice, f"endpoints{version}", version),)
     memory, valid = f"affinity{version}", f"{'local-' if part.local else ''}valid{version}"
     return (
         StickyDnat(_CLIENT[version], _KEYS[version], memory, valid, shape.affinity, version),
-        RememberingDnat(_CLIENT[version], choice, memory, shape.affinity),
+        RememberingDnat(
+            _CLIENT[version], choice, f"sticky{version}", memory, shape.affinity, version
+        ),
     )
 
 
@@ -333,7 +337,14 @@ def base_table(config: Config, service_cidrs: Iterable[str] = ()) -> Table:
             Set(f"hairpin{version}", (address, address)),
             Set(f"valid{version}", (*frontend, address, PORT)),
             Set(f"local-valid{version}", (*frontend, address, PORT)),
-            Set(f"affinity{version}", (address, *frontend), (address, PORT), dynamic=True),
+            Set(f"sticky{version}", (*frontend, INDEX), (PORT, address, PORT)),
+            Set(
+                f"affinity{version}",
+                (address, *frontend),
+                (PORT, address, PORT),
+                dynamic=True,
+                size=REMEMBERED,
+            ),
             Set(f"cluster-ips{version}", (address,)),
             interval_set(f"pods{version}", version, config.cluster_cidrs),
             interval_set(f"service-range{version}", version, cidrs),
@@ -358,7 +369,9 @@ def _base_chains(config: Config) -> Iterable[Chain]:
     for hook in ("prerouting", "output"):
         yield Chain(f"firewall-{hook}", firewall, "filter", hook, PRIORITIES["dstnat"] - 10)
         yield Chain(f"nat-{hook}", services, "nat", hook, PRIORITIES["dstnat"])
-    refused = [Rule((_IPV[v], new, Vmap(_KEYS[v], f"refused{v}"))) for v in VERSIONS]
+    # Nearly all packets belong to connections that were judged: one rule for them, not six.
+    known = Rule((CtState(("established", "related")), ACCEPT))
+    refused = [known, *(Rule((_IPV[v], new, Vmap(_KEYS[v], f"refused{v}"))) for v in VERSIONS)]
     unknown = [rule for v in VERSIONS for rule in _unknown(v, new)]
     yield Chain("filter-input", tuple(refused), "filter", "input", PRIORITIES["filter"] - 10)
     for hook in ("forward", "output"):
