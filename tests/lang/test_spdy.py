@@ -1,12 +1,12 @@
 """SPDY frames as spdystream (the library of kubectl) sends and takes them."""
 
 import hashlib
-import struct
 import zlib
 
 import pytest
 
 from kubewire.lang import spdy
+from tests.lang.spdy_client import SpdyClient, frame
 
 HEADERS = {"streamtype": "data", "port": "80", "requestid": "0"}
 
@@ -17,14 +17,10 @@ def test_the_dictionary_is_the_drafts() -> None:
     assert hashlib.sha256(spdy.DICTIONARY).hexdigest() == known
 
 
-def frame(kind: int, body: bytes, flags: int = 0) -> bytes:
-    return struct.pack("!HHI", 0x8003, kind, flags << 24 | len(body)) + body
-
-
 @pytest.mark.parametrize(
     ("data", "events"),
     [
-        (spdy.open_stream(1, HEADERS), [spdy.Opened(1, HEADERS)]),
+        (SpdyClient().open(1, HEADERS), [spdy.Opened(1, HEADERS)]),
         (b"\x00\x00\x00\x01\x00\x00\x00\x02hi", [spdy.Data(1, b"hi")]),
         (b"\x00\x00\x00\x01\x01\x00\x00\x02hi", [spdy.Data(1, b"hi"), spdy.Finished(1)]),
         (b"\x00\x00\x00\x03\x01\x00\x00\x00", [spdy.Finished(3)]),
