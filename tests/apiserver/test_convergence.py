@@ -49,7 +49,7 @@ async def test_a_report_that_was_lost_is_asked_for_again() -> None:
     agent = Agent(found, "kubelet/a", deaf=4)
     found.opened(agent)
     assert await found.sync(20) == (7, {})
-    assert agent.heard == 5
+    assert agent.heard >= 5
 
 
 async def test_a_watch_that_was_being_renewed_hears_of_it() -> None:

@@ -19,7 +19,7 @@ class Network:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._pods: dict[str, int] = {}
+        self.pods: dict[str, int] = {}
         sysctl.write("net.ipv4.ip_forward", 1)
         with RtNetlink() as netlink:
             # The node's own address, on a device that leads nowhere.
@@ -39,14 +39,14 @@ class Network:
 
     def pod(self, ip: str) -> int:
         """Make a pod; a descriptor of its namespace."""
-        number = len(self._pods) + 1
+        number = len(self.pods) + 1
         home = netns.current()
         unshare(CLONE_NEWNET)
         pod = netns.current()
         setns(home, CLONE_NEWNET)
         os.close(home)
         self._stack.callback(os.close, pod)
-        self._pods[ip] = pod
+        self.pods[ip] = pod
         node_mac, pod_mac = MAC.format(2 * number), MAC.format(2 * number + 1)
         address = ip_address(ip)
         with RtNetlink() as node, RtNetlink(pod) as inside:
@@ -79,7 +79,7 @@ class Network:
 
     def listener(self, ip: str, port: int) -> socket.socket:
         """A TCP listener in a pod."""
-        found = netns.socket_in(self._pods[ip])
+        found = netns.socket_in(self.pods[ip])
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((ip, port))
         found.listen(4096)
@@ -89,7 +89,7 @@ class Network:
 
     def datagrams(self, ip: str, port: int = 0) -> socket.socket:
         """A UDP socket in a pod."""
-        found = netns.socket_in(self._pods[ip], socket.AF_INET, socket.SOCK_DGRAM)
+        found = netns.socket_in(self.pods[ip], socket.AF_INET, socket.SOCK_DGRAM)
         found.bind((ip, port))
         found.settimeout(10)
         self._stack.callback(found.close)
@@ -97,7 +97,7 @@ class Network:
 
     def connection(self, ip: str, to: tuple[str, int]) -> socket.socket:
         """A TCP connection from a pod."""
-        found = netns.socket_in(self._pods[ip])
+        found = netns.socket_in(self.pods[ip])
         found.settimeout(10)
         self._stack.callback(found.close)
         found.connect(to)

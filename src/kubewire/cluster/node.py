@@ -106,6 +106,8 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path, 
     """Run everything that a node runs, for ever; ``run_dir`` is the cluster's tmpfs."""
     name = options.node_names[index]
     folder = run_dir / "nodes" / name
+    # An agent before this one may have left rules of another proxy mode.
+    first = not (folder / "names").exists()
     nodes: Informer[Node] = Informer(client, NODES, Node, agent=f"pod-network/{name}")
     pods = options.addresses.pods
     network = NodeNetwork(
@@ -147,7 +149,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path, 
                     run_dir=str(folder / "kube-proxy"),
                 ),
                 service_cidrs=options.addresses.service_cidrs,
-                alone=True,
+                alone=first,
                 config_map=PROXY_CONFIG,
             )
             group.create_task(proxy.run(), name="kube-proxy")

@@ -6,7 +6,9 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+from kubewire.dns.config import Block
 from kubewire.dns.plugin import Fallthrough, Plugin, Replay, Request, Response, Setup, duration
 from kubewire.dns.zone import Result, Zone, parse
 from kubewire.lang.dns import codes
@@ -16,6 +18,14 @@ from kubewire.lang.dns.record import RR
 log = logging.getLogger("kubewire.dns.plugin.file")
 
 RETRY = 60.0
+
+
+@runtime_checkable
+class Teller(Protocol):
+    """The transfer plugin."""
+
+    def tell(self, zone: str) -> None:
+        """A zone changed."""
 
 
 class Zones(Plugin):
@@ -63,6 +73,12 @@ class Zones(Plugin):
     async def notified(self, request: Request, origin: str) -> Response:
         """Somebody says that a zone changed."""
         return self.reply(aa=True, reason="NOTIFY is taken note of")
+
+    def changed(self, block: Block, origin: str) -> None:
+        """Have the transfer plugin tell secondaries."""
+        plugin: object = block.plugin("transfer")
+        if isinstance(plugin, Teller):
+            plugin.tell(origin)
 
     def transfer(self, zone: str, serial: int) -> list[RR] | None:
         """Every record of a zone, or its SOA if the client is up to date; None: not ours."""
@@ -129,6 +145,8 @@ class File(Zones):
             return
         self.zones[origin] = zone
         self._forget(origin)
+        if old is not None and self._setup is not None:
+            self.changed(self._setup.block, origin)
 
     def _forget(self, origin: str) -> None:
         if self._setup and self._setup.block.configuration:

@@ -109,6 +109,8 @@ class Envoy:
         if self.running():
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             _readable(self._pidfd, PATIENCE)
+            with contextlib.suppress(ChildProcessError):  # Of an earlier run, or reaped already.
+                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         self._let_go()
         self._pid_file.unlink(missing_ok=True)
         (self._directory / ADMIN).unlink(missing_ok=True)

@@ -31,6 +31,7 @@ from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend, Source
 from kubewire.kubeproxy.topology import Target
 from kubewire.lang.nftables import readback
 from kubewire.lang.nftables.expressions import (
+    ACCEPT,
     DPORT,
     DROP,
     IIFNAME,
@@ -368,7 +369,9 @@ def _base_chains(config: Config) -> Iterable[Chain]:
     for hook in ("prerouting", "output"):
         yield Chain(f"firewall-{hook}", firewall, "filter", hook, PRIORITIES["dstnat"] - 10)
         yield Chain(f"nat-{hook}", services, "nat", hook, PRIORITIES["dstnat"])
-    refused = [Rule((_IPV[v], new, Vmap(_KEYS[v], f"refused{v}"))) for v in VERSIONS]
+    # Nearly all packets belong to connections that were judged: one rule for them, not six.
+    known = Rule((CtState(("established", "related")), ACCEPT))
+    refused = [known, *(Rule((_IPV[v], new, Vmap(_KEYS[v], f"refused{v}"))) for v in VERSIONS)]
     unknown = [rule for v in VERSIONS for rule in _unknown(v, new)]
     yield Chain("filter-input", tuple(refused), "filter", "input", PRIORITIES["filter"] - 10)
     for hook in ("forward", "output"):
