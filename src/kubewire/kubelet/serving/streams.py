@@ -12,10 +12,11 @@ from kubewire.client.remotecommand import Session
 from kubewire.kubelet.capture import captured
 from kubewire.kubelet.enter import Entrance
 from kubewire.kubelet.enter import entrance as entrance_of
+from kubewire.kubelet.live import Live
 from kubewire.kubelet.output import Output
 from kubewire.kubelet.pod import Container
 from kubewire.kubelet.serving import command
-from kubewire.kubelet.worker import Live, PodWorker
+from kubewire.kubelet.worker import PodWorker
 
 TRUE = ("1", "true")
 
