@@ -98,3 +98,11 @@ class Lingers(Protocol):
 
     def leave(self) -> bool:
         """Remove all that no open connection needs; True once that was everything."""
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A back end whose kernel remembers which endpoint a client had (session affinity)."""
+
+    def forget(self) -> None:
+        """Every client chooses anew."""

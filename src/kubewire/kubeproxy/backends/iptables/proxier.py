@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 
 from kubewire.api.errors import InputError
 from kubewire.api.meta import Key
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 _NFT_FAMILIES = {4: 2, 6: 10}
+RECENT = Path("/proc/thread-self/net/xt_recent")
 LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
 
 
@@ -164,6 +166,11 @@ class IptablesProxier:
         if whole:
             self._seen = generation
         return whole
+
+    def forget(self) -> None:
+        """No client has an endpoint of its own any more."""
+        for remembered in RECENT.glob("KUBE-SEP-*"):
+            remembered.write_text("/")
 
     def dump(self) -> Dump:
         """Our chains, and the jumps to them, of both families."""
