@@ -110,7 +110,7 @@ P = "Corefile:{} - Error during parsing: {}"
         ("(a) {\n import a\n}\n. {\n import a\n}", P.format(3, "maximum snippet import depth (10000) exceeded")),
         (". {\n errors {\n  x\n }\n}", "plugin/errors: " + P.format(3, "unknown property 'x'")),
         (". {\n cache 0\n}", "plugin/cache: cache TTL can not be zero or negative: 0"),
-        (". {\n forward . nonsense\n}", 'plugin/forward: not an IP address or file: "nonsense"'),
+        (". {\n forward . a..b\n}", 'plugin/forward: not an IP address, file, or valid domain: "a..b"'),
         (". {\n forward .\n}", "plugin/forward: " + P.format(2, "Wrong argument count or unexpected line ending after '.'")),
         (". {\n reload 1s\n}", "plugin/reload: interval value must be greater or equal to 2s"),
         (". {\n bufsize 5000\n}", "plugin/bufsize: Buffer size should be 512 to 4096: 5000"),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from kubewire.dns.table import Entry, Table
+from kubewire.dns.table import Entry, Labels, Table
 
 
 def key(number: int) -> bytes:
@@ -15,7 +15,7 @@ def key(number: int) -> bytes:
 def test_the_oldest_make_room_some_at_a_time(limit: int) -> None:
     table = Table(limit)
     for number in range(3 * limit):
-        table.put(key(number), Entry((b"",), math.inf, ("all", number % 3), ()))
+        table.put(key(number), Entry((b"",), math.inf, ("all", number % 3), Labels((), 0, 0)))
         assert len(table.entries) <= limit
     kept = [*table.entries]
     assert kept == [key(n) for n in range(3 * limit - len(kept), 3 * limit)]

@@ -12,6 +12,10 @@ from collections.abc import Callable
 
 from kubewire.apiserver.watch import Watch
 
+REMIND = 1.0
+"""Seconds after which every watch is told again. One that was just being renewed has heard nothing,
+and a report may be lost; the grace period, too, ends without any event."""
+
 GRACE = 5.0
 """Seconds that an agent without an open watch still counts as live (it may be reconnecting)."""
 
@@ -21,8 +25,9 @@ FIRST = "controller-manager/"
 class Convergence:
     """Live agents, what they have applied, and every open watch."""
 
-    def __init__(self, current: Callable[[], int]) -> None:
+    def __init__(self, current: Callable[[], int], *, remind: float = REMIND) -> None:
         self._current = current
+        self._remind = remind
         self.applied: dict[str, int] = {}
         self.watches: set[Watch] = set()
         self._left: dict[str, float] = {}
@@ -80,11 +85,10 @@ class Convergence:
                 return lagging
             changed = self._changed
             try:
-                # The grace period may end without any event: look again once a second.
-                async with asyncio.timeout(min(left, 1.0)):
+                async with asyncio.timeout(min(left, self._remind)):
                     await changed.wait()
             except TimeoutError:
-                continue
+                self.bookmark_all()
 
     def _notify(self) -> None:
         self._changed.set()

@@ -4,22 +4,69 @@ The API server only finds the node and passes the request on, upgrades (WebSocke
 the paths and queries are those of the kubelet's own API on port 10250.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from urllib.parse import urlencode
 
 from aiohttp import web
 from yarl import URL
 
-from kubewire.api.errors import StatusError
+from kubewire.api.errors import Cause, StatusError
 from kubewire.api.meta import JSON
 from kubewire.apiserver.app import Api
 from kubewire.apiserver.call import Call
+from kubewire.apiserver.faults import Faults
 from kubewire.apiserver.proxy import Proxy, Target, node_target
 from kubewire.client.forward import UnreachableError, Upstream, forward
 
 _STREAMS = {"stdin": "input", "stdout": "output", "stderr": "error", "tty": "tty"}
+_LOG_STREAMS = ("All", "Stderr", "Stdout")
 _LOG_OPTIONS = (
     "follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream",
 )  # fmt: skip
+
+
+def check_log_options(query: Mapping[str, str], pod: str) -> None:
+    """Refuse what PodLogOptions cannot be, with upstream's texts."""
+    faults = Faults()
+    numbers = {n: _number(query, n) for n in ("tailLines", "limitBytes", "sinceSeconds")}
+    tail, limit, since = numbers.values()
+    stream = query.get("stream") or "All"
+    if tail is not None and tail < 0:
+        faults.invalid("tailLines", tail, "must be greater than or equal to 0")
+    if limit is not None and limit < 1:
+        faults.invalid("limitBytes", limit, "must be greater than 0")
+    if since is not None and query.get("sinceTime"):
+        faults.forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified")
+    elif since is not None and since < 1:
+        faults.invalid("sinceSeconds", since, "must be greater than 0")
+    if stream not in _LOG_STREAMS:
+        faults.unsupported("stream", stream, _LOG_STREAMS)
+    elif tail is not None and stream != "All":
+        faults.forbidden("", "`tailLines` and specific `stream` are mutually exclusive for now")
+    if faults.causes:
+        raise faults.error("", "PodLogOptions", pod)
+
+
+def _number(query: Mapping[str, str], name: str) -> int | None:
+    text = query.get(name)
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise StatusError("BadRequest", f'strconv.ParseInt: parsing "{text}": invalid syntax') from None  # fmt: skip
+
+
+def refusal(name: str, status: int, text: str) -> StatusError:
+    """What the API server says when a kubelet has no log."""
+    if status == 400:
+        return StatusError("BadRequest", text)
+    if status == 404:
+        words = f"the server could not find the requested resource ( pods {name})"
+        cause = Cause(reason="UnexpectedServerResponse", message=text)
+        return StatusError("NotFound", words, kind="pods", name=name, causes=[cause])
+    return StatusError("InternalError", f"Internal error occurred: {text}")
 
 
 def container_of(pod: JSON, name: str) -> str:
@@ -67,6 +114,8 @@ class Kubelets:
     async def handle(self, call: Call) -> web.StreamResponse:
         """Pass one request on to the pod's node."""
         pod = self._api.rest.get(call.served, call.namespace, call.name).obj
+        if call.sub == "log":
+            check_log_options(call.query, call.name)
         path = location(call, pod)
         node = pod["spec"].get("nodeName")
         if not node and call.sub == "log":
@@ -75,7 +124,12 @@ class Kubelets:
             raise StatusError("BadRequest", f"pod {call.name} does not have a host assigned")
         target: Target = node_target(self._api.store, node)
         url = URL(target.url + path, encoded=True)
-        upstream = Upstream(self._proxy.session(), url, self._proxy.tls)
+        upstream = Upstream(
+            self._proxy.session(),
+            url,
+            self._proxy.to_kubelets,
+            refusal=partial(refusal, call.name) if call.sub == "log" else None,
+        )
         try:
             return await forward(call.request, upstream)
         except UnreachableError as error:

@@ -59,6 +59,11 @@ class Pki(msgspec.Struct, frozen=True):
         certificate = _sign(_subject(name, organizations), key, ca.subject, ca_key, [usage])
         return _pem(certificate), _key_pem(key)
 
+    @property
+    def kubelet(self) -> tuple[Path, Path]:
+        """Certificate and key that the kubelets of one machine share."""
+        return self.directory / "kubelet.crt", self.directory / "kubelet.key"
+
     def node_certificate(self, node: str) -> tuple[bytes, bytes]:
         """Sign the client certificate of a node's kubelet."""
         return self.client_certificate(f"system:node:{node}", ["system:nodes"])
@@ -97,10 +102,13 @@ def ensure(directory: Path, hosts: Sequence[str] = (), ips: Sequence[str] = ()) 
         certificate, key = pki.client_certificate(ADMIN[0], [ADMIN[1]])
         _write(pki.admin[1], key)
         _write(pki.admin[0], certificate)
-    names = _alternative_names(hosts, ips)
-    if not pki.server[0].exists() or not _covers(pki.server[0], names):
-        _create_server(pki, names)
+    _ensure_server(pki, pki.server, "kube-apiserver", _alternative_names(hosts, ips))
     return pki
+
+
+def ensure_kubelet(pki: Pki, nodes: Sequence[str], ips: Sequence[str]) -> None:
+    """Create what the kubelets serve with, for these nodes and their addresses."""
+    _ensure_server(pki, pki.kubelet, "kubelet", [*map(x509.DNSName, nodes), *map(_address, ips)])
 
 
 def _create_ca(directory: Path) -> None:
@@ -112,7 +120,12 @@ def _create_ca(directory: Path) -> None:
     _write(directory / "ca.crt", _pem(_sign(subject, key, subject, key, [constraints, usage])))
 
 
-def _create_server(pki: Pki, names: list[x509.GeneralName]) -> None:
+def _ensure_server(
+    pki: Pki, files: tuple[Path, Path], subject: str, names: list[x509.GeneralName]
+) -> None:
+    """A server's certificate and key, made anew if it lacks a name."""
+    if files[0].exists() and files[1].exists() and _covers(files[0], names):
+        return
     key = ec.generate_private_key(ec.SECP256R1())
     ca = x509.load_pem_x509_certificate(pki.ca.read_bytes())
     extensions: list[x509.ExtensionType] = [
@@ -120,9 +133,9 @@ def _create_server(pki: Pki, names: list[x509.GeneralName]) -> None:
         x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
     ]
     ca_key = _load_key(pki.directory / "ca.key")
-    certificate = _sign(_subject("kube-apiserver", []), key, ca.subject, ca_key, extensions)
-    _write(pki.server[1], _key_pem(key))
-    _write(pki.server[0], _pem(certificate))
+    certificate = _sign(_subject(subject, []), key, ca.subject, ca_key, extensions)
+    _write(files[1], _key_pem(key))
+    _write(files[0], _pem(certificate))
 
 
 def _alternative_names(hosts: Sequence[str], ips: Sequence[str]) -> list[x509.GeneralName]:
@@ -130,7 +143,11 @@ def _alternative_names(hosts: Sequence[str], ips: Sequence[str]) -> list[x509.Ge
     all_hosts = ["localhost", *service, "kubernetes.default.svc.cluster.local", *hosts]
     all_ips = ["127.0.0.1", "::1", *ips]
     names: list[x509.GeneralName] = [x509.DNSName(h) for h in dict.fromkeys(all_hosts)]
-    return names + [x509.IPAddress(ipaddress.ip_address(i)) for i in dict.fromkeys(all_ips)]
+    return names + [_address(i) for i in dict.fromkeys(all_ips)]
+
+
+def _address(text: str) -> x509.GeneralName:
+    return x509.IPAddress(ipaddress.ip_address(text))
 
 
 def _covers(path: Path, names: list[x509.GeneralName]) -> bool:

@@ -7,6 +7,7 @@ is chosen at random. Redirects and links in pages are rewritten so that they lea
 import random
 import re
 import ssl
+from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
@@ -142,13 +143,13 @@ def node_target(store: Store, text: str) -> Target:
 class Proxy:
     """The handler of the proxy subresource."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, own: tuple[Path, Path]) -> None:
+        """``own``: certificate and key by which kubelets know the API server."""
         self._api = api
         self._session: ClientSession | None = None
-        # Pods' and kubelets' certificates are their own: upstream does not verify them either.
-        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self.tls.check_hostname = False
-        self.tls.verify_mode = ssl.CERT_NONE
+        self._tls = _trusting()
+        self.to_kubelets = _trusting()
+        self.to_kubelets.load_cert_chain(*own)
 
     async def handle(self, call: Call) -> web.StreamResponse:
         """Pass one request on."""
@@ -163,7 +164,7 @@ class Proxy:
         upstream = Upstream(
             self.session(),
             url,
-            self.tls,
+            self.to_kubelets if call.served.storage == "nodes" else self._tls,
             headers={
                 "X-Forwarded-Uri": f"{prefix}/{rest}",
                 "X-Forwarded-Host": request.headers.get("Host", ""),
@@ -202,6 +203,14 @@ class Proxy:
                 connector=connector, timeout=timeout, auto_decompress=False
             )
         return self._session
+
+
+def _trusting() -> ssl.SSLContext:
+    """Pods' and kubelets' certificates are their own: upstream does not verify them either."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def relocate(location: str, target: Target, prefix: str) -> str:

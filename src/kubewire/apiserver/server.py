@@ -98,15 +98,18 @@ async def serving(options: Options) -> AsyncIterator[Running]:
     ips += [ServiceAddresses(options.service_cidrs).first]
     keys = pki.ensure(options.pki_dir, options.hosts, ips)
     api = build(options, keys)
-    proxy = Proxy(api)
+    proxy = Proxy(api, keys.server)
     api.verbs.streams["proxy"] = proxy.handle
     for name in ("log", "exec", "attach", "portforward"):
         api.verbs.streams[name] = Kubelets(api, proxy).handle
-    proxy = Proxy(api)
-    api.verbs.streams["proxy"] = proxy.handle
-    for name in ("log", "exec", "attach", "portforward"):
-        api.verbs.streams[name] = Kubelets(api, proxy).handle
-    server = web.Server(api.handle, access_log=None, tcp_keepalive=True, keepalive_timeout=3600.0)
+    # A client that goes away ends what it follows: a watch, a log, a connection through the proxy.
+    server = web.Server(
+        api.handle,
+        access_log=None,
+        tcp_keepalive=True,
+        keepalive_timeout=3600.0,
+        handler_cancellation=True,
+    )
     context = tls_context(keys)
     loop = asyncio.get_running_loop()
     listeners = [
@@ -133,7 +136,6 @@ async def serving(options: Options) -> AsyncIterator[Running]:
         for watch in tuple(api.convergence.watches):
             watch.close()
         await server.shutdown(2.0)
-        await proxy.close()
         await proxy.close()
         with contextlib.suppress(asyncio.CancelledError):
             await keeper

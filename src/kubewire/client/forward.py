@@ -49,6 +49,8 @@ class Upstream(NamedTuple):
     """Rewrites the Location of a redirect."""
     rewrite_html: Callable[[bytes], bytes] | None = None
     """Rewrites a page, which is then sent in one piece."""
+    refusal: Callable[[int, str], Exception] | None = None
+    """Makes an exception of an answer of 400 or above, instead of passing it on."""
 
 
 class UnreachableError(Exception):
@@ -74,6 +76,8 @@ async def forward(request: web.BaseRequest, upstream: Upstream) -> web.StreamRes
     except (ClientError, OSError) as error:
         raise UnreachableError(_why(error)) from error
     async with answer:
+        if upstream.refusal is not None and answer.status >= 400:
+            raise upstream.refusal(answer.status, await answer.text())
         response = web.StreamResponse(status=answer.status, reason=answer.reason)
         for name, value in answer.headers.items():
             if name.lower() not in HOP_BY_HOP:
@@ -152,12 +156,25 @@ class _Hijacked(web.StreamResponse):
 class _Feed:
     """Takes the bytes that the client sends after its request."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, client: asyncio.Transport) -> None:
         self._writer = writer
+        self._client = client
+        self._draining: asyncio.Task[None] | None = None
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         self._writer.write(data)
+        if self._draining is None and self._writer.transport.get_write_buffer_size() > CHUNK:
+            self._client.pause_reading()
+            self._draining = asyncio.create_task(self._drain())
         return False, b""
+
+    async def _drain(self) -> None:
+        """Read on when the other server has taken what it was sent."""
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
+        self._draining = None
+        if not self._client.is_closing():
+            self._client.resume_reading()
 
     def feed_eof(self) -> None:
         with contextlib.suppress(OSError):
@@ -181,12 +198,13 @@ async def _tunnel(request: web.BaseRequest, upstream: Upstream) -> web.StreamRes
         writer.write(_request_head(request, upstream, len(body)) + body)
         await writer.drain()
         protocol: Any = request.protocol
-        protocol.set_parser(_Feed(writer))
+        protocol.set_parser(_Feed(writer, transport))
         # The head of the answer is passed on as it is: it is the 101, or a refusal and then the end.
         while chunk := await reader.read(CHUNK):
             if transport.is_closing():
                 break
             transport.write(chunk)
+            await protocol._drain_helper()
     except OSError:
         transport.abort()
     finally:

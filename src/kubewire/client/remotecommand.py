@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -18,6 +18,8 @@ from kubewire.api.meta import JSON
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 CHUNK = 1 << 15
+DRAIN = 1.0
+"""Seconds for the output of a process that has ended."""
 
 
 class Size(NamedTuple):
@@ -112,24 +114,40 @@ async def serve(
     return ws
 
 
-async def pump(session: Session, process: asyncio.subprocess.Process) -> int:
+class Process(Protocol):
+    """A process with pipes, such as asyncio's."""
+
+    stdin: asyncio.StreamWriter | None
+    stdout: asyncio.StreamReader | None
+    stderr: asyncio.StreamReader | None
+
+    async def wait(self) -> int:
+        """Exit status, or minus the signal that ended it."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
+
+
+async def pump(session: Session, process: Process) -> int:
     """Connect a process' pipes (those that it has) to the session; returns its exit status."""
     feeding = asyncio.create_task(_feed(session, process.stdin)) if process.stdin else None
+    streams = ((process.stdout, session.stdout), (process.stderr, session.stderr))
+    copies = [asyncio.create_task(_copy(reader, send)) for reader, send in streams if reader]
     try:
-        async with asyncio.TaskGroup() as group:
-            if process.stdout:
-                group.create_task(_copy(process.stdout, session.stdout))
-            if process.stderr:
-                group.create_task(_copy(process.stderr, session.stderr))
         code = await process.wait()
+        # What it has left running may hold its output open for ever.
+        if copies:
+            await asyncio.wait(copies, timeout=DRAIN)
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
         raise
     finally:
-        if feeding:
-            feeding.cancel()
+        for task in (*copies, *([feeding] if feeding else ())):
+            task.cancel()
     return code if code >= 0 else 128 - code
 
 
@@ -143,5 +161,7 @@ async def _feed(session: Session, stdin: asyncio.StreamWriter) -> None:
 
 
 async def _copy(reader: asyncio.StreamReader, send: Callable[[bytes], Awaitable[None]]) -> None:
-    while data := await reader.read(CHUNK):
-        await send(data)
+    # A terminal says EIO at its end; a client that is gone wants nothing.
+    with contextlib.suppress(OSError):
+        while data := await reader.read(CHUNK):
+            await send(data)

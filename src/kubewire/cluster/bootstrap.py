@@ -33,7 +33,7 @@ from kubewire.cluster.readiness import unready
 
 Tell = Callable[[dict[str, Any]], None]
 SETTLE = 10.0
-"""Seconds that the final sync may take."""
+"""Seconds that the final sync may take, though no time to wait is left."""
 
 
 async def bootstrap(client: Client, start: Start, tell: Tell) -> bool:
@@ -57,8 +57,9 @@ async def bootstrap(client: Client, start: Start, tell: Tell) -> bool:
     waiting = await _wait_ready(client, start, tell)
     if not waiting:
         try:
+            left = max(SETTLE, start.patience - (time.monotonic() - began))
             await client.request(
-                "POST", "/kubewire/v1/sync", params={"timeoutSeconds": int(SETTLE)}
+                "POST", "/kubewire/v1/sync", params={"timeoutSeconds": f"{left:g}"}
             )
         except StatusError as error:
             waiting = [("sync", str(error))]

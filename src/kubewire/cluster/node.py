@@ -28,6 +28,7 @@ from kubewire.ingress import run as ingress
 from kubewire.kubelet.agent import Kubelet
 from kubewire.kubelet.files import Resolver
 from kubewire.kubelet.runtime import BuiltinPod
+from kubewire.kubelet.serving.server import Tls
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.controller import KubeProxy
 from kubewire.networkpolicy import backends as policy_backends
@@ -101,7 +102,7 @@ async def _serve_cni(client: Client, name: str, options: AgentOptions) -> None:
             group.create_task(serve_metrics(plugin, options.metrics_port), name="metrics")
 
 
-async def run_node(client: Client, options: Options, index: int, run_dir: Path) -> None:
+async def run_node(client: Client, options: Options, index: int, run_dir: Path, tls: Tls) -> None:
     """Run everything that a node runs, for ever; ``run_dir`` is the cluster's tmpfs."""
     name = options.node_names[index]
     folder = run_dir / "nodes" / name
@@ -133,6 +134,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path) 
         cluster_domain=DOMAIN,
         # The way out of the sandbox refuses at once: a query for a foreign name fails quickly.
         host_resolver=Resolver(nameservers=options.gateways),
+        tls=tls,
     )
     await pod_network.start()
     async with asyncio.TaskGroup() as group:

@@ -33,6 +33,7 @@ from kubewire.controllermanager import manager
 from kubewire.kernel import namespaces, netns
 from kubewire.kernel.unixsocket import short_name
 from kubewire.kubelet.agent import STAND_IN_SOCKET
+from kubewire.kubelet.serving.server import Tls
 from kubewire.kubelet.standin import server as standin
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,9 @@ def _stand_ins(start: Start, node: str) -> None:
 
 
 async def _node(start: Start, index: int, client: Client) -> None:
-    await run_node(client, start.options, index, start.directory / "run")
+    keys = start.directory / "pki"
+    tls = Tls(keys / "kubelet.crt", keys / "kubelet.key", keys / "ca.crt")
+    await run_node(client, start.options, index, start.directory / "run", tls)
 
 
 async def _bootstrap(start: Start, client: Client) -> None:

@@ -47,6 +47,9 @@ def _api_server(start: Start, inside: tuple[socket.socket, ...]) -> None:
     gateways, services = start.options.gateways, start.options.addresses.services
     ips = [*gateways, "127.0.0.1", *(str(network[1]) for network in services)]
     keys = pki.ensure(start.directory / "pki", ips=ips)
+    names = start.options.node_names
+    addresses = [ip for index in range(len(names)) for ip in start.options.node_ips(index)]
+    pki.ensure_kubelet(keys, names, addresses)
     host = f"https://127.0.0.1:{start.api.getsockname()[1]}"
     here = f"[{gateways[0]}]" if ":" in gateways[0] else gateways[0]
     for name, url in (("kubeconfig", host), (KUBECONFIG, f"https://{here}:{API_PORT}")):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kubewire.dns import registry
 from kubewire.dns.corefile import CorefileError, ServerBlock, parse
+from kubewire.dns.metrics import Book
 from kubewire.dns.plugin import End, Handler, Plugin, Request, Response, Setup
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import BadNameError, normalize, reverse_zones, to_wire
@@ -76,6 +77,8 @@ class Environment:
     """End the process with a status (the loop plugin)."""
     kept: dict[Hashable, Any] = field(default_factory=dict)
     """What a plugin hands over to its successor on a reload."""
+    metrics: Book = field(default_factory=Book)
+    """What plugins count, over reloads."""
     reload: Callable[[], Awaitable[None]] | None = None
     """Read the Corefile again and change over to it if it is another one."""
 
@@ -263,9 +266,13 @@ def _set_up(directive: str, setup: Setup) -> None:
         plugin = registry.find(directive).setup(setup)
     except CorefileError as error:
         raise CorefileError(f"plugin/{directive}: {error}") from error
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        why = f"open {error.filename}: {str(error.strerror).lower()}" if error.filename else error
+        raise CorefileError(f"plugin/{directive}: {why}") from error
+    except ValueError as error:
         raise CorefileError(f"plugin/{directive}: {error}") from error
     if plugin is not None:
+        plugin.metrics = setup.env.metrics
         setup.block.plugins[directive] = plugin
 
 

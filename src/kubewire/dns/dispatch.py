@@ -18,8 +18,8 @@ import msgspec
 
 from kubewire.dns.config import Block, Listener
 from kubewire.dns.options import PLAIN, Option, put_on, take_off
-from kubewire.dns.plugin import Replay, Request, Response, opt_reply
-from kubewire.dns.table import Entry, Table
+from kubewire.dns.plugin import Counted, Replay, Request, Response, opt_reply
+from kubewire.dns.table import Entry, Labels, Table
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import (
     AA,
@@ -215,7 +215,7 @@ class Dispatcher:
         labels = _labels(
             block.zones[0] if block else "dropped", block.view_name if block else "",
             request.network, request.family, request.qtype, response.rcode, response.plugin,
-            len(key) + 2, len(answer),
+            len(key) + 2, len(answer), request.do, response.counted,
         )  # fmt: skip
         table.put(key, Entry(tuple(answers), replay.until, replay.deps, labels))
 
@@ -246,11 +246,11 @@ def finish(request: Request, response: Response) -> bytes:
 @functools.lru_cache(4096)
 def _labels(
     zone: str, view: str, network: str, family: int, qtype: int, rcode: int, plugin: str,
-    asked: int, said: int,
-) -> tuple[str | int, ...]:  # fmt: skip
+    asked: int, said: int, do: bool, counted: tuple[Counted, ...],
+) -> Labels:  # fmt: skip
     """What a hit counts as; one object for all answers that count alike."""
     names = (str(family), codes.type_name(qtype), codes.rcode_name(rcode))
-    return (zone, view, network, *names, plugin, asked, said)
+    return Labels((zone, view, network, *names, plugin), asked, said, do, counted)
 
 
 def _turns(records: list[RR]) -> list[list[RR]]:

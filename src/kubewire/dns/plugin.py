@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from kubewire.dns.corefile import CorefileError, Cursor
+from kubewire.dns.metrics import Book, Metric
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import Edns, Message, Question
 from kubewire.lang.dns.name import longest_zone, normalize
@@ -24,6 +25,10 @@ from kubewire.lang.dns.record import RR
 
 if TYPE_CHECKING:
     from kubewire.dns.config import Block, Environment
+
+
+Counted = tuple[Metric, tuple[str, ...]]
+"""A counter and the values of its labels."""
 
 
 class Replay(NamedTuple):
@@ -98,6 +103,11 @@ class Request:
         """1 for IPv4, 2 for IPv6, as CoreDNS labels it."""
         return 2 if ":" in self.client[0] else 1
 
+    @property
+    def view(self) -> str:
+        """Name of the view that the question fell into."""
+        return self.block.view_name if self.block else ""
+
     def asking(self, name: str, qtype: int) -> Request:
         """The same client with another question."""
         message = Message(
@@ -112,6 +122,7 @@ class Request:
         other.metadata = self.metadata
         other.block = self.block
         other.depth = self.depth
+        other.server = self.server
         return other
 
 
@@ -119,7 +130,7 @@ class Response:
     """What goes back, and why."""
 
     __slots__ = (
-        "aa", "ad", "additional", "answer", "authority", "cd", "drop", "options", "plugin", "ra",
+        "aa", "ad", "additional", "answer", "authority", "cd", "counted", "drop", "options", "plugin", "ra",
         "raw", "rcode", "rd", "reason", "replay", "rotate", "seal", "tc", "written",
     )  # fmt: skip
 
@@ -150,6 +161,8 @@ class Response:
         self.plugin = plugin
         self.reason = reason
         self.replay = replay
+        self.counted: tuple[Counted, ...] = ()
+        """What plugins count each time that it is replayed."""
         self.written = written
         """False: a bare rcode that nobody composed (caches and filters leave it alone)."""
         self.rotate = False
@@ -214,6 +227,8 @@ class Plugin(Handler):
     """Opens the server to classes other than IN."""
 
     next: Handler = End()
+    metrics: Book
+    """Where it counts; set when it is set up."""
 
     @classmethod
     def setup(cls, setup: Setup) -> Plugin | None:
@@ -244,6 +259,9 @@ class Plugin(Handler):
     def metadata(self, request: Request) -> Mapping[str, Callable[[], str]]:
         """Labels of a request, for the metadata plugin; computed when asked for."""
         return {}
+
+    def measure(self, book: Book) -> None:
+        """Enter what is true now to the page of the prometheus plugin."""
 
     def reply(
         self,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kubewire.dns.config import DEFAULT_COREFILE, Configuration, Environment, build, load
 from kubewire.dns.corefile import CorefileError
+from kubewire.dns.plugins.reload import FAILED, RUNNING
 from kubewire.dns.server import Server
 
 log = logging.getLogger("kubewire.dns")
@@ -107,8 +108,11 @@ async def _serve(
             log.info("Reloading")
             await server.load(fresh)
             log.info("plugin/reload: Running configuration SHA512 = %s", fresh.digest.hex())
+            env.metrics.drop(RUNNING)
+            env.metrics.set(RUNNING, 1, "sha512", fresh.digest.hex())
             log.info("Reloading complete")
         except (CorefileError, OSError) as error:
+            env.metrics.add(FAILED)
             log.error("plugin/reload: Corefile changed but reload failed: %s", error)
 
     def begin(*, always: bool) -> asyncio.Task[None]:

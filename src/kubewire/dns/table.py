@@ -7,10 +7,26 @@ made of changes.
 
 from collections.abc import Hashable, Iterable
 from itertools import islice
+from typing import NamedTuple
+
+from kubewire.dns.metrics import Metric
 
 MAX_ENTRIES = 65_536
 AT_ONCE = 128
 """How many of the oldest entries make room together: to find the oldest one of a dict takes time."""
+
+
+class Labels(NamedTuple):
+    """What a hit counts as."""
+
+    kind: tuple[str, ...]
+    """zone, view, proto, family, type, rcode, plugin"""
+    asked: int
+    said: int
+    """Octets of question and answer."""
+    do: bool = False
+    counted: tuple[tuple[Metric, tuple[str, ...]], ...] = ()
+    """What plugins would have counted."""
 
 
 class Entry:
@@ -23,7 +39,7 @@ class Entry:
         answers: tuple[bytes, ...],
         until: float,
         deps: tuple[Hashable, ...],
-        labels: tuple[str | int, ...],
+        labels: Labels,
     ) -> None:
         self.answers = answers
         self.count = len(answers)
@@ -39,7 +55,7 @@ class Table:
 
     def __init__(self, limit: int = MAX_ENTRIES) -> None:
         self.entries: dict[bytes, Entry] = {}
-        self.retired: dict[tuple[str | int, ...], int] = {}
+        self.retired: dict[Labels, int] = {}
         """Hits of entries that are gone, by labels."""
         self._limit = limit
         self._users: dict[Hashable, set[bytes]] = {}
@@ -69,7 +85,7 @@ class Table:
         for key in tuple(self.entries):
             self._remove(key)
 
-    def hits(self) -> dict[tuple[str | int, ...], int]:
+    def hits(self) -> dict[Labels, int]:
         """How often answers were replayed, by labels."""
         found = dict(self.retired)
         for entry in self.entries.values():

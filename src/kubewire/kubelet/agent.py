@@ -23,15 +23,17 @@ from kubewire.kubelet.environment import Source
 from kubewire.kubelet.events import Recorder
 from kubewire.kubelet.files import Resolver, machine_resolver
 from kubewire.kubelet.furnish import Furnisher
+from kubewire.kubelet.live import Node
 from kubewire.kubelet.network import OpenGate, PodNetwork, PolicyGate
 from kubewire.kubelet.pod import Pod
 from kubewire.kubelet.prober import Prober
 from kubewire.kubelet.runtime import Builtin, Runtimes, StandInRuntime
 from kubewire.kubelet.sandbox import Host, remove_orphans
+from kubewire.kubelet.serving.server import Tls, Workers, serve
 from kubewire.kubelet.sources import Sources
 from kubewire.kubelet.standin.control import Control
 from kubewire.kubelet.volumes import volume_references
-from kubewire.kubelet.worker import Node, PodWorker
+from kubewire.kubelet.worker import PodWorker
 
 STAND_IN_SOCKET = "standin.sock"
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -76,7 +78,9 @@ class Kubelet:
         host_resolver: Resolver | None = None,
         host_hosts: str | None = None,
         max_container_restart_period: float = 300.0,
+        tls: Tls | None = None,
     ) -> None:
+        """``tls``: serve the kubelet's API on the node's addresses; None: do not."""
         self.client = client
         self.host = Host(
             name=node_name,
@@ -89,6 +93,7 @@ class Kubelet:
             hosts=_text(HOSTS) if host_hosts is None else host_hosts,
         )
         self._zone = zone
+        self._tls = tls
         self._control = Control(short_name(run_dir / STAND_IN_SOCKET), self._exited)
         self._stand_in = StandInRuntime(self._control)
         runtimes = Runtimes(self._stand_in, builtins or {}, images or {})
@@ -150,10 +155,16 @@ class Kubelet:
                 for informer in self.volumes:
                     group.create_task(informer.run())
                 group.create_task(self.loop.run())
+                if self._tls is not None:
+                    group.create_task(self._serve(self._tls))
         finally:
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, tls: Tls) -> None:
+        workers = Workers(self._uids, self._workers)
+        await serve(self.client, self.host.name, self.host.ips, tls, workers)
 
     async def _reconcile(self, changes: Changes) -> None:
         """Tell each pod's worker; new pods get one."""

@@ -6,7 +6,6 @@ kubewire itself brings (DNS, ingress) as a builtin, every other one is played by
 """
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
@@ -15,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kubewire.kernel import process
+from kubewire.kernel import process, terminal
 from kubewire.kubelet.capture import captured, kill_group
 from kubewire.kubelet.enter import Entrance
+from kubewire.kubelet.output import Output
 from kubewire.kubelet.pod import Container, Pod
 from kubewire.kubelet.standin.control import Control, StandInError
 from kubewire.kubelet.standin.ports import listeners
@@ -64,6 +64,8 @@ class Run:
     netns: str
     folder: Path
     ips: tuple[str, ...]
+    output: Output
+    """Where to it prints; it has ended when the run has."""
     on_exit: Callable[[int], None]
     """Called once when the run has ended, with the exit code."""
 
@@ -212,21 +214,28 @@ class ProgramRuntime(_Processes):
 
     async def start(self, run: Run, entrance: Entrance) -> None:
         """Execute ``entrance.argv`` in the pod."""
-        output = open_log(run)
-        try:
-            child = process.spawn(
-                entrance.argv,
-                netns=run.netns,
-                env=entrance.environment,
-                stdin=process.DEVNULL,
-                stdout=output,
-                stderr=output,
-                prepare=entrance.prepare,
-            )
-        except OSError as error:
-            raise StartError("RunContainerError", str(error)) from error
-        finally:
-            os.close(output)
+        container, environment = run.container, entrance.environment
+        if container.tty:
+            environment = terminal.ENVIRONMENT | environment
+
+        def prepare() -> None:
+            entrance.prepare()
+            if container.tty:
+                terminal.take()
+
+        with run.output.pipes(stdin=container.stdin, tty=container.tty) as (fed, out, err):
+            try:
+                child = process.spawn(
+                    entrance.argv,
+                    netns=run.netns,
+                    env=environment,
+                    stdin=fed,
+                    stdout=out,
+                    stderr=err,
+                    prepare=prepare,
+                )
+            except OSError as error:
+                raise StartError("RunContainerError", str(error)) from error
         self._watch(run, child)
 
 
@@ -263,15 +272,13 @@ class BuiltinRuntime(_Processes):
             )
             builtin(told)
 
-        output = open_log(run)
-        try:
-            child = process.fork_into(
-                body, netns=run.netns, name=run.container.name, stdout=output, stderr=output
-            )
-        except OSError as error:
-            raise StartError("RunContainerError", str(error)) from error
-        finally:
-            os.close(output)
+        with run.output.pipes() as (_, out, err):
+            try:
+                child = process.fork_into(
+                    body, netns=run.netns, name=run.container.name, stdout=out, stderr=err
+                )
+            except OSError as error:
+                raise StartError("RunContainerError", str(error)) from error
         self._watch(run, child)
 
 
@@ -320,14 +327,5 @@ def own_folder(run: Run) -> Path:
 
 
 def log_path(folder: Path, container: str) -> Path:
-    """Where a container's output goes; the run before is at the same name with ``.1``."""
+    """Where a container's output goes (see ``output``)."""
     return folder / "logs" / f"{container}.log"
-
-
-def open_log(run: Run) -> int:
-    """Open the log of a new run."""
-    path = log_path(run.folder, run.container.name)
-    path.parent.mkdir(exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(path.with_suffix(".log.1"))
-    return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o644)

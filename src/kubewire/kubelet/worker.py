@@ -9,31 +9,30 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from kubewire.api.errors import StatusError
-from kubewire.api.meta import JSON
 from kubewire.api.resources import PODS
-from kubewire.client.rest import Client
 from kubewire.kubelet import lifecycle, rehearsal
 from kubewire.kubelet.adopt import adopted
-from kubewire.kubelet.enter import Entrance
 from kubewire.kubelet.environment import ConfigError, Source
-from kubewire.kubelet.events import Recorder
-from kubewire.kubelet.furnish import Furnisher, stand_in_note
+from kubewire.kubelet.furnish import stand_in_note
 from kubewire.kubelet.hooks import run_hook
-from kubewire.kubelet.network import NetworkError, PodNetwork, PolicyGate
+from kubewire.kubelet.live import Live, Node
+from kubewire.kubelet.network import NetworkError
+from kubewire.kubelet.output import Output
 from kubewire.kubelet.pod import Container, Pod
-from kubewire.kubelet.prober import Prober, Target
+from kubewire.kubelet.prober import Target
 from kubewire.kubelet.probes import Changed, Group, Kill, Kind, Outcome
 from kubewire.kubelet.probes import Run as RunProbe
-from kubewire.kubelet.record import ContainerRecord, Running
-from kubewire.kubelet.runtime import Run, Runtimes, StartError
-from kubewire.kubelet.sandbox import Host, Sandbox
-from kubewire.kubelet.status import pod_status
+from kubewire.kubelet.record import ContainerRecord, PodRecord, Running
+from kubewire.kubelet.runtime import Run, StartError, log_path
+from kubewire.kubelet.sandbox import Sandbox
+from kubewire.kubelet.statuswriter import RETRY_SECONDS, StatusWriter
 
 SETTLE_SECONDS = 1.0
 """How long the first status may wait for the first probes: usually one write says it all."""
@@ -41,43 +40,11 @@ SETTLE_SECONDS = 1.0
 EAGER_SECONDS = 0.03
 """Between the probes of a builtin (DNS, ingress) that has not answered one yet."""
 
-RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 15.0
 SHORTEST_GRACE = 2.0
 """What is left for SIGTERM after a hook that used up the grace period."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Node:
-    """What all workers of a node share."""
-
-    client: Client
-    host: Host
-    network: PodNetwork
-    gate: PolicyGate
-    runtimes: Runtimes
-    furnisher: Furnisher
-    prober: Prober
-    recorder: Recorder
-    clock: Callable[[], float]
-    maximum_backoff: float = 300.0
-    on_settled: Callable[[], None] = lambda: None
-
-
-@dataclass(slots=True)
-class Live:
-    """A container that runs: its run, its entrance, its probes."""
-
-    run: Run
-    entrance: Entrance
-    probes: Group
-    stopping: "asyncio.Task[None] | None" = None
-    grace: float = 0.0
-    is_builtin: bool = False
-    has_passed: bool = False
-    """The readiness probe has succeeded once."""
 
 
 class PodWorker:
@@ -87,6 +54,8 @@ class PodWorker:
         self.pod = pod
         self.is_settled = False
         """Nothing is under way but waiting."""
+        self.probed: Counter[tuple[str, str, str]] = Counter()
+        """How many probes of a container and type ended in which way."""
         self._node = node
         self._is_gone = False
         self._wake = asyncio.Event()
@@ -96,7 +65,7 @@ class PodWorker:
         self._survived = self._sandbox.survives
         self._record = adopted(pod, node.clock(), node.maximum_backoff, survived=self._survived)
         self._adoptable = self._survived
-        self._written: JSON = {}
+        self._status = StatusWriter(node.client, node.host.ips)
         self._hold_until = 0.0
         self._retry_at = 0.0
         self._failures = 0
@@ -124,6 +93,30 @@ class PodWorker:
         until = rehearsal.rehearsed(self.pod.annotations, kind, now)
         for live in self._live.values():
             live.probes.rehearse(kind, now, fails=until is not None)
+
+    @property
+    def record(self) -> PodRecord:
+        """What is known of the pod."""
+        return self._record
+
+    def live(self, container: str) -> Live | None:
+        """A container that runs."""
+        return self._live.get(container)
+
+    def is_played(self, container: Container) -> bool:
+        """A stand-in answers for it: no program runs."""
+        runtimes = self._node.runtimes
+        return runtimes.of(container) is runtimes.stand_in
+
+    @property
+    def folder(self) -> Path:
+        """The pod's folder."""
+        return self._sandbox.folder
+
+    @property
+    def netns(self) -> Path:
+        """The pod's network namespace."""
+        return self._sandbox.netns
 
     async def refresh(self, source: Source) -> None:
         """A ConfigMap or Secret has changed: so do the volumes that show it."""
@@ -318,6 +311,7 @@ class PodWorker:
             netns=str(self._sandbox.netns),
             folder=self._sandbox.folder,
             ips=self._sandbox.ips,
+            output=Output(log_path(self._sandbox.folder, name)),
             on_exit=partial(self._on_exit, name, id_),
         )
         is_init = container in self.pod.spec.inits and not container.is_sidecar
@@ -411,6 +405,7 @@ class PodWorker:
                 continue
             del self._live[name]
             live.probes.stop()
+            live.run.output.finish()
             known.end(code, self._now(), self._node.maximum_backoff)
             if known.backoff and not self._record.is_terminating:
                 self._announce_backoff(live.run.container, known)
@@ -450,6 +445,7 @@ class PodWorker:
         else:
             outcome, message = Outcome.FAILURE, rehearsal.message(until)
             live.probes.hurry(kind, until)
+        self.probed[name, kind, outcome] += 1
         if self._live.get(name) is not live:
             return
         is_early = live.is_builtin and kind is Kind.READINESS and not live.has_passed
@@ -490,24 +486,7 @@ class PodWorker:
         if self._holds_status():
             return self._hold_until
         self._hold_until = 0.0
-        written = self._written.get("conditions") or ()
-        status = pod_status(self.pod, self._record, self._node.host.ips, now, written)
-        if status == self._written:
-            return never
-        meta = self.pod.metadata
-        gone: JSON = {key: None for key in ("message", "reason") if key in self._written}
-        patch = {"metadata": {"uid": meta.uid}, "status": {**gone, **status}}
-        try:
-            await self._node.client.patch(
-                PODS, meta.name, patch, meta.namespace, kind="strategic", subresource="status"
-            )
-        except StatusError as error:
-            if error.code in (404, 409):
-                return never
-            log.warning("status of pod %s cannot be written: %s", self.pod.key, error)
-            return now + RETRY_SECONDS
-        self._written = status
-        return never
+        return await self._status.write(self.pod, self._record, now)
 
     def _event(
         self,

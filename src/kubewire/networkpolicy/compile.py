@@ -1,7 +1,7 @@
 """plan + this node's pods -> the program.
 
-Pods with the same policies share a chain, equal selectors share a set, each NetworkPolicy has one
-chain per direction. Only what this node's pods need is compiled, for the families that they have. A
+Pods with the same policies share a chain, equal selectors share a set. The rules of a short policy
+stand in the chains of its pods, a longer one has a chain per direction. Only what this node's pods need is compiled, for the families that they have. A
 pod or label change is a matter of elements (``Compiler.update``); a changed policy compiles the node
 anew.
 """
@@ -32,6 +32,7 @@ from kubewire.networkpolicy.program import (
     AddressSet,
     AnySet,
     Chain,
+    Does,
     Family,
     Label,
     NamedPortElement,
@@ -46,6 +47,9 @@ from kubewire.networkpolicy.program import (
 )
 
 FAMILIES: tuple[Literal[4], Literal[6]] = (4, 6)
+ACTIONS: dict[str, Does] = {"Accept": "next", "Deny": "drop", "Pass": "pass"}
+SHORT = 8
+"""So many steps of a policy are copied rather than called."""
 
 
 @lru_cache(maxsize=65536)
@@ -94,6 +98,7 @@ class Compiler:
             node.pod_cidrs if node else (),
             self._asking(build, egress),
             self.strict,
+            self._families,
         )
 
     def update(self, old: Program, changes: Changes) -> Program:
@@ -127,6 +132,7 @@ class Compiler:
             old.guarded,
             self._asking(build, egress),
             self.strict,
+            self._families,
         )
 
     def _foreign(self, pods: Iterable[Key]) -> bool:
@@ -198,6 +204,7 @@ class _Build:
         self.sets = sets
         self.chains = chains
         self.families = families
+        self._spelled: dict[tuple[PolicyId, Direction], tuple[Step, ...]] = {}
 
     def naming(self) -> set[str]:
         """The chains of profiles that lead to an address that DNS gives."""
@@ -231,13 +238,17 @@ class _Build:
         steps = [self._call(self._rehearsal(profile))] if profile.audit else []
         if profile.admin:
             steps.append(self._call(self._tier("admin", profile.admin, way)))
-        steps += [self._call(self._network(i, way)) for i in profile.network]
+        for identity in profile.network:
+            steps += self._network(identity, way)
         if profile.network:
             policy = self.plan.policies[profile.network[0]]
             steps.append(Step("drop", Label(policy.id, "", way)))
         elif profile.baseline:
             steps.append(self._call(self._tier("baseline", profile.baseline, way)))
-        self.chains[name] = Chain(name, way, tuple(steps))
+        self._chain(name, way, steps)
+
+    def _chain(self, name: str, way: Direction, steps: Iterable[Step]) -> None:
+        self.chains[name] = Chain(name, way, tuple(_exempting(steps, way)))
 
     def _call(self, target: str) -> Step:
         return Step("call", target=target)
@@ -250,15 +261,21 @@ class _Build:
                 for identity in policies
                 for step in self._rules(self.plan.policies[identity], way)
             ]
-            self.chains[name] = Chain(name, way, tuple(steps))
+            self._chain(name, way, steps)
         return name
 
-    def _network(self, identity: PolicyId, way: Direction) -> str:
-        policy = self.plan.policies[identity]
-        name = f"policy/{way}/{_short(policy)}"
-        if name not in self.chains:
-            self.chains[name] = Chain(name, way, tuple(self._rules(policy, way)))
-        return name
+    def _network(self, identity: PolicyId, way: Direction) -> tuple[Step, ...]:
+        """The steps of a policy, or the call of its chain."""
+        found = self._spelled.get((identity, way))
+        if found is None:
+            policy = self.plan.policies[identity]
+            found = tuple(self._rules(policy, way))
+            if len(found) > SHORT:
+                name = f"policy/{way}/{_short(policy)}"
+                self._chain(name, way, found)
+                found = (self._call(name),)
+            self._spelled[identity, way] = found
+        return found
 
     def _rehearsal(self, profile: Profile) -> str:
         """What would be if audit policies were enforced: counts what they would deny, decides nothing.
@@ -275,7 +292,7 @@ class _Build:
             if identities:
                 steps = self._rehearsed(profile, identities, following, isolates=tier == "network")
                 following = f"audit-{tier}/{profile.direction}/{digest(profile)}"
-                self.chains[following] = Chain(following, profile.direction, tuple(steps))
+                self._chain(following, profile.direction, steps)
         return following
 
     def _rehearsed(
@@ -289,7 +306,7 @@ class _Build:
         way = profile.direction
         for identity in identities:
             audit = identity in profile.audit
-            for step in self._rules(self.plan.policies[identity], way):
+            for step in self._rules(self.plan.policies[identity], way, shared=False):
                 label = step.label if audit else None
                 if step.does == "pass" and following:
                     yield replace(step, does="goto", target=following, label=label)
@@ -302,21 +319,23 @@ class _Build:
         elif following:
             yield Step("goto", target=following)
 
-    def _rules(self, policy: Policy, way: Direction) -> Iterator[Step]:
+    def _rules(self, policy: Policy, way: Direction, *, shared: bool = True) -> Iterator[Step]:
         for rule in policy.rules(way) or ():
             label = Label(policy.id, rule.path, way)
-            does = {"Accept": "next", "Deny": "drop", "Pass": "pass"}[rule.action]
+            does: Does = ACTIONS[rule.action]
             for family, peers in self._peers(rule):
-                for protocol, ports, named in self._ports(rule, family):
-                    yield Step(
-                        does,  # type: ignore[arg-type]
-                        label,
-                        6 if named.startswith("n6/") else 4 if named else family,
-                        peers,
-                        protocol,
-                        ports,
-                        named,
-                    )
+                steps = tuple(self._ports(rule, family, does, label))
+                if shared and peers and does == "next" and sum(map(_width, steps)) > 1:
+                    target = self._shared(way, steps)
+                    yield Step("call", family=family, peers=peers, target=target)
+                else:
+                    yield from (replace(s, family=s.family or family, peers=peers) for s in steps)
+
+    def _shared(self, way: Direction, ports: tuple[Step, ...]) -> str:
+        """A chain of the ports of a rule: who is no peer is asked for once, not for each port."""
+        name = f"ports/{way}/{digest(ports)}"
+        self.chains.setdefault(name, Chain(name, way, ports))
+        return name
 
     def _peers(self, rule: Rule) -> Iterator[tuple[Family, str]]:
         if rule.peers is None:
@@ -330,22 +349,23 @@ class _Build:
                 if not isinstance(peer, Block):
                     yield family, self._address_set(peer, family)
 
-    def _ports(
-        self, rule: Rule, family: Family
-    ) -> Iterator[tuple[str, tuple[tuple[int, int], ...], str]]:
+    def _ports(self, rule: Rule, family: Family, does: Does, label: Label) -> Iterator[Step]:
+        """The ports of a rule, numbers first: they cost no look-up."""
         if rule.ports is None:
-            yield "", (), ""
+            yield Step(does, label)
             return
         numbers: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
         for port in rule.ports:
             if isinstance(port, Ports):
                 numbers[port.protocol].add((port.low, port.high))
-                continue
-            for wanted in self.families if family == 0 else (family,):
-                yield "", (), self._port_set(port, wanted)
         for protocol, ranges in numbers.items():
             whole = any(low == 0 and high == 65535 for low, high in ranges)
-            yield protocol, () if whole else merge_ports(ranges), ""
+            ports = () if whole else merge_ports(ranges)
+            yield Step(does, label, protocol=protocol, ports=ports)
+        for port in rule.ports:
+            for one in (family,) if family else self.families:
+                if isinstance(port, NamedPort):
+                    yield Step(does, label, one, named=self._port_set(port, one))
 
     def _address_set(self, peer: PodSet | NodeSet | Domains, family: Family) -> str:
         name = set_name(peer, family)
@@ -401,6 +421,29 @@ def port_elements(pod: PodFacts, port: NamedPort) -> Iterator[NamedPortElement]:
         if name == port.name and port.protocol in ("", protocol):
             for address in pod.addresses:
                 yield address.packed, protocol, number
+
+
+def _width(step: Step) -> int:
+    """How many rules it takes."""
+    return max(1, len(step.ports))
+
+
+def _exempting(steps: Iterable[Step], way: Direction) -> Iterator[Step]:
+    """Put the exemption before the first step that would deny or count what is exempt."""
+    exempt = False
+    for step in steps:
+        if not exempt and _touches_exempt(step, way):
+            exempt = True
+            yield Step("exempt")
+        yield step
+
+
+def _touches_exempt(step: Step, way: Direction) -> bool:
+    """Deny, or count as allowed from anywhere: a selector of pods never has a node's address."""
+    if step.does in ("drop", "count"):
+        return True
+    decides = step.label or (step.does == "call" and step.peers)
+    return bool(decides) and way == "ingress" and not step.peers.startswith("s")
 
 
 def _short(policy: Policy) -> str:

@@ -10,6 +10,10 @@ destination on egress, the source on ingress), a family and ports, and has a ver
     count   count, report and leave this chain (a policy in audit mode would have dropped it)
     call    run another chain, come back if it did not decide
     goto    run another chain instead of the rest of this one
+    exempt  accept in both directions what the node itself sends, and what a pod sends to itself
+
+Such packets are told apart only where a step would deny or count them: a new connection that a rule
+allows pays nothing for it.
 
 Back ends (nftables, iptables + ipset) only render it.
 """
@@ -24,7 +28,7 @@ import msgspec
 from kubewire.networkpolicy.model import Direction, NamedPort
 
 Family = Literal[0, 4, 6]
-Does = Literal["next", "pass", "drop", "count", "call", "goto"]
+Does = Literal["next", "pass", "drop", "count", "call", "goto", "exempt"]
 
 Packed = bytes
 """An address as packets carry it: 4 or 16 bytes."""
@@ -110,6 +114,8 @@ class Program(msgspec.Struct, frozen=True):
     """Addresses of pods whose policies name domains: the DNS answers that they get are read."""
     strict: bool = False
     """A TCP connection that is not tracked may not go on: it was cut."""
+    families: tuple[Literal[4, 6], ...] = (4, 6)
+    """What this node's pods speak."""
 
     @property
     def empty(self) -> bool:

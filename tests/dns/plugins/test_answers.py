@@ -44,6 +44,7 @@ ROWS: list[tuple[str, str, str, list[str], list[str], list[str]]] = [
     ("local", "1.0.0.127.in-addr.arpa. PTR", "NOERROR", ["1.0.0.127.in-addr.arpa. 604800 PTR localhost."], [], []),
     ("local", "2.0.0.127.in-addr.arpa. A", "NXDOMAIN", [], [f"127.in-addr.arpa. 604800 {LOCAL_SOA}"], []),
     ("hosts hosts test", "20.2.0.192.in-addr.arpa. PTR", "NOERROR aa", ["20.2.0.192.in-addr.arpa. 3600 PTR one.test."], [], []),
+    ("hosts hosts test {\nfallthrough\nfallthrough_unsupported\n}\nwhoami", "one.test. TXT", "NOERROR aa", [], [], ["one.test. 0 A 10.0.0.1", "_udp.one.test. 0 SRV 0 0 4000 ."]),
     (TEMPLATE, "a.x.test. ANY", "NOERROR aa", ["a.x.test. 5 A 192.0.2.1"], [], []),
     (TEMPLATE, "A.x.test. A", "NOERROR aa", ["a.x.test. 5 A 192.0.2.1"], [], []),
     (DNS64, "web.example.org. AAAA", "NOERROR", ["web.example.org. 300 AAAA 64:ff9b::c000:204"], [NS1], []),

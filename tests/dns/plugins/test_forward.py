@@ -1,12 +1,16 @@
 """forward: real questions to real upstreams (the other tests of the plugins stay offline)."""
 
 import asyncio
+import subprocess
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
+from kubewire.dns.config import Environment, build
+from kubewire.dns.plugins.forward.upstream import KEPT, OPENED
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import Message, parse
 from kubewire.lang.dns.record import rdata_text
@@ -107,6 +111,113 @@ async def test_the_next_stanza(serve: Serve, option: str, name: str, expected: s
         )
         async with serve(text) as running:
             assert answer(await running.ask(name)) == expected
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A certificate of dns.test in a folder."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "3650", "-subj", "/CN=dns.test", "-keyout", "key.pem"]
+    command += ["-out", "cert.pem", "-addext", "subjectAltName=DNS:dns.test"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path
+
+
+ENCRYPTED = [
+    ("tls", "", "tcp-tls"),
+    ("https", "", "https"),
+    ("https", "doh_method GET", "https"),
+]
+
+
+@pytest.mark.tool("openssl")
+@pytest.mark.parametrize(("scheme", "option", "proto"), ENCRYPTED)
+async def test_encrypted_upstreams_are_asked_over_one_connection(
+    serve: Serve, keys: Path, scheme: str, option: str, proto: str
+) -> None:
+    upstream = f"{scheme}://.:1853 {{\n tls {keys}/cert.pem {keys}/key.pem\n{UPSTREAM.partition(chr(10))[2]}"
+    text = f""".:1055 {{
+        forward . {scheme}://127.0.0.1:1853 {{
+            tls {keys}/cert.pem
+            tls_servername dns.test
+            {option}
+        }}
+    }}"""
+    async with serve(upstream), serve(text) as running:
+        for name, expected in (("a.test.", "NOERROR 192.0.2.1"), ("x.gone.test.", "NXDOMAIN")):
+            for _ in range(2):
+                assert answer(await running.ask(name)) == expected
+        labels = ("forward", "127.0.0.1:1853", proto)
+        book = running.env.metrics
+        assert (book.get(OPENED, *labels), book.get(KEPT, *labels)) == (1, 3)
+
+
+@pytest.mark.tool("openssl")
+@pytest.mark.parametrize("scheme", ["tls", "https"])
+async def test_a_certificate_of_another_name_is_refused(
+    serve: Serve, keys: Path, scheme: str
+) -> None:
+    upstream = f"{scheme}://.:1853 {{\n tls {keys}/cert.pem {keys}/key.pem\n{UPSTREAM.partition(chr(10))[2]}"
+    to = f"{scheme}://127.0.0.1:1853 {{\n tls {keys}/cert.pem\n tls_servername other.test\n }}"
+    async with serve(upstream), serve(f".:1055 {{\n forward . {to}\n}}") as running:
+        assert answer(await running.ask("a.test.")) == "SERVFAIL"
+
+
+class _Fickle(asyncio.Protocol):
+    """Answers two questions by TCP, each twice, and hangs up at the third one."""
+
+    connections: ClassVar[int] = 0
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        _Fickle.connections += 1
+        self.left = 3
+
+    def data_received(self, data: bytes) -> None:
+        self.left -= 1
+        if not self.left:
+            self.transport.close()
+            return
+        self.transport.write((data[:4] + bytes([data[4] | 0x80]) + data[5:]) * 2)
+
+
+async def test_a_kept_connection_that_was_closed_is_no_failure(serve: Serve) -> None:
+    _Fickle.connections = 0
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(_Fickle, "127.0.0.1", 1053)
+    text = ".:1055 {\n forward . 127.0.0.1:1053 {\n force_tcp\n max_connect_attempts 1\n }\n}"
+    async with server, serve(text) as running:
+        for _ in range(4):
+            assert answer(await running.ask("a.test.")) == "NOERROR"
+        assert _Fickle.connections == 2
+
+
+async def test_upstreams_by_name_are_looked_up_at_the_start(serve: Serve) -> None:
+    names = ".:1056 {\n hosts {\n 127.0.0.1 dns.test\n }\n}"
+    text = ".:1055 {\n forward . dns.test:1053 {\n resolver 127.0.0.1:1056\n }\n}"
+    async with serve(UPSTREAM), serve(names) as resolver:
+        environment = Environment()
+        configuration = await asyncio.to_thread(build, text, "Corefile", environment)
+        assert resolver.port == 1056
+        assert [str(u) for u in configuration.plugins[0].stanzas[0].upstreams] == ["127.0.0.1:1053"]  # type: ignore[attr-defined]
+
+
+async def test_attempts_are_counted(serve: Serve) -> None:
+    asked: list[bytes] = []
+
+    class Silent(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, addr: object) -> None:
+            asked.append(data)
+
+    loop = asyncio.get_running_loop()
+    silent, _ = await loop.create_datagram_endpoint(Silent, local_addr=("127.0.0.1", 1053))
+    for option, count in (("max_connect_attempts 3", 3), ("", 2)):
+        asked.clear()
+        text = f".:1055 {{\n forward . 127.0.0.1:1053 {{\n read_timeout 50ms\n max_fails 0\n {option}\n }}\n}}"
+        async with serve(text) as running:
+            assert answer(await running.ask("a.test.")) == "SERVFAIL"
+            assert len(asked) == count
+    silent.close()
 
 
 async def test_a_dead_upstream_is_passed_over(serve: Serve) -> None:

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from kubewire.dns.table import Entry, Table
+from kubewire.dns.table import Entry, Labels, Table
 
 VERSION = 2
 LIBRARY = Path(__file__).with_name("fastpath.so")
@@ -88,7 +88,7 @@ class NativeTable(Table):
         self.handle: int = lib.kw_table_new()
         if not self.handle:
             raise MemoryError("no room for a table of answers")
-        self._slots: dict[tuple[str | int, ...], int] = {}
+        self._slots: dict[Labels, int] = {}
         # At the end of the process a thread may still read it, and the memory goes anyway.
         weakref.finalize(self, lib.kw_table_free, self.handle).atexit = False
 
@@ -110,7 +110,7 @@ class NativeTable(Table):
         self._lib.kw_table_put(self.handle, key, len(key), whole, lengths, count, entry.until, slot)
         entry.answers = ()
 
-    def hits(self) -> dict[tuple[str | int, ...], int]:
+    def hits(self) -> dict[Labels, int]:
         """How often answers were replayed, by labels."""
         counts = (ctypes.c_uint64 * max(1, len(self._slots)))()
         self._lib.kw_table_hits(self.handle, counts, len(self._slots))

@@ -49,6 +49,12 @@ class Change:
         """Take out a rule that is there exactly so."""
         self.removed_rules.append(f"{chain} {rule.render()}")
 
+    def settle(self) -> bool:
+        """Take what iterators would write, so that it can be asked for again; whether there is anything."""
+        self.written = [(name, list(rules)) for name, rules in self.written]
+        parts = (self.inserted, self.appended, self.removed_rules, self.removed)
+        return bool(self.written) or any(parts)
+
     def lines(self, limit: int = ENDLESS) -> Iterator[str]:
         """What ``iptables-restore`` reads; nothing if nothing is to be done."""
         length = 0

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from kubewire.api.service import EndpointSlice
 from kubewire.kernel import netns, sysctl
 from kubewire.kernel.iptables import VARIANTS, Iptables, IptablesError, run
 from kubewire.kernel.nfnetlink import Nfnetlink
+from kubewire.kernel.xtables import Tables
 from kubewire.kubeproxy.backends.iptables.proxier import ROUTE_LOCALNET, IptablesProxier
 from kubewire.kubeproxy.backends.nftables.proxier import NftablesProxier
 from kubewire.kubeproxy.config import Config
@@ -21,6 +22,8 @@ from kubewire.kubeproxy.config import read as read_config
 from kubewire.kubeproxy.plan import Frontend, FrontendKey, plan
 from kubewire.kubeproxy.table import Change
 from kubewire.kubeproxy.topology import NodeView
+from kubewire.lang.iptables.change import Change as Rules
+from kubewire.lang.iptables.entries import UnfitError
 from kubewire.lang.iptables.parse import parse
 from tests.kubeproxy.lab import _fixture, changes
 from tests.kubeproxy.rows import service, slice_
@@ -28,11 +31,10 @@ from tests.kubeproxy.table import CONFIG, FIXTURES
 
 pytestmark = [pytest.mark.kernel, pytest.mark.tool("iptables-nft", "iptables-legacy")]
 
-SOME = ("plain", "lb-ranges", "nodeport-remote", "sticky", "dual", "empty")
 Told = tuple[list[Change], dict[Key, tuple[str, ...]]]
 THEIRS = [
     "*filter", ":THEIRS - [0:0]", ":KUBE-ROUTER-INPUT - [0:0]", "-A THEIRS -j DROP",
-    "-A INPUT -s 10.9.9.9/32 -j THEIRS", "-A INPUT -j KUBE-ROUTER-INPUT", "COMMIT",
+    "-A INPUT -i their0 -j THEIRS", "-A INPUT -j KUBE-ROUTER-INPUT", "COMMIT",
     "*nat", ":KUBE-HOSTPORTS - [0:0]", "-A PREROUTING -j KUBE-HOSTPORTS", "COMMIT",
 ]  # fmt: skip
 
@@ -64,13 +66,22 @@ def listing(variant: str) -> str:
     return "\n".join(line for t in texts for line in t.splitlines() if line[:1] != "#")
 
 
-def test_change_by_change_it_comes_to_the_same(proxier: IptablesProxier, variant: str) -> None:
+def _no_program(self: Iptables, lines: object) -> None:
+    raise AssertionError("a single change needs no program")
+
+
+def test_change_by_change_it_comes_to_the_same(
+    proxier: IptablesProxier, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     proxier.sync([], {})
     empty = proxier.dump()
     assert empty.actual == empty.desired
-    for fixture in FIXTURES if variant == "nft" else SOME:
+    for fixture in FIXTURES:
         given, addresses = told(fixture)
-        proxier.apply(given, addresses)
+        with monkeypatch.context() as alone:
+            if variant == "legacy":
+                alone.setattr(Iptables, "restore", _no_program)
+            proxier.apply(given, addresses)
         by_changes = proxier.dump()
         assert by_changes.actual == by_changes.desired, fixture
         proxier.sync(given, addresses)
@@ -94,7 +105,12 @@ def test_one_changed_service_writes_only_what_differs(
         written.extend(kept)
         restore(self, kept)
 
+    def given_up(self: Tables, changes: Sequence[Rules]) -> None:
+        written.extend(line for change in changes for line in change.lines())
+        raise UnfitError("only looking")
+
     monkeypatch.setattr(Iptables, "restore", watched)
+    monkeypatch.setattr(Tables, "apply", given_up)
     old = {c.key: c.new for c in given}
     fewer = plan_of(slice_("10.244.0.1@node-1", of="svc1", ports=[{"name": "p80", "port": 8080}]))
     proxier.apply([Change(k, old[k], f) for k, f in fewer.items() if k in old], {})
@@ -116,6 +132,46 @@ def test_a_quick_look_sees_a_flushed_table(config: Config, table: str) -> None:
     assert not proxier.intact()
     assert proxier.heal()
     assert proxier.intact()
+
+
+@pytest.mark.parametrize("table", ["nat", "filter", "mangle"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("harm", [("-F",), ("-F", "-X")])
+def test_a_quick_look_sees_that_a_legacy_table_has_shrunk(
+    harm: tuple[str, ...], version: int, table: str, config: Config
+) -> None:
+    if harm == ("-F",) and table == "mangle":
+        return  # nothing of ours is in there but an empty chain
+    proxier = IptablesProxier(config, variant="legacy")
+    proxier.sync(*told("lb-ranges"))
+    assert proxier.intact()
+    proxier.apply(told("sticky")[0], {})
+    assert proxier.intact(), "our own changes are no harm"
+    Iptables(version, "legacy").restore(THEIRS)
+    assert proxier.intact(), "others may have rules"
+    for option in harm:
+        run([Iptables(version, "legacy").program(), "-t", table, option])
+    assert not proxier.intact()
+    assert proxier.heal()
+    assert proxier.intact()
+    proxier.close()
+
+
+def test_what_cannot_be_written_here_the_program_writes(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unfit(self: Tables, changes: Sequence[Rules]) -> None:
+        raise UnfitError("a form that nobody knows")
+
+    proxier = IptablesProxier(config, variant="legacy")
+    proxier.sync([], {})
+    monkeypatch.setattr(Tables, "apply", unfit)
+    with caplog.at_level("INFO"):
+        proxier.apply(*told("sticky"))
+    assert "written by iptables-legacy-restore: a form that nobody knows" in caplog.text
+    dump = proxier.dump()
+    assert dump.actual == dump.desired
+    proxier.close()
 
 
 def test_where_the_kernel_counts_changes_nothing_is_read_for_nothing(
@@ -252,6 +308,7 @@ def test_a_restart_writes_nothing(config: Config, proxier: IptablesProxier, vari
         assert netlink.generation() == generation
     assert listing(variant) == before
     assert again.dump().actual == again.dump().desired
+    again.close()
 
 
 def test_more_than_a_section_holds(

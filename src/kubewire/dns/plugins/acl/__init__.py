@@ -5,11 +5,28 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
+from kubewire.dns.metrics import Metric
 from kubewire.dns.plugin import Plugin, Request, Response, Setup, extended_error
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import longest_zone
 
 ACTIONS = ("allow", "block", "filter", "drop")
+_OF = ("server", "zone", "view")
+ALLOWED = Metric(
+    "coredns_acl_allowed_requests_total", "Counter of DNS requests being allowed.",
+    ("server", "view"),
+)  # fmt: skip
+REFUSED = {
+    "block": Metric(
+        "coredns_acl_blocked_requests_total", "Counter of DNS requests being blocked.", _OF
+    ),
+    "filter": Metric(
+        "coredns_acl_filtered_requests_total", "Counter of DNS requests being filtered.", _OF
+    ),
+    "drop": Metric(
+        "coredns_acl_dropped_requests_total", "Counter of DNS requests being dropped.", _OF
+    ),
+}
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -57,14 +74,16 @@ class Acl(Plugin):
     async def serve(self, request: Request) -> Response:
         """Decide, then go on."""
         for zones, policies in self._rules:
-            if not longest_zone(request.name, zones):
+            if not (zone := longest_zone(request.name, zones)):
                 continue
             client = ipaddress.ip_address(request.client[0].partition("%")[0])
             policy = next((p for p in policies if p.fits(request.qtype, client)), None)
             if policy is not None and policy.action != "allow":
+                self.metrics.add(REFUSED[policy.action], request.server, zone, request.view)
                 return self._refuse(policy, request)
             if policy is not None:
                 break
+        self.metrics.add(ALLOWED, request.server, request.view)
         return await self.next.serve(request)
 
     def _refuse(self, policy: Policy, request: Request) -> Response:

@@ -8,11 +8,15 @@ from pathlib import Path
 from kubewire.dns import resolv
 from kubewire.dns.config import Block
 from kubewire.dns.corefile import CorefileError
+from kubewire.dns.metrics import Metric
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import longest_zone, normalize, within
 from kubewire.lang.dns.record import RR, cname
 
+SUCCESSES = Metric(
+    "coredns_autopath_success_total", "Counter of requests that did autopath.", ("server",)
+)
 Search = Callable[[Request], list[str] | None]
 
 
@@ -63,6 +67,8 @@ class AutoPath(Plugin):
                 first = response
             if response.rcode == codes.NXDOMAIN:
                 continue
+            if response.written:
+                self.metrics.add(SUCCESSES, request.server)
             if response.rcode == codes.NOERROR and response.answer:
                 return self._found(request, response, name)
             return response

@@ -6,10 +6,16 @@ import ipaddress
 
 from kubewire.dns.config import Block
 from kubewire.dns.corefile import CorefileError
+from kubewire.dns.metrics import Metric
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.lang.dns import codes
+from kubewire.lang.dns.message import CD
 from kubewire.lang.dns.record import RR, soa_numbers
 
+TRANSLATED = Metric(
+    "coredns_dns64_requests_translated_total", "Counter of DNS requests translated by dns64.",
+    ("server",),
+)  # fmt: skip
 WELL_KNOWN = ipaddress.IPv6Network("64:ff9b::/96")
 LENGTHS = (32, 40, 48, 56, 64, 96)
 LONGEST = 600
@@ -57,6 +63,7 @@ class Dns64(Plugin):
         if not self._wanted(request, response):
             return response
         found = await self._block.lookup(request, request.qname, codes.A)
+        self.metrics.add(TRANSLATED, request.server)
         if found.rcode or not any(r.type == codes.A for r in found.answer):
             return response
         limit = self._limit(response)
@@ -67,8 +74,10 @@ class Dns64(Plugin):
         return made
 
     def _wanted(self, request: Request, response: Response) -> bool:
-        if request.qtype != codes.AAAA or request.qclass != codes.IN or request.do:
+        if request.qtype != codes.AAAA or request.qclass != codes.IN:
             return False
+        if request.do and request.message.flags & CD:
+            return False  # It validates by itself (RFC 6147, 5.5).
         if request.family == 1 and not self.allow_ipv4:
             return False
         if response.rcode not in (codes.NOERROR, codes.SERVFAIL):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kubewire.dns.corefile import CorefileError
+from kubewire.dns.metrics import Book, Metric
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import longest_zone, within
@@ -58,6 +59,14 @@ def _private(text: str, algorithm: int) -> Any:
     return ec.derive_private_key(int.from_bytes(raw, "big"), curve)
 
 
+ENTRIES = Metric(
+    "coredns_dnssec_cache_entries", "The number of elements in the dnssec cache.",
+    ("server", "type"), "gauge",
+)  # fmt: skip
+HITS = Metric("coredns_dnssec_cache_hits_total", "The count of cache hits.", ("server",))
+MISSES = Metric("coredns_dnssec_cache_misses_total", "The count of cache misses.", ("server",))
+
+
 class Dnssec(Plugin):
     """Signs what is not signed yet, for clients that set DO."""
 
@@ -66,6 +75,7 @@ class Dnssec(Plugin):
     def __init__(self, zones: list[str], keys: list[Key], capacity: int) -> None:
         self.zones, self.keys, self.capacity = zones, keys, capacity
         self._signatures: dict[tuple[RR, ...], tuple[float, list[RR]]] = {}
+        self._servers: set[str] = set()
 
     @classmethod
     def setup(cls, setup: Setup) -> Dnssec:
@@ -79,12 +89,12 @@ class Dnssec(Plugin):
                     keys += [Key(_base(setup.path(n))) for n in names]
                 case "cache_capacity", [value]:
                     capacity = int(value)
+                case "key", ["aws_secretsmanager", *_]:
+                    raise setup.err("keys by AWS Secrets Manager are not offered")
                 case (("key" | "cache_capacity"), _):
                     raise setup.arg_err()
                 case _:
                     raise setup.err(f"unknown property '{word}'")
-        if not keys:
-            raise CorefileError("no keys given: keys by AWS Secrets Manager are not offered")
         for key in keys:
             if not any(within(z, key.owner) or within(key.owner, z) for z in zones):
                 raise CorefileError(
@@ -96,7 +106,7 @@ class Dnssec(Plugin):
     async def serve(self, request: Request) -> Response:
         """Answer DNSKEY, sign the rest."""
         zone = longest_zone(request.name, self.zones)
-        if not zone:
+        if not zone or not self.keys:
             return await self.next.serve(request)
         if request.name == zone and request.qtype == codes.DNSKEY:
             response = self.reply(answer=self._dnskeys(zone), reason="keys of the zone")
@@ -109,7 +119,7 @@ class Dnssec(Plugin):
         if not response.answer and response.rcode in (codes.NOERROR, codes.NXDOMAIN):
             self._deny(request, response)
         for section in ("answer", "authority", "additional"):
-            setattr(response, section, self._signed(getattr(response, section), zone))
+            setattr(response, section, self._signed(request, getattr(response, section), zone))
         response.replay = None
         return response
 
@@ -127,7 +137,7 @@ class Dnssec(Plugin):
         response.rcode = codes.NOERROR
         response.authority = [*soas, _nsec(request, ttl)]
 
-    def _signed(self, records: list[RR], zone: str) -> list[RR]:
+    def _signed(self, request: Request, records: list[RR], zone: str) -> list[RR]:
         out: list[RR] = []
         done: set[tuple[str, int]] = set()
         for record in records:
@@ -138,15 +148,23 @@ class Dnssec(Plugin):
             rrset = [r for r in records if (r.name.lower(), r.type) == kind]
             out += rrset
             if within(record.name.lower(), zone) and record.type != codes.OPT:
-                out += self._signatures_of(rrset, zone)
+                out += self._signatures_of(request, rrset, zone)
         return out
 
-    def _signatures_of(self, rrset: Sequence[RR], zone: str) -> list[RR]:
+    def measure(self, book: Book) -> None:
+        """How many signatures are kept."""
+        for server in self._servers:
+            book.set(ENTRIES, len(self._signatures), server, "signature")
+
+    def _signatures_of(self, request: Request, rrset: Sequence[RR], zone: str) -> list[RR]:
         now = time.time()
         key = tuple(sorted(rrset, key=rdata_wire))
         found = self._signatures.get(key)
+        self._servers.add(request.server)
         if found is not None and found[0] > now:
+            self.metrics.add(HITS, request.server)
             return found[1]
+        self.metrics.add(MISSES, request.server)
         made = [_sign(rrset, k, zone, now) for k in self._signers(rrset, zone)]
         if len(self._signatures) >= self.capacity:
             del self._signatures[next(iter(self._signatures))]

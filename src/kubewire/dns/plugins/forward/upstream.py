@@ -7,19 +7,40 @@ import logging
 import secrets
 import socket
 import ssl
-import struct
 import time
-from typing import cast
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
+from kubewire.dns.metrics import SECONDS, Book, Metric
+from kubewire.dns.plugins.forward.streams import Keeping, Streams
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.message import Message, Question, WireError, encode, parse
+from kubewire.lang.dns.message import QR, Message, Question, WireError, encode, parse
+
+if TYPE_CHECKING:
+    from kubewire.dns.plugins.forward.https import Https
 
 log = logging.getLogger("kubewire.dns.plugin.forward")
 
 READ_TIMEOUT = 2.0
 SOCKETS = 8
-SOCKET_LIFE = 10.0
 PROBE_TIMEOUT = 1.0
+_TO = ("proxy_name", "to")
+DURATION = Metric(
+    "coredns_proxy_request_duration_seconds", "Histogram of the time each request took.",
+    (*_TO, "rcode"), "histogram", SECONDS,
+)  # fmt: skip
+PROBE_FAILURES = Metric(
+    "coredns_proxy_healthcheck_failures_total", "Counter of the number of failed healthchecks.", _TO
+)
+KEPT = Metric(
+    "coredns_proxy_conn_cache_hits_total",
+    "Counter of connection cache hits per upstream and protocol.", (*_TO, "proto"),
+)  # fmt: skip
+OPENED = Metric(
+    "coredns_proxy_conn_cache_misses_total",
+    "Counter of connection cache misses per upstream and protocol.", (*_TO, "proto"),
+)  # fmt: skip
 
 
 class UpstreamError(Exception):
@@ -55,7 +76,7 @@ class _Udp(asyncio.DatagramProtocol):
 
 
 def _fits(question: Question | None, answer: Message) -> bool:
-    if question is None or not answer.flags & 0x8000:
+    if question is None or not answer.flags & QR or answer.opcode != codes.QUERY:
         return False
     found = answer.question
     if found is None:
@@ -65,35 +86,51 @@ def _fits(question: Question | None, answer: Message) -> bool:
     )  # fmt: skip
 
 
+@dataclass
+class Manner:
+    """How an upstream is asked; one for all upstreams of a stanza."""
+
+    keeping: Keeping = field(default_factory=Keeping)
+    tls: ssl.SSLContext | None = None
+    https: ssl.SSLContext | None = None
+    source: str = ""
+    doh_method: str = "POST"
+    interval: float = 0.5
+    """Seconds between probes."""
+    probe_by_tcp: bool = False
+    recursive: bool = True
+    domain: str = "."
+
+
 class Upstream:
     """Asks one server; counts failures and probes it until it answers again."""
 
+    metrics: Book
+
     def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        context: ssl.SSLContext | None = None,
-        server_name: str = "",
-        source: str = "",
+        self, host: str, port: int, manner: Manner, *, scheme: str = "dns", server_name: str = ""
     ) -> None:
-        self.host, self.port = host, port
+        self.host, self.port, self.scheme = host, port, scheme
         self.fails = 0
-        self.interval = 0.5
-        self.recursive = True
-        self.domain = "."
-        self._context = context
+        """Probes in a row that were not answered."""
+        self._manner = manner
         self._server_name = server_name
-        self._source = (source, 0) if source else None
+        self._source = (manner.source, 0) if manner.source else None
         self._sockets: list[_Udp] = []
         self._probing: asyncio.Task[None] | None = None
+        self._streams = Streams(
+            host, port, manner.keeping, context=manner.tls if scheme == "tls" else None,
+            server_name=server_name, source=self._source,
+            count=partial(self._count, "tcp-tls" if scheme == "tls" else "tcp"),
+        )  # fmt: skip
+        self._https: Https | None = None
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     def down(self, max_fails: int) -> bool:
-        """Too many failures since it last answered."""
+        """Too many probes failed since it last answered."""
         return max_fails > 0 and self.fails >= max_fails
 
     def close(self) -> None:
@@ -104,20 +141,32 @@ class Upstream:
             if udp.transport is not None:
                 udp.transport.close()
         self._sockets.clear()
+        self._streams.close()
+        if self._https is not None:
+            self._https.close()
 
     async def ask(self, message: Message, *, tcp: bool, seconds: float = READ_TIMEOUT) -> Message:
-        """Ask once. Raises UpstreamError."""
+        """Ask once, and count it. Raises UpstreamError."""
+        began = time.perf_counter()
+        answer = await self._ask(message, tcp=tcp, seconds=seconds)
+        spent, rcode = time.perf_counter() - began, codes.rcode_name(answer.rcode)
+        self.metrics.observe(DURATION, spent, "forward", str(self), rcode)
+        return answer
+
+    async def _ask(self, message: Message, *, tcp: bool, seconds: float) -> Message:
         asked = Message(
             secrets.randbits(16), message.flags, message.question, edns=message.edns,
             additional=message.additional,
         )  # fmt: skip
+        by_datagram = self.scheme == "dns" and not tcp
         try:
             async with asyncio.timeout(seconds):
-                if tcp or self._context is not None:
-                    return await self._by_stream(asked)
-                return await self._by_datagram(asked)
+                if by_datagram:
+                    return await self._by_datagram(asked)
+                return await self._by_stream(asked)
         except TimeoutError as error:
-            raise UpstreamError(f"read udp {self}: i/o timeout") from error
+            proto = "udp" if by_datagram else "tcp"
+            raise UpstreamError(f"read {proto} {self}: i/o timeout") from error
         except (OSError, WireError, ValueError, asyncio.IncompleteReadError) as error:
             raise UpstreamError(f"{self}: {error}") from error
 
@@ -135,13 +184,15 @@ class Upstream:
             del udp.waiting[message.id]
 
     async def _socket(self) -> _Udp:
-        now = time.monotonic()
-        for udp in [u for u in self._sockets if now - u.born > SOCKET_LIFE and not u.waiting]:
+        now, life = time.monotonic(), self._manner.keeping.expire
+        for udp in [u for u in self._sockets if now - u.born > life and not u.waiting]:
             self._sockets.remove(udp)
             if udp.transport is not None:
                 udp.transport.close()
         if len(self._sockets) >= SOCKETS:
+            self._count("udp", kept=True)
             return secrets.choice(self._sockets)
+        self._count("udp", kept=False)
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         loop = asyncio.get_running_loop()
         _, udp = await loop.create_datagram_endpoint(
@@ -151,20 +202,29 @@ class Upstream:
         return udp
 
     async def _by_stream(self, message: Message) -> Message:
-        reader, writer = await asyncio.open_connection(
-            self.host, self.port, ssl=self._context, local_addr=self._source,
-            server_hostname=(self._server_name or self.host) if self._context else None,
-        )  # fmt: skip
-        try:
-            data = encode(message)
-            writer.write(struct.pack("!H", len(data)) + data)
-            (length,) = struct.unpack("!H", await reader.readexactly(2))
-            answer = parse(await reader.readexactly(length))
-        finally:
-            writer.close()
+        if self.scheme == "https":
+            message.id = 0
+            answer = parse(await self._over_https().ask(encode(message)))
+        else:
+            answer = parse(await self._streams.ask(encode(message)))
         if answer.id != message.id or not _fits(message.question, answer):
             raise WireError("answer to another question")
         return answer
+
+    def _over_https(self) -> Https:
+        if self._https is None:
+            from kubewire.dns.plugins.forward.https import Https
+
+            assert self._manner.https is not None
+            self._https = Https(
+                self.host, self.port, context=self._manner.https, server_name=self._server_name,
+                source=self._source, method=self._manner.doh_method,
+                count=partial(self._count, "https"),
+            )  # fmt: skip
+        return self._https
+
+    def _count(self, proto: str, kept: bool) -> None:
+        self.metrics.add(KEPT if kept else OPENED, "forward", str(self), proto)
 
     def failed(self) -> None:
         """Probe it until it answers."""
@@ -174,16 +234,18 @@ class Upstream:
             )
 
     async def _probe(self) -> None:
-        question = Question(self.domain, codes.NS)
-        message = Message(flags=0x0100 if self.recursive else 0, question=question)
+        manner = self._manner
+        question = Question(manner.domain, codes.NS)
+        message = Message(flags=0x0100 if manner.recursive else 0, question=question)
         while True:
             try:
-                await self.ask(message, tcp=False, seconds=PROBE_TIMEOUT)
+                await self._ask(message, tcp=manner.probe_by_tcp, seconds=PROBE_TIMEOUT)
             except UpstreamError as error:
                 self.fails += 1
+                self.metrics.add(PROBE_FAILURES, "forward", str(self))
                 if self.fails == 1:
                     log.debug("plugin/forward: %s", error)
             else:
                 self.fails = 0
                 return
-            await asyncio.sleep(self.interval)
+            await asyncio.sleep(manner.interval)

@@ -8,10 +8,21 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kubewire.dns.metrics import Book, Metric
 from kubewire.dns.plugin import Fallthrough, Plugin, Request, Response, Setup, duration
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import is_reverse, longest_zone, normalize, parent, reverse_address
 from kubewire.lang.dns.record import address, ptr
+
+HELD = (codes.A, codes.AAAA, codes.PTR)
+ENTRIES = Metric(
+    "coredns_hosts_entries", "The combined number of entries in hosts and Corefile.",
+    ("hostsfile",), "gauge",
+)  # fmt: skip
+READ = Metric(
+    "coredns_hosts_reload_timestamp_seconds", "The timestamp of the last reload of hosts file.",
+    kind="gauge",
+)  # fmt: skip
 
 
 @dataclass
@@ -48,6 +59,8 @@ class Hosts(Plugin):
         self.path, self.zones, self.inline = path, zones, inline
         self.ttl = 3600
         self.fall = Fallthrough()
+        self.hands_on = False
+        """Types that a hosts file cannot hold go to the next plugin."""
         self.reverse = True
         self.interval = 5.0
         self._live = not offline
@@ -66,6 +79,12 @@ class Hosts(Plugin):
             match word, values:
                 case "fallthrough", _:
                     plugin.fall = Fallthrough.from_args(values)
+                case "fallthrough_unsupported", []:
+                    plugin.hands_on = True
+                case "fallthrough_unsupported", _:
+                    raise setup.err(
+                        f"Wrong argument count or unexpected line ending after '{values[0]}'"
+                    )
                 case "no_reverse", _:
                     plugin.reverse = False
                 case "ttl", [value]:
@@ -83,10 +102,12 @@ class Hosts(Plugin):
                         raise setup.err(f"invalid negative duration for reload '{value}'")
                 case "reload", _:
                     raise setup.err("reload needs a duration (zero seconds to disable)")
-                case _ if values:
+                case _ if values and not plugin.fall.zones:
                     lines.append(" ".join((word, *values)))
                 case _:
                     raise setup.err(f"unknown property '{word}'")
+        if plugin.hands_on and not plugin.fall.zones:
+            raise setup.err("fallthrough_unsupported requires fallthrough")
         plugin.inline = "\n".join(lines)
         setup.no_more()
         plugin.load()
@@ -121,6 +142,12 @@ class Hosts(Plugin):
             await asyncio.sleep(self.interval)
             self.load()
 
+    def measure(self, book: Book) -> None:
+        """Entries of both directions, and how old the file is."""
+        found = (self._table.addresses, self._table.names)
+        book.set(ENTRIES, sum(len(v) for table in found for v in table.values()), self.path)
+        book.set(READ, self._seen[0] if self._seen else 0)
+
     async def serve(self, request: Request) -> Response:
         """Answer names of the table."""
         if request.qtype == codes.PTR and is_reverse(request.name):
@@ -134,6 +161,8 @@ class Hosts(Plugin):
         found = self._find(request.name)
         if found is None:
             return await self._unknown(request)
+        if self.hands_on and request.qtype not in HELD and self.fall.through(request.name):
+            return await self.next.serve(request)
         v6 = request.qtype == codes.AAAA
         wanted = request.qtype in (codes.A, codes.AAAA)
         ips = [ip for ip in found if wanted and (":" in ip) == v6]

@@ -132,7 +132,7 @@ class Kubernetes(Plugin):
         from kubewire.dns.plugins.kubernetes.watch import Watch
 
         self.records.local_ips = tuple(global_addresses())
-        watch = Watch(self.source, self.options, self.cluster, self.changed)
+        watch = Watch(self.source, self.options, self.cluster, self.changed, self.metrics)
         self._stop = watch.stop
         await watch.start()
 

@@ -39,6 +39,15 @@ class SliceMeta(Wire, frozen=True, kw_only=True, gc=False):
     name: str
     namespace: str = ""
     labels: "SliceLabels | None" = None
+    annotations: "SliceAnnotations | None" = None
+
+
+class SliceAnnotations(Wire, frozen=True, kw_only=True, gc=False):
+    """The annotation that says when the slice's last change was caused."""
+
+    trigger: str = msgspec.field(
+        name="endpoints.kubernetes.io/last-change-trigger-time", default=""
+    )
 
 
 class SliceLabels(Wire, frozen=True, kw_only=True, gc=False):

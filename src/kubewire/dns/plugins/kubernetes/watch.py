@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kubewire.client.informer import Informer
     from kubewire.client.loop import Changes
     from kubewire.client.rest import Client
+    from kubewire.dns.metrics import Book
     from kubewire.dns.plugins.kubernetes import Source
     from kubewire.dns.plugins.kubernetes.records import Options
 
@@ -46,11 +47,13 @@ class Watch:
         options: Options,
         cluster: Cluster,
         changed: Callable[[set[object]], None],
+        book: Book,
     ) -> None:
         self._source = source
         self._options = options
         self._cluster = cluster
         self._changed = changed
+        self._book = book
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
         self._informers: list[Informer[Any]] = []
@@ -59,8 +62,10 @@ class Watch:
     async def start(self) -> None:
         """Begin; return when all is listed or ``startup_timeout`` is over."""
         from kubewire.client.loop import Loop, run_all
+        from kubewire.dns.plugins.kubernetes.measures import CountedTransport
 
         self._client = connect(self._source)
+        self._client.transport = CountedTransport(self._client, self._book)
         self._informers = self._make(self._client)
         self._known = {informer: {} for informer in self._informers}
         loop = Loop(self._source.agent or "dns", self._informers, self._reconcile)
@@ -107,6 +112,8 @@ class Watch:
         return found
 
     async def _reconcile(self, changes: Changes) -> None:
+        from kubewire.dns.plugins.kubernetes.measures import programmed
+
         touched: set[object] = set()
         now = time.time()
         for informer in self._informers:
@@ -117,6 +124,8 @@ class Watch:
                 if old is new:
                     continue
                 touched |= self._cluster.apply(old, new, now)
+                if self._cluster.synced and isinstance(new, EndpointSlice) and new.service:
+                    programmed(self._book, new, self._cluster.services.get(new.service))
                 if new is None:
                     del known[key]
                 else:

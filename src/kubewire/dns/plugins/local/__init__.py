@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from kubewire.dns.metrics import Book, Metric
 from kubewire.dns.plugin import Plugin, Replay, Request, Response, Setup
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import within
 from kubewire.lang.dns.record import address, ns, ptr, soa
 
+REQUESTS = Metric(
+    "coredns_local_localhost_requests_total", "Counter of special localhost subdomain requests."
+)
 TTL = 604800
 LOCALHOST = "localhost."
 ONE = "1.0.0.127.in-addr.arpa."
@@ -38,13 +42,21 @@ class Local(Plugin):
             plugin.prefix = args[0] == "on"
         return plugin
 
+    def measure(self, book: Book) -> None:
+        """0 if nobody asked."""
+        book.show(REQUESTS)
+
     async def serve(self, request: Request) -> Response:
         """Answer our trees."""
         name = request.name
         # localhost.DOMAIN comes from search paths; names below localhost are RFC 6761's.
         legacy = self.prefix and name.startswith(LOCALHOST)
         if name != LOCALHOST and (legacy or within(name, LOCALHOST)):
-            return self._zone(request, name, loopback=True)
+            if legacy:
+                self.metrics.add(REQUESTS)
+            response = self._zone(request, name, loopback=True)
+            response.counted += ((REQUESTS, ()),) * legacy
+            return response
         zone = next((z for z in ZONES if within(request.name, z)), "")
         if not zone:
             return await self.next.serve(request)

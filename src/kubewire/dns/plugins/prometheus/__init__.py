@@ -5,53 +5,79 @@ from __future__ import annotations
 import platform
 import time
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator
 
 from kubewire import __version__
 from kubewire.dns.config import Block, Configuration, Environment
 from kubewire.dns.http import HttpServer, split_address
+from kubewire.dns.metrics import SECONDS, SIZES, Book, Histogram, Metric
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.lang.dns import codes
 
-SECONDS = tuple(0.00025 * 2**i for i in range(16))
-SIZES = (0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16e3, 32e3, 48e3, 64e3)
+_WHERE = ("server", "zone", "view")
+REQUESTS = Metric(
+    "coredns_dns_requests_total", "Counter of DNS requests made per zone, protocol and family.",
+    (*_WHERE, "proto", "family", "type"),
+)  # fmt: skip
+DO = Metric(
+    "coredns_dns_do_requests_total", "Counter of DNS requests with DO bit set per zone.", _WHERE
+)
+RESPONSES = Metric(
+    "coredns_dns_responses_total", "Counter of response status codes.", (*_WHERE, "rcode", "plugin")
+)
+DURATION = Metric(
+    "coredns_dns_request_duration_seconds",
+    "Histogram of the time (in seconds) each request took per zone.", _WHERE, "histogram", SECONDS,
+)  # fmt: skip
+ASKED = Metric(
+    "coredns_dns_request_size_bytes",
+    "Size of the EDNS0 UDP buffer in bytes (64K for TCP) per zone and protocol.",
+    (*_WHERE, "proto"), "histogram", SIZES,
+)  # fmt: skip
+SAID = Metric(
+    "coredns_dns_response_size_bytes", "Size of the returned response in bytes.",
+    (*_WHERE, "proto"), "histogram", SIZES,
+)  # fmt: skip
+BUILD = Metric(
+    "coredns_build_info",
+    "A metric with a constant '1' value labeled by version, revision, and goversion from which the server was built.",
+    ("goversion", "revision", "version"), "gauge",
+)  # fmt: skip
+PANICS = Metric("coredns_panics_total", "A metrics that counts the number of panics.")
+ENABLED = Metric(
+    "coredns_plugin_enabled",
+    "A metric that indicates whether a plugin is enabled on per server and zone basis.",
+    (*_WHERE, "name"), "gauge",
+)  # fmt: skip
+BEGAN = Metric(
+    "process_start_time_seconds", "Start time of the process since unix epoch in seconds.",
+    kind="gauge",
+)  # fmt: skip
 NAMED = frozenset({
     "A", "AAAA", "CNAME", "DNSKEY", "DS", "HTTPS", "MX", "NS", "NSEC", "NSEC3", "PTR", "RRSIG",
     "SOA", "SRV", "SVCB", "TXT", "ANY", "IXFR", "AXFR",
 })  # fmt: skip
 """Types with a label of their own."""
 
-Labels = tuple[tuple[str, str], ...]
 Kind = tuple[str, ...]
 """zone, view, proto, family, type, rcode, plugin of a question and its answer."""
-
-
-class Histogram:
-    """Counts per bucket, and the sum."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
 
 
 class Series:
     """Everything that is counted of one kind of questions."""
 
-    __slots__ = ("asked", "count", "said", "seconds")
+    __slots__ = ("asked", "count", "dnssec", "said", "seconds")
 
     def __init__(self) -> None:
         self.count = 0
+        self.dnssec = 0
         self.seconds = Histogram(SECONDS)
         self.asked = Histogram(SIZES)
         self.said = Histogram(SIZES)
 
-    def add(self, asked: int, said: int, seconds: float, n: int = 1) -> None:
+    def add(self, asked: int, said: int, seconds: float, n: int = 1, *, do: bool) -> None:
         """Count ``n`` questions alike."""
         self.count += n
+        self.dnssec += n * do
         for histogram, value in (
             (self.seconds, seconds), (self.asked, asked), (self.said, said),
         ):  # fmt: skip
@@ -59,44 +85,18 @@ class Series:
             histogram.counts[bisect_left(histogram.bounds, value)] += n
             histogram.sum += value * n
 
-
-class Metrics:
-    """All counters of one page, put together by labels when it is asked for."""
-
-    def __init__(self) -> None:
-        self.requests: Counter[Labels] = Counter()
-        self.responses: Counter[Labels] = Counter()
-        self.seconds: dict[Labels, Histogram] = {}
-        self.request_size: dict[Labels, Histogram] = {}
-        self.response_size: dict[Labels, Histogram] = {}
-
-    def take(self, server: str, kind: Kind, series: Series) -> None:
-        """Add what was counted of one kind."""
+    def enter(self, book: Book, server: str, kind: Kind) -> None:
+        """Add what was counted to a page."""
         zone, view, proto, family, qtype, rcode, plugin = kind
-        where = (("server", server), ("zone", zone), ("view", view))
+        where = (server, zone, view)
         named = qtype if qtype in NAMED else "other"
-        self.requests[(*where, ("proto", proto), ("family", family), ("type", named))] += (
-            series.count
-        )
-        self.responses[(*where, ("rcode", rcode), ("plugin", plugin))] += series.count
-        sizes = (*where[:2], ("proto", proto), where[2])
-        _add(self.seconds, where, series.seconds)
-        _add(self.request_size, sizes, series.asked)
-        _add(self.response_size, sizes, series.said)
-
-    def include(self, other: Metrics) -> None:
-        """Add another page's counters."""
-        self.requests += other.requests
-        self.responses += other.responses
-        for name in ("seconds", "request_size", "response_size"):
-            for labels, histogram in getattr(other, name).items():
-                _add(getattr(self, name), labels, histogram)
-
-
-def _add(found: dict[Labels, Histogram], labels: Labels, part: Histogram) -> None:
-    into = found.setdefault(labels, Histogram(part.bounds))
-    into.counts = [a + b for a, b in zip(into.counts, part.counts, strict=True)]
-    into.sum += part.sum
+        book.add(REQUESTS, *where, proto, family, named, n=self.count)
+        book.add(RESPONSES, *where, rcode, plugin, n=self.count)
+        if self.dnssec:
+            book.add(DO, *where, n=self.dnssec)
+        book.histogram(DURATION, *where).include(self.seconds)
+        book.histogram(ASKED, *where, proto).include(self.asked)
+        book.histogram(SAID, *where, proto).include(self.said)
 
 
 class Prometheus(Plugin):
@@ -112,7 +112,7 @@ class Prometheus(Plugin):
         self._env = env
         self._http: HttpServer | None = None
         self._began = time.time()
-        self._before: Metrics | None = None
+        self._before: Book | None = None
         """Of the configurations before this one."""
 
     @classmethod
@@ -159,23 +159,18 @@ class Prometheus(Plugin):
             series = self.series[key] = Series()
         records = len(response.answer) + len(response.authority) + len(response.additional)
         said = request.size + 28 * records
-        series.add(request.size, said, time.perf_counter() - began)
+        series.add(request.size, said, time.perf_counter() - began, do=request.do)
         return response
 
-    def count(self, total: Metrics) -> None:
-        """Put what went through this plugin to a page."""
+    def count(self, total: Book) -> None:
+        """Add what went through this plugin to a page."""
         block = self._block
         for (server, proto, family, qtype, rcode, plugin), series in self.series.items():
             kind = (
                 block.zones[0], block.view_name, proto, str(family), codes.type_name(qtype),
                 codes.rcode_name(rcode), plugin,
             )  # fmt: skip
-            total.take(server, kind, series)
-
-    @property
-    def _server(self) -> str:
-        dispatcher = self._block.dispatcher
-        return str(dispatcher.listener) if dispatcher else ""
+            series.enter(total, server, kind)
 
     def _peers(self) -> list[Prometheus]:
         configuration = self._block.configuration
@@ -186,8 +181,8 @@ class Prometheus(Plugin):
     def _key(self) -> tuple[str, str, int]:
         return ("prometheus", *self.address)
 
-    def _total(self) -> Metrics:
-        total = Metrics()
+    def _total(self) -> Book:
+        total = Book()
         if self._before is not None:
             total.include(self._before)
         for peer in self._peers():
@@ -198,61 +193,36 @@ class Prometheus(Plugin):
         return total
 
     def _page(self) -> tuple[int, str, bytes]:
-        lines = [*_render(self._total()), *self._facts()]
-        body = "\n".join(lines) + "\n"
+        total = self._total()
+        total.include(self.metrics)
+        self._facts(total)
+        for plugin in self._block.configuration.plugins if self._block.configuration else ():
+            plugin.measure(total)
+        body = "\n".join(total.lines()) + "\n"
         return 200, "text/plain; version=0.0.4; charset=utf-8", body.encode()
 
-    def _facts(self) -> Iterator[str]:
-        yield "# TYPE coredns_build_info gauge"
-        yield f'coredns_build_info{{goversion="python{platform.python_version()}",revision="",version="kubewire-{__version__}"}} 1'
-        yield "# TYPE coredns_panics_total counter"
-        yield "coredns_panics_total 0"
-        yield "# TYPE coredns_plugin_enabled gauge"
+    def _facts(self, book: Book) -> None:
+        book.set(BUILD, 1, f"python{platform.python_version()}", "", f"kubewire-{__version__}")
+        book.show(PANICS)
+        book.set(BEGAN, self._began)
         configuration = self._block.configuration
         for block in configuration.blocks if configuration else ():
-            for name in block.plugins:
-                labels = f'name="{name}",server="{self._server}",view="{block.view_name}",zone="{block.zones[0]}"'
-                yield f"coredns_plugin_enabled{{{labels}}} 1"
-        yield "# TYPE process_start_time_seconds gauge"
-        yield f"process_start_time_seconds {self._began:.2f}"
+            server = str(block.dispatcher.listener) if block.dispatcher else ""
+            for name in (name for name, p in block.plugins.items() if p.handles):
+                book.set(ENABLED, 1, server, block.zones[0], block.view_name, name)
 
 
-def _replayed(total: Metrics, configuration: Configuration) -> None:
+def _replayed(total: Book, configuration: Configuration) -> None:
     for dispatcher in configuration.dispatchers:
         for table in dispatcher.tables.values():
-            for (*labels, asked, said), hits in table.hits().items():
-                if hits:
-                    series = Series()
-                    series.add(int(asked), int(said), 1e-5, hits)
-                    total.take(dispatcher.label, tuple(map(str, labels)), series)
-
-
-def _render(metrics: Metrics) -> Iterator[str]:
-    for name, counter in (
-        ("coredns_dns_requests_total", metrics.requests),
-        ("coredns_dns_responses_total", metrics.responses),
-    ):
-        yield f"# TYPE {name} counter"
-        for labels, count in sorted(counter.items()):
-            yield f"{name}{{{_text(labels)}}} {count}"
-    for name, histograms in (
-        ("coredns_dns_request_duration_seconds", metrics.seconds),
-        ("coredns_dns_request_size_bytes", metrics.request_size),
-        ("coredns_dns_response_size_bytes", metrics.response_size),
-    ):
-        yield f"# TYPE {name} histogram"
-        for labels, histogram in sorted(histograms.items()):
-            text, total = _text(labels), 0
-            for bound, count in zip((*histogram.bounds, "+Inf"), histogram.counts, strict=True):
-                total += count
-                edge = bound if isinstance(bound, str) else f"{bound:g}"
-                yield f'{name}_bucket{{{text},le="{edge}"}} {total}'
-            yield f"{name}_sum{{{text}}} {histogram.sum:g}"
-            yield f"{name}_count{{{text}}} {total}"
-
-
-def _text(labels: Labels) -> str:
-    return ",".join(f'{key}="{value}"' for key, value in labels)
+            for (kind, asked, said, do, counted), hits in table.hits().items():
+                if not hits:
+                    continue
+                series = Series()
+                series.add(asked, said, 1e-5, hits, do=do)
+                series.enter(total, dispatcher.label, kind)
+                for metric, values in counted:
+                    total.add(metric, *values, n=hits)
 
 
 PLUGIN = Prometheus

@@ -9,9 +9,17 @@ import random
 
 from kubewire.dns.config import Environment
 from kubewire.dns.corefile import CorefileError
+from kubewire.dns.metrics import Book, Metric
 from kubewire.dns.plugin import Plugin, Setup, duration
 
 log = logging.getLogger("kubewire.dns.plugin.reload")
+
+FAILED = Metric("coredns_reload_failed_total", "Counter of the number of failed reload attempts.")
+RUNNING = Metric(
+    "coredns_reload_version_info",
+    "A metric with a constant '1' value labeled by hash, and value which type of hash generated.",
+    ("hash", "value"), "gauge",
+)  # fmt: skip
 
 
 class Reload(Plugin):
@@ -36,6 +44,10 @@ class Reload(Plugin):
         jitter = min(jitter, interval / 2)
         setup.no_more()
         return cls(interval, jitter, setup.env)
+
+    def measure(self, book: Book) -> None:
+        """0 as long as no file was wrong."""
+        book.show(FAILED)
 
     async def started(self) -> None:
         """Begin to look."""

@@ -6,17 +6,30 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubewire.dns.metrics import Metric
 from kubewire.dns.plugin import Fallthrough, Plugin, Request, Response, Setup, extended_error
 from kubewire.dns.plugins.template.text import Template, TemplateError
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import longest_zone
 from kubewire.lang.dns.record import RR, from_text
 
+_SPACE = re.compile(r"(?<=\{\{) +| +(?=\}\})")
 _RECORD = re.compile(
     r"^(?P<name>\S+)\s+(?:(?P<ttl>[0-9]+)\s+)?(?:(?P<class>IN|CH|HS|ANY)\s+)?"
     r"(?:(?P<ttl2>[0-9]+)\s+)?(?P<type>[A-Za-z0-9]+)\s+(?P<rdata>.*)$",
     re.DOTALL,
 )
+
+_OF = ("server", "zone", "view", "class", "type")
+MATCHES = Metric("coredns_template_matches_total", "Counter of template regex matches.", _OF)
+FAILURES = Metric(
+    "coredns_template_template_failures_total", "Counter of go template failures.",
+    (*_OF, "section", "template"),
+)  # fmt: skip
+BAD_RECORDS = Metric(
+    "coredns_template_rr_failures_total", "Counter of mis-templated RRs.",
+    (*_OF, "section", "template"),
+)  # fmt: skip
 
 
 @dataclass
@@ -69,6 +82,7 @@ class TemplatePlugin(Plugin):
                 continue
             if found := rule.match(request):
                 zone = longest_zone(request.name, rule.zones)
+                self.metrics.add(MATCHES, *_labels(request, zone))
                 return await self._answer(rule, request, zone, found)
             if not rule.fall.through(request.name):
                 return self.fail(codes.SERVFAIL, f"{request.name} matches no expression")
@@ -81,12 +95,17 @@ class TemplatePlugin(Plugin):
             return self.fail(codes.SERVFAIL, f"matches {match.re.pattern}")
         data = _data(request, zone, rule.qtype, match)
         response = self.reply(rule.rcode, reason=f"matches {match.re.pattern}")
-        try:
-            response.answer = [_record(t.render(data)) for t in rule.answer]
-            response.authority = [_record(t.render(data)) for t in rule.authority]
-            response.additional = [_record(t.render(data)) for t in rule.additional]
-        except (TemplateError, ValueError) as error:
-            return self.fail(codes.SERVFAIL, str(error))
+        for section in ("answer", "authority", "additional"):
+            for template in getattr(rule, section):
+                labels = (*_labels(request, zone), section, _SPACE.sub("", template.text))
+                try:
+                    getattr(response, section).append(_record(template.render(data)))
+                except TemplateError as error:
+                    self.metrics.add(FAILURES, *labels)
+                    return self.fail(codes.SERVFAIL, str(error))
+                except ValueError as error:
+                    self.metrics.add(BAD_RECORDS, *labels)
+                    return self.fail(codes.SERVFAIL, str(error))
         if rule.ederror:
             response.options = (extended_error(*rule.ederror),)
         await self._follow(request, response)
@@ -151,7 +170,12 @@ def _option(setup: Setup, rule: Rule, word: str, args: list[str]) -> None:
         case "upstream":
             return
         case _:
-            raise setup.arg_err()
+            raise setup.err(f"Wrong argument count or unexpected line ending after '{word}'")
+
+
+def _labels(request: Request, zone: str) -> tuple[str, ...]:
+    kinds = (codes.class_name(request.qclass), codes.type_name(request.qtype))
+    return (request.server, zone, request.view, *kinds)
 
 
 def _data(request: Request, zone: str, qtype: int, match: re.Match[str]) -> dict[str, Any]:

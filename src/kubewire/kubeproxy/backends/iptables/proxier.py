@@ -6,13 +6,16 @@ others, and the built-in chains beyond our jumps, are never touched.
 
 ``sync`` reads the kernel first and writes only what differs from it, so a restart over rules that
 are in place writes nothing.
+
+The legacy variant takes a table only whole. Single changes are written there without the program,
+which would fetch the table for each (``kernel.xtables``); what that cannot write the program does.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 
 from kubewire.api.errors import InputError
@@ -20,6 +23,7 @@ from kubewire.api.meta import Key
 from kubewire.kernel import sysctl
 from kubewire.kernel.iptables import VARIANTS, Iptables, IptablesError, detect
 from kubewire.kernel.nfnetlink import Nfnetlink
+from kubewire.kernel.xtables import Info, Tables
 from kubewire.kubeproxy.backends.iptables import listing
 from kubewire.kubeproxy.backends.iptables.compile import SERVICES, VERSIONS
 from kubewire.kubeproxy.backends.iptables.family import Family, removal
@@ -29,12 +33,14 @@ from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.proxier import Dump
 from kubewire.kubeproxy.table import Change
 from kubewire.lang.iptables.change import Change as Rules
+from kubewire.lang.iptables.entries import UnfitError
 
 log = logging.getLogger(__name__)
 
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 _NFT_FAMILIES = {4: 2, 6: 10}
 RECENT = Path("/proc/thread-self/net/xt_recent")
+LOOKED_AT = ("mangle", "nat", "filter")
 LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
 
 
@@ -48,11 +54,16 @@ class IptablesProxier:
             raise InputError("mode iptables: iptables-restore: not found; install iptables")
         self._config = config
         self._found = variant or None
+        self._nft: bool | None = None
         self._families: dict[int, Family] = {}
         self._generation = 0
         """Of the kernel's nftables rules when ours were last known to be right; 0: unknown."""
         self._seen = 0
         """The generation at which a quick look found nothing wrong; 0 as well: it cannot tell."""
+        self._tables: dict[int, Tables] = {}
+        """The legacy variant's, by family."""
+        self._shapes: dict[tuple[int, str], Info] = {}
+        """Theirs when ours were last known to be in them."""
 
     @property
     def variant(self) -> str:
@@ -61,8 +72,17 @@ class IptablesProxier:
             self._found = detect()
         return self._found
 
+    @property
+    def _uses_nft(self) -> bool:
+        if self._nft is None:
+            self._nft = Iptables(4, self.variant).uses_nft
+        return self._nft
+
     def close(self) -> None:
-        """Nothing is open; the rules stay."""
+        """Forget what the tables hold; the rules stay."""
+        for tables in self._tables.values():
+            tables.close()
+        self._tables, self._shapes = {}, {}
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -115,7 +135,7 @@ class IptablesProxier:
 
         def counted() -> Iterator[str]:
             nonlocal sections
-            for line in chain([first], lines):
+            for line in itertools.chain([first], lines):
                 sections += line == "COMMIT"
                 yield line
 
@@ -126,8 +146,25 @@ class IptablesProxier:
         """Write what changed, one section for each table."""
         told, before, sections = list(changes), self._generation, 0
         for version, family in self._all().items():
-            sections += self._write(version, family.apply(told))
+            sections += self._change(version, family.apply(told))
         self._remember(before + sections if before else 0)
+
+    def _change(self, version: int, changes: list[Rules]) -> int:
+        """Write a few rules, the shortest way."""
+        due = [change for change in changes if change.settle()]
+        if self._uses_nft or not due:
+            return self._write(version, due)
+        try:
+            self._legacy(version).apply(due)
+        except UnfitError as error:
+            log.info("written by %s: %s", Iptables(version, self.variant).program("restore"), error)
+            return self._write(version, due)
+        return len(due)
+
+    def _legacy(self, version: int) -> Tables:
+        if version not in self._tables:
+            self._tables[version] = Tables(version)
+        return self._tables[version]
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -137,10 +174,15 @@ class IptablesProxier:
     def _remember(self, expected: int) -> None:
         """Known to be right only if nobody else has changed anything meanwhile."""
         self._generation = expected if self._now() == expected else 0
+        self._shapes = {} if self._uses_nft else self._shapes_now()
+
+    def _shapes_now(self) -> dict[tuple[int, str], Info]:
+        places = itertools.product(self._all(), LOOKED_AT)
+        return {(v, table): self._legacy(v).info(table) for v, table in places}
 
     def _now(self) -> int:
         """The legacy variant has no number that says whether anything has changed."""
-        if not Iptables(4, self.variant).uses_nft:
+        if not self._uses_nft:
             return 0
         with Nfnetlink() as netlink:
             return netlink.generation()
@@ -153,7 +195,9 @@ class IptablesProxier:
         return self._repair() or closed
 
     def intact(self) -> bool:
-        """Chains that a foreign flush takes away are there; only the nft variant can tell cheaply."""
+        """Chains that a foreign flush takes away are there; legacy tables have not become smaller."""
+        if not self._uses_nft:
+            return self._as_large_as_before()
         generation = self._now()
         if generation in (self._generation, self._seen):
             return True
@@ -161,7 +205,7 @@ class IptablesProxier:
             whole = all(
                 netlink.has_chain(_NFT_FAMILIES[version], table, chain)
                 for version in self._all()
-                for table, chain in (SERVICES, *((t, CANARY) for t in ("mangle", "nat", "filter")))
+                for table, chain in (SERVICES, *((t, CANARY) for t in LOOKED_AT))
             )
         if whole:
             self._seen = generation
@@ -171,6 +215,13 @@ class IptablesProxier:
         """No client has an endpoint of its own any more."""
         for remembered in RECENT.glob("KUBE-SEP-*"):
             remembered.write_text("/")
+
+    def _as_large_as_before(self) -> bool:
+        """Others' new rules are none of our business; where any have gone, ours may be among them."""
+        before, self._shapes = self._shapes, self._shapes_now()
+        return all(
+            now.size >= before[place].size for place, now in self._shapes.items() if place in before
+        )
 
     def dump(self) -> Dump:
         """Our chains, and the jumps to them, of both families."""
@@ -189,6 +240,7 @@ class IptablesProxier:
                 if Iptables(version, variant).available:
                     self._clear(version, variant)
         self._families, self._generation = {}, 0
+        self.close()
 
     def _clear(self, version: int, variant: str) -> None:
         try:

@@ -31,6 +31,7 @@ from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend, Source
 from kubewire.kubeproxy.topology import Target
 from kubewire.lang.nftables import readback
 from kubewire.lang.nftables.expressions import (
+    ACCEPT,
     DPORT,
     DROP,
     IIFNAME,
@@ -44,20 +45,16 @@ from kubewire.lang.nftables.expressions import (
     ChangeMark,
     CtState,
     CtStatus,
-    DnatMap,
     FibLocal,
     Load,
-    Lookup,
     MarkSet,
     Masquerade,
     Match,
     Numgen,
     Reject,
-    RememberingDnat,
-    StickyDnat,
     Verdict,
-    Vmap,
 )
+from kubewire.lang.nftables.lookups import DnatMap, Lookup, RememberingDnat, StickyDnat, Vmap
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import (
     INDEX,
@@ -368,7 +365,9 @@ def _base_chains(config: Config) -> Iterable[Chain]:
     for hook in ("prerouting", "output"):
         yield Chain(f"firewall-{hook}", firewall, "filter", hook, PRIORITIES["dstnat"] - 10)
         yield Chain(f"nat-{hook}", services, "nat", hook, PRIORITIES["dstnat"])
-    refused = [Rule((_IPV[v], new, Vmap(_KEYS[v], f"refused{v}"))) for v in VERSIONS]
+    # Nearly all packets belong to connections that were judged: one rule for them, not six.
+    known = Rule((CtState(("established", "related")), ACCEPT))
+    refused = [known, *(Rule((_IPV[v], new, Vmap(_KEYS[v], f"refused{v}"))) for v in VERSIONS)]
     unknown = [rule for v in VERSIONS for rule in _unknown(v, new)]
     yield Chain("filter-input", tuple(refused), "filter", "input", PRIORITIES["filter"] - 10)
     for hook in ("forward", "output"):

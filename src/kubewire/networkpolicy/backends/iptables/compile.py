@@ -1,13 +1,15 @@
 """The program as iptables and ipset values, one mangle table and its sets for each family.
 
     POSTROUTING -> KWP-EGRESS
-      established, related -> ACCEPT; of the node itself -> ACCEPT; a pod to itself -> ACCEPT
+      established, related -> ACCEPT
       an address of this node's pods that is not known -> DROP (fails closed)
       the source's chain (tree.py); every way out of it is DROP or KWP-INGRESS
       all others -> KWP-INGRESS
     KWP-INGRESS
       the destination's chain; every way out of it is DROP or ACCEPT
       all others -> ACCEPT
+    KWP-EXEMPT, asked before something is denied
+      of the node itself -> ACCEPT; a pod to itself -> ACCEPT
 
 In the mangle table an ACCEPT ends our part only: the filter table of others still sees the packet.
 A family of which this node has no pod has the heads of these chains only.
@@ -25,6 +27,7 @@ from kubewire.lang.iptables.targets import ACCEPT, DROP, RETURN, Jump, Nflog, Ta
 from kubewire.networkpolicy.backends.iptables.matches import Itself, Midstream, Queue
 from kubewire.networkpolicy.backends.iptables.names import (
     EGRESS,
+    EXEMPT,
     INGRESS,
     SET_PREFIX,
     chain_name,
@@ -129,8 +132,8 @@ class Compiler:
         """Chains after those that they lead to."""
         if old and not grown and program.chains is old.chains and _head(program) == _head(old):
             return self._rules.tables[family]
+        chains: dict[str, Chain] = {EXEMPT: Chain(EXEMPT, tuple(_exempt(family)))}
         heads = {"ingress": (INGRESS, _ingress), "egress": (EGRESS, _egress)}
-        chains: dict[str, Chain] = {}
         for way in WAYS:
             tree = self._trees[way, family]
             chains |= self._spelled(way, family, program, old) if tree.leaves else {}
@@ -212,22 +215,27 @@ def _answers(program: Program, family: int) -> Iterator[Rule]:
             yield Rule((*head, m.Comment(ANSWERS)), Queue(QUEUE))
 
 
+def _exempt(family: int) -> Iterator[Rule]:
+    yield Rule((m.AddrType("LOCAL", "src"),), ACCEPT)
+    yield Rule((Itself(family),), ACCEPT)
+
+
 def _egress(program: Program, family: int, roots: Iterable[Rule]) -> Iterator[Rule]:
     yield from _answers(program, family)
     yield Rule((REPLIES,), ACCEPT)
-    yield Rule((m.AddrType("LOCAL", "src"),), ACCEPT)
-    yield Rule((Itself(family),), ACCEPT)
     known = known_set(family)
+    other = m.AddrType("LOCAL", "src", invert=True)
     for block in program.guarded:
         network = ip_network(block, strict=False)
         if network.version == family:
             for side, at in (("src", m.Source(str(network))), ("dst", m.Destination(str(network)))):
                 unknown = m.InSet(known, (side,), invert=True)
-                yield Rule((at, unknown, m.Comment(UNKNOWN)), DROP)
+                yield Rule((at, unknown, other, m.Comment(UNKNOWN)), DROP)
     if program.strict:
         for side in ("src", "dst"):
-            ours = m.InSet(known, (side,))
-            yield Rule((m.Proto("tcp"), Midstream(), ours, m.Comment(CUT)), DROP)
+            cut = (m.Proto("tcp"), Midstream(), m.InSet(known, (side,)))
+            yield Rule(cut, Jump(EXEMPT))
+            yield Rule((*cut, m.Comment(CUT)), DROP)
     yield from roots
     yield Rule((), Jump(INGRESS, goto=True))
 
@@ -271,6 +279,8 @@ def _target(step: Step, egress: bool) -> Target:
             return Jump(chain_name(step.target))
         case "goto":
             return Jump(chain_name(step.target), goto=True)
+        case "exempt":
+            return Jump(EXEMPT)
 
 
 def _matches(step: Step, family: int, egress: bool) -> Iterator[tuple[m.Match, ...]]:

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 PREFIX = "KWP-"
 SET_PREFIX = "kwp"
-EGRESS, INGRESS = "KWP-EGRESS", "KWP-INGRESS"
+EGRESS, INGRESS, EXEMPT = "KWP-EGRESS", "KWP-INGRESS", "KWP-EXEMPT"
 
 
 def chain_name(name: str) -> str:

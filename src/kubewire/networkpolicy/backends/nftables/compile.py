@@ -1,18 +1,22 @@
 """The program as nftables values: one inet table of ours.
 
     egress (postrouting hook, before source NAT)
-      established, related -> accept; of the node itself -> accept; a pod to itself -> accept
+      established, related -> accept
+      source in @egress4/6 -> jump to its profile's chain, or accept if no policy selects it
       an address of this node's pods that is not known -> drop (fails closed)
-      source in @egress4/6 -> jump to its chain
     ingress (postrouting hook, after egress)
-      the same -> accept
-      destination in @ingress4/6 -> jump to its chain
+      the same by destination
+
+    Exempt are packets of the node itself and of a pod to itself: chains ask before they deny.
 
 Postrouting is where every packet to or from a pod passes after destination NAT: those that the node
 forwards, and those that IPVS or a transparent proxy sends on, which never see the forward hook.
 
 ``accept`` ends one base chain only, so a packet that egress accepts still meets ingress. (A jump from
 one to the other would make the kernel validate every path through both.)
+
+A new connection costs what it looks up, so it looks up little: known pods are found by the map that
+leads to their profiles, and where pods speak one family the map has told it, no rule asks again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,12 +38,11 @@ from kubewire.lang.nftables.expressions import (
     SPORT,
     CtState,
     FibLocal,
-    Lookup,
     Match,
     Payload,
     Verdict,
-    Vmap,
 )
+from kubewire.lang.nftables.lookups import Lookup, Vmap
 from kubewire.lang.nftables.model import Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO
 from kubewire.networkpolicy.backends.nftables.expressions import (
@@ -75,6 +78,7 @@ LOG_BYTES = 126
 """What the kernel takes as a prefix of log records."""
 BASE = ("egress", "ingress")
 """Names of the base chains, in the order of their priorities."""
+EXEMPT, DENY_CUT, DENY_UNKNOWN = "exempt", "cut", "unknown"
 PRIORITY = 90
 """Of the first one; source NAT has 100."""
 SOURCE: dict[int, Payload] = {4: IP_SADDR, 6: IP6_SADDR}
@@ -90,6 +94,8 @@ class Compiler:
         self.name = name
         self._program: Program | None = None
         self._table = Table(name)
+        self._led: dict[str, dict[bytes, str]] = {}
+        """Address -> chain of each base chain, "" for a pod that no policy selects."""
 
     def table(self, program: Program) -> Table:
         """Spell a program."""
@@ -101,7 +107,7 @@ class Compiler:
             sets |= {n: self._table.sets[n] for n in ("known4", "known6", "self4", "self6")}
         sets |= _asking(program.asking)
         for way in BASE:
-            sets |= self._dispatch(way, program, old)
+            sets |= self._dispatch(way, program)
         self._table = Table(self.name, "inet", sets, self._chains(program, old))
         self._program = program
         return self._table
@@ -117,22 +123,25 @@ class Compiler:
     def _chains(self, program: Program, old: Program | None) -> Mapping[str, Chain]:
         if old and program.chains is old.chains and _head(program) == _head(old):
             return self._table.chains
-        before = old.chains if old else {}
+        alone = len(program.families) == 1
+        before = old.chains if old and old.families == program.families else {}
         known = self._table.chains
         chains = {
-            name: known[name] if before.get(name) is chain else _chain(chain)
+            name: known[name] if before.get(name) is chain else _chain(chain, alone=alone)
             for name, chain in program.chains.items()
         }
-        heads = (*_answers(program), *_always(), *_egress(program)), (*_always(), *_ingress())
-        for priority, (name, rules) in enumerate(zip(BASE, heads, strict=True), PRIORITY):
-            chains[name] = Chain(name, rules, "filter", "postrouting", priority)
+        chains |= {name: Chain(name, tuple(rules)) for name, rules in _exceptions(program)}
+        for priority, way in enumerate(BASE, PRIORITY):
+            rules = tuple(_base(way, program))
+            chains[way] = Chain(way, rules, "filter", "postrouting", priority)
         return chains
 
-    def _dispatch(self, way: str, program: Program, old: Program | None) -> dict[str, Set]:
-        entries: dict[bytes, str] = getattr(program, way)
-        before: dict[bytes, str] = getattr(old, way) if old else {}
+    def _dispatch(self, way: str, program: Program) -> dict[str, Set]:
+        selected: dict[bytes, str] = getattr(program, way)
+        entries = dict.fromkeys(program.known, "") | selected
         found: dict[str, Set] = {}
-        apart = differing(entries, before)
+        apart = differing(entries, self._led.get(way, {}))
+        self._led[way] = entries
         for family, size in ((4, 4), (6, 16)):
             name = f"{way}{family}"
             known = self._table.sets.get(name)
@@ -150,12 +159,12 @@ class Compiler:
 
 @lru_cache(maxsize=65536)
 def _jump(chain: str) -> Verdict:
-    return Verdict("jump", chain)
+    return Verdict("jump", chain) if chain else ACCEPT
 
 
-def _chain(chain: ProgramChain) -> Chain:
+def _chain(chain: ProgramChain, *, alone: bool) -> Chain:
     egress = chain.direction == "egress"
-    return Chain(chain.name, tuple(r for s in chain.steps for r in _rules(s, egress)))
+    return Chain(chain.name, tuple(r for s in chain.steps for r in _rules(s, egress, alone)))
 
 
 def _spell(found: AnySet) -> Set:
@@ -195,15 +204,15 @@ def _family(family: int) -> Match:
     return Match(NFPROTO, bytes((2 if family == 4 else 10,)))
 
 
-def _rules(step: Step, egress: bool) -> Iterator[Rule]:
+def _rules(step: Step, egress: bool, alone: bool) -> Iterator[Rule]:
     reason = label_text(step.label) if step.label else ""
-    for match in _matches(step, egress):
+    for match in _matches(step, egress, alone):
         yield Rule((*match, *_action(step)), reason)
 
 
-def _matches(step: Step, egress: bool) -> Iterator[tuple[Any, ...]]:
+def _matches(step: Step, egress: bool, alone: bool) -> Iterator[tuple[Any, ...]]:
     """One alternative for each range of ports."""
-    head: tuple[Any, ...] = (_family(step.family),) if step.family else ()
+    head: tuple[Any, ...] = (_family(step.family),) if step.family and not alone else ()
     if step.peers:
         side = TARGET if egress else SOURCE
         head += (Lookup((side[step.family],), step.peers),)
@@ -234,6 +243,8 @@ def _action(step: Step) -> tuple[Any, ...]:
             return (Verdict("jump", step.target),)
         case "goto":
             return (*counter, Verdict("goto", step.target))
+        case "exempt":
+            return (Verdict("jump", EXEMPT),)
 
 
 def _log(step: Step) -> tuple[Any, ...]:
@@ -244,15 +255,51 @@ def _log(step: Step) -> tuple[Any, ...]:
 
 
 def _head(program: Program) -> tuple[object, ...]:
-    return program.guarded, program.strict, bool(program.asking)
+    return program.guarded, program.strict, bool(program.asking), program.families
 
 
-def _always() -> Iterator[Rule]:
-    yield Rule((CtState(("established", "related")), ACCEPT), "replies")
+def _exceptions(program: Program) -> Iterator[tuple[str, Iterator[Rule]]]:
+    """Chains for packets that no profile judges."""
+    yield EXEMPT, _exempt()
+    yield DENY_UNKNOWN, _deny(UNKNOWN)
+    if program.strict:
+        yield DENY_CUT, _deny(CUT)
+
+
+def _exempt() -> Iterator[Rule]:
     yield Rule((FibLocal(source=True), ACCEPT), "of the node itself")
     for family in (4, 6):
         itself = Lookup((SOURCE[family], TARGET[family]), f"self{family}")
         yield Rule((_family(family), itself, ACCEPT), "a pod to itself")
+
+
+def _deny(reason: str) -> Iterator[Rule]:
+    yield Rule((Verdict("jump", EXEMPT),))
+    yield Rule((Counter(), DROP), reason)
+
+
+def _base(way: str, program: Program) -> Iterator[Rule]:
+    if way == "egress":
+        yield from _answers(program)
+    yield Rule((CtState(("established", "related")), ACCEPT), "replies")
+    if way == "egress" and program.strict:
+        yield from _cut()
+    sides = SOURCE if way == "egress" else TARGET
+    for family in program.families:
+        yield Rule((_family(family), Vmap((sides[family],), f"{way}{family}")))
+    for block in program.guarded:
+        network = ip_network(block, strict=False)
+        load, known = sides[network.version], f"known{network.version}"
+        unknown = (Inside(load, network), Lookup((load,), known, inverted=True))
+        yield Rule((_family(network.version), *unknown, Verdict("goto", DENY_UNKNOWN)))
+
+
+def _cut() -> Iterator[Rule]:
+    """A TCP connection that is not tracked and does not begin."""
+    for family in (4, 6):
+        for side in (SOURCE, TARGET):
+            ours = Lookup((side[family],), f"known{family}")
+            yield Rule((_family(family), Midstream(), ours, Verdict("goto", DENY_CUT)))
 
 
 def _answers(program: Program) -> Iterator[Rule]:
@@ -265,26 +312,3 @@ def _answers(program: Program) -> Iterator[Rule]:
             head = (_family(family), Match(L4PROTO, bytes((PROTOCOLS[protocol],))), _FROM_DNS)
             for server in (Lookup((SOURCE[family],), dns_set(family)), FibLocal(source=True)):
                 yield Rule((*head, asks, server, Queue(QUEUE)), ANSWERS)
-
-
-def _egress(program: Program) -> Iterator[Rule]:
-    for block in program.guarded:
-        network = ip_network(block, strict=False)
-        for side in (SOURCE, TARGET):
-            load = side[network.version]
-            unknown = Lookup((load,), f"known{network.version}", inverted=True)
-            inside = Inside(load, network)
-            yield Rule((_family(network.version), inside, unknown, Counter(), DROP), UNKNOWN)
-    for family in (4, 6):
-        if program.strict:
-            for side in (SOURCE, TARGET):
-                ours = Lookup((side[family],), f"known{family}")
-                cut = (_family(family), Midstream(), ours, Counter(), DROP)
-                yield Rule(cut, CUT)
-    for family in (4, 6):
-        yield Rule((_family(family), Vmap((SOURCE[family],), f"egress{family}")))
-
-
-def _ingress() -> Iterator[Rule]:
-    for family in (4, 6):
-        yield Rule((_family(family), Vmap((TARGET[family],), f"ingress{family}")))
