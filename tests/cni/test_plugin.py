@@ -355,6 +355,14 @@ def test_routes_of_the_configuration_with_all_that_1_1_0_says(served: Runtime) -
     assert cables() == []
 
 
+def test_an_mtu_too_small_for_ipv6(served: Runtime) -> None:
+    served.version = "1.1.0"
+    served.plugins = [MAIN | {"mtu": 1000}]
+    result = served.add()
+    assert {link["mtu"] for link in result["interfaces"]} == {1000}
+    served.check(result)
+
+
 def test_del_of_another_network_leaves_an_attachment_alone(served: Runtime) -> None:
     result = served.add()
     done = served.call("DEL", served.config(MAIN, None) | {"name": "other"})

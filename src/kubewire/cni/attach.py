@@ -42,15 +42,10 @@ def refuse_unusable(node: RtNetlink, room: Room, request: Request) -> None:
     """Before anything is taken: the namespace must not be the node's nor have the interface yet."""
     if netns.inode(room.fd) == netns.inode("/proc/thread-self/ns/net"):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {request.netns}: is the node's own namespace")  # fmt: skip
-    name = host_interface(request.name, request.owner)
-    there = name in node
-    if there and not node.link(name).up:
-        # A leftover of this very attachment from before a kill; nobody else has this name.
-        wiring.unwire(node, name)
-        there = False
     if request.interface in room.netlink:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {request.interface}: already exists in {request.netns}")  # fmt: skip
-    if there:
+    name = host_interface(request.name, request.owner)
+    if name in node:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_CONTAINERID {request.container_id}: {request.interface} is attached elsewhere already, by {name}")  # fmt: skip
 
 

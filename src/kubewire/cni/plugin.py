@@ -296,7 +296,7 @@ class Plugin:
                 assigned = await self._address(request, config)
                 assert assigned is not None
                 ports = list(_port_mappings(config, assigned))
-                self._source.ensure()
+                self._source.ensure(ip.address.version for ip in assigned.ips)
                 result = attach.add(self._netlink, room, request, config, assigned)
                 if ports:
                     self._host_ports(config).put(_label(config, request.owner), ports)

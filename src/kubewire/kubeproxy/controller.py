@@ -365,10 +365,7 @@ class KubeProxy:
 
     def _faults(self, key: Key, skipped: set[str]) -> Mapping[str, str]:
         """What people should know about a Service: text -> reason of the Event."""
-        told = {
-            f"EndpointSlice {text} cannot be used: it is of another family, or of a link or loopback": "FailedToUseEndpoint"
-            for text in sorted(skipped)
-        }
+        told = dict.fromkeys(sorted(skipped), "FailedToUseEndpoint")
         for own, holder in self._table.conflicts(key):
             place = f"{own.key.address}:{own.key.port}/{own.key.protocol}"
             told[f"{own.kind} {place} belongs to {holder.reason}"] = "FrontendConflict"

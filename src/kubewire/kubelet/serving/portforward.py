@@ -35,8 +35,6 @@ async def answer(request: web.BaseRequest, worker: PodWorker) -> web.StreamRespo
     if not worker.record.has_sandbox:
         raise StatusError("InternalError", f'pod "{worker.pod.metadata.name}" does not run')
     ws = web.WebSocketResponse(protocols=(TUNNEL, *remotecommand.PROTOCOLS))
-    if not ws.can_prepare(request):
-        raise StatusError("BadRequest", "unable to upgrade: a WebSocket is needed")
     await ws.prepare(request)
     if ws.ws_protocol == TUNNEL:
         async with Streams(worker, ws.send_bytes) as streams:

@@ -27,6 +27,7 @@ IN_CONTAINER = {
     "attach": streams.attach,
 }
 """First part of the path -> who answers; NAMESPACE/POD[/UID]/CONTAINER follows."""
+UPGRADED = ("exec", "attach", "portForward")
 HEALTH = ("healthz", "livez", "readyz")
 
 
@@ -64,6 +65,9 @@ class Routes:
         first, *rest = [unquote(part) for part in request.path.strip("/").split("/")]
         if first in HEALTH:
             return web.Response(text="ok")
+        if first in UPGRADED and request.headers.get("Upgrade", "").lower() != "websocket":
+            text = "Upgrade request required: streams need a WebSocket (kubectl 1.31 or later)"
+            raise StatusError("BadRequest", text)
         if first in IN_CONTAINER and len(rest) in (3, 4):
             worker, container = self._container(rest[0], rest[1], rest[2:-1], rest[-1])
             return await IN_CONTAINER[first](request, worker, container)

@@ -1,6 +1,7 @@
 """/exec, /run and /attach: programs beside a container, and its own output as it comes."""
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 from aiohttp import web
@@ -11,10 +12,11 @@ from kubewire.client.remotecommand import Session
 from kubewire.kubelet.capture import captured
 from kubewire.kubelet.enter import Entrance
 from kubewire.kubelet.enter import entrance as entrance_of
+from kubewire.kubelet.live import Live
 from kubewire.kubelet.output import Output
 from kubewire.kubelet.pod import Container
 from kubewire.kubelet.serving import command
-from kubewire.kubelet.worker import Live, PodWorker
+from kubewire.kubelet.worker import PodWorker
 
 TRUE = ("1", "true")
 
@@ -91,11 +93,28 @@ async def attach(
     }
 
     async def work(session: Session) -> int:
-        await _follow(session, output, shown)
-        state = worker.record.containers[container.name].state
-        return int(getattr(state, "exit_code", 0))
+        session.on_resize = lambda size: output.resize(size.width, size.height)
+        writer = await output.input() if query.get("input") in TRUE else None
+        typing = asyncio.create_task(_type(session, writer, once=container.stdin_once))
+        try:
+            await _follow(session, output, shown)
+        finally:
+            typing.cancel()
+        # As upstream: how the container ended is said by the pod's status.
+        return 0
 
     return await remotecommand.serve(request, work)
+
+
+async def _type(session: Session, writer: asyncio.StreamWriter | None, *, once: bool) -> None:
+    """Pass on what the client types; its end is the program's only if ``stdinOnce`` says so."""
+    with contextlib.suppress(ConnectionError):
+        async for data in session.stdin():
+            if writer is not None:
+                writer.write(data)
+                await writer.drain()
+        if writer is not None and once:
+            writer.close()
 
 
 async def _follow(session: Session, output: Output, shown: set[str]) -> None:

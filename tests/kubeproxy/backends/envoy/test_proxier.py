@@ -18,7 +18,8 @@ from kubewire.kubeproxy.backends.envoy.proxier import ENDED, EnvoyProxier
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import plan
 from kubewire.kubeproxy.table import Change
-from kubewire.lang.nftables.expressions import IP_DADDR, IP_SADDR, Lookup, Reject
+from kubewire.lang.nftables.expressions import IP_DADDR, IP_SADDR, Reject
+from kubewire.lang.nftables.lookups import Lookup
 from kubewire.lang.nftables.model import Chain, Rule, Set, Table, Transaction, replace
 from kubewire.lang.nftables.types import IPV4, ip_bytes
 from tests.kubeproxy.backends.envoy.world import OUTSIDE, VIEW, world
