@@ -181,7 +181,10 @@ class _Feed:
 
     def feed_eof(self) -> None:
         with contextlib.suppress(OSError):
-            self._writer.write_eof()
+            if self._writer.can_write_eof():
+                self._writer.write_eof()
+            else:  # TLS knows no half of a connection.
+                self._writer.close()
 
 
 async def _tunnel(request: web.BaseRequest, upstream: Upstream) -> web.StreamResponse:

@@ -8,7 +8,7 @@ The API server passes such requests through untouched, so whoever answers as a k
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -19,7 +19,7 @@ PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 CHUNK = 1 << 15
 DRAIN = 1.0
-"""Seconds for the output of a process that has ended."""
+"""Seconds of silence after which the output of a process that has ended is taken to have ended."""
 
 
 class Size(NamedTuple):
@@ -150,12 +150,11 @@ async def pump(session: Session, process: Process) -> int:
     """Connect a process' pipes (those that it has) to the session; returns its exit status."""
     feeding = asyncio.create_task(_feed(session, process.stdin)) if process.stdin else None
     streams = ((process.stdout, session.stdout), (process.stderr, session.stderr))
-    copies = [asyncio.create_task(_copy(reader, send)) for reader, send in streams if reader]
+    found = [_Copy(reader, send) for reader, send in streams if reader]
+    copies = {asyncio.create_task(copy.run()): copy for copy in found}
     try:
         code = await process.wait()
-        # What it has left running may hold its output open for ever.
-        if copies:
-            await asyncio.wait(copies, timeout=DRAIN)
+        await _drain(copies)
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -176,8 +175,37 @@ async def _feed(session: Session, stdin: asyncio.StreamWriter) -> None:
         stdin.close()
 
 
-async def _copy(reader: asyncio.StreamReader, send: Callable[[bytes], Awaitable[None]]) -> None:
-    # A terminal says EIO at its end; a client that is gone wants nothing.
-    with contextlib.suppress(OSError):
-        while data := await reader.read(CHUNK):
-            await send(data)
+class _Copy:
+    """One direction of one stream."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, send: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        self._reader = reader
+        self._send = send
+        self.is_idle = False
+        """There is nothing to send."""
+
+    async def run(self) -> None:
+        """Copy until the end."""
+        # A terminal says EIO at its end; a client that is gone wants nothing.
+        with contextlib.suppress(OSError):
+            while True:
+                self.is_idle = True
+                data = await self._reader.read(CHUNK)
+                self.is_idle = False
+                if not data:
+                    return
+                await self._send(data)
+
+
+async def _drain(copies: Mapping["asyncio.Task[None]", _Copy]) -> None:
+    """Send what a process that has ended has left, however slow the client is.
+
+    What it has left running may hold its output open for ever: nobody waits for that.
+    """
+    pending = set(copies)
+    while pending:
+        done, pending = await asyncio.wait(pending, timeout=DRAIN)
+        if not done and all(copies[task].is_idle for task in pending):
+            return
