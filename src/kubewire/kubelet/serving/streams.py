@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from aiohttp import web
 
@@ -37,8 +36,7 @@ def entrance(worker: PodWorker, container: Container) -> Entrance:
     live = running(worker, container)
     if not worker.is_played(container):
         return live.entrance
-    found = entrance_of(worker.folder, container.name)
-    return replace(found, netns=str(worker.netns))
+    return entrance_of(worker.folder, container.name)
 
 
 async def execute(
