@@ -93,14 +93,21 @@ def test_a_route_reads_back_as_it_was_written(
 def test_which_route_leads_to_an_address() -> None:
     with RtNetlink() as netlink:
         index = veth(netlink)
-        own = [ip_interface("10.1.0.1/24"), ip_interface("fd00::1/64")]
-        netlink.transact([routes.add_address(index, one) for one in own])
-        for one in own:
-            found = netlink.route_to(one.ip)
-            assert found and (found.kind, found.device) == ("local", index)
-            found = netlink.route_to(one.ip + 1)
-            assert found and (found.kind, found.device) == ("unicast", index)
-            assert found.destination == one.network
+        netlink.transact(
+            [
+                routes.add_address(index, ip_interface("10.1.0.1/24")),
+                routes.add_route(Route(ip_network("fd00::/64"), index)),
+            ]
+        )
+        for address, kind, device, destination in (
+            ("10.1.0.1", "local", index, "10.1.0.1/32"),
+            ("10.1.0.2", "unicast", index, "10.1.0.0/24"),
+            ("fd00::2", "unicast", index, "fd00::/64"),
+            ("::1", "local", 1, "::1/128"),
+        ):
+            found = netlink.route_to(ip_address(address))
+            assert found
+            assert (found.kind, found.device, str(found.destination)) == (kind, device, destination)
         assert netlink.route_to(ip_address("192.0.2.1")) is None
 
 

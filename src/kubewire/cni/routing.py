@@ -274,12 +274,23 @@ class NodeRoutes:
 
 def underlay(netlink: RtNetlink, address: Address) -> Fit:
     """What the device takes that holds the node's own address; on the loopback, the way out."""
-    # A pod's cable may have addresses, too, so a list of all is the longer the more pods there are.
-    found = netlink.route_to(address)
-    if found is None or found.kind != "local":
-        raise LookupError(f"no device of this node has the address {address}")
-    link = netlink.link(found.device)
+    link = netlink.link(_holder(netlink, address))
     return _fit(link) if link.name != "lo" else _way_out(netlink, address.version)
+
+
+def _holder(netlink: RtNetlink, address: Address) -> int:
+    """The device that has one of the node's own addresses.
+
+    A list of addresses is the longer the more pods there are, so the route is asked first; but the
+    kernel makes that of a new IPv6 address a moment after the address.
+    """
+    found = netlink.route_to(address)
+    if found and found.kind == "local":
+        return found.device
+    for held in netlink.addresses():
+        if held.address.ip == address:
+            return held.index
+    raise LookupError(f"no device of this node has the address {address}")
 
 
 def _fit(link: Link) -> Fit:
