@@ -41,7 +41,7 @@ fuzz: .venv/.ready
 	PYTHONPATH=. $(BIN)/python tests/dns/fuzz.py -max_total_time=60 $(ARGS)
 
 bench: .venv/.ready
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(only)
 
 lock:
 	uv pip compile --generate-hashes --python-version 3.11 --no-emit-index-url --no-emit-find-links \

@@ -25,7 +25,8 @@ MODES = [
     pytest.param("iptables", marks=pytest.mark.tool("iptables-nft")),
     "envoy",
     pytest.param(
-        "ipvs", marks=[pytest.mark.ipvs, pytest.mark.tool("iptables", "ipset", "ipvsadm")]
+        "ipvs",
+        marks=[pytest.mark.ipvs, pytest.mark.e2e, pytest.mark.tool("iptables", "ipset", "ipvsadm")],
     ),
 ]
 NODE_PORT = {"type": "NodePort", "ports": [{"name": "p", "port": 80, "nodePort": 30080}]}

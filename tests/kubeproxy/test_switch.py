@@ -76,8 +76,8 @@ NOTHING = {
     "modes",
     [
         EVERY_PAIR,
-        pytest.param(WITH_IPVS, marks=pytest.mark.ipvs),
-        pytest.param(["envoy", "ipvs", "envoy"], marks=pytest.mark.ipvs),
+        pytest.param(WITH_IPVS, marks=[pytest.mark.ipvs, pytest.mark.e2e]),
+        pytest.param(["envoy", "ipvs", "envoy"], marks=[pytest.mark.ipvs, pytest.mark.e2e]),
     ],
     ids=["pairs", "ipvs", "ipvs-envoy"],
 )

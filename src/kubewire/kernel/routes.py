@@ -45,8 +45,9 @@ TABLE_MAIN, TABLE_LOCAL = 254, 255
 PROTOCOL_KUBEWIRE = 86
 """Marks our routes (``ip route show proto 86``), so that we only ever remove our own."""
 
-_UNICAST, _LOCAL, _BLACKHOLE, _UNREACHABLE = 1, 2, 6, 7
-_TYPES = {"unicast": _UNICAST, "local": _LOCAL, "blackhole": _BLACKHOLE, "unreachable": _UNREACHABLE}  # fmt: skip
+PROTOCOL_KERNEL = 2
+
+_TYPES = {"unicast": 1, "local": 2, "multicast": 5, "blackhole": 6, "unreachable": 7}
 _TYPE_NAMES = {number: name for name, number in _TYPES.items()}
 _ONLINK = 0x4
 _FIB_MATCH = 0x2000

@@ -14,7 +14,7 @@ from kubewire.dns.plugins.secondary.catalog import (
     changes,
     parse,
 )
-from kubewire.dns.zone import parse as zone
+from kubewire.dns.zonefile import parse as zone
 from kubewire.lang.dns import codes
 
 HEAD = "@ 60 IN SOA ns h {serial} 60 60 3600 60\n@ 60 IN NS invalid.\n"

@@ -12,7 +12,7 @@ from kubewire.dns.config import Block, Environment
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Fallthrough, Setup, duration
 from kubewire.dns.plugins.file import Zones
-from kubewire.dns.zone import parse
+from kubewire.dns.zonefile import load
 from kubewire.lang.dns.name import longest_zone, normalize
 
 log = logging.getLogger("kubewire.dns.plugin.auto")
@@ -86,7 +86,7 @@ class Auto(Zones):
 
     def _load(self, origin: str, path: Path) -> None:
         try:
-            zone = parse(path.read_text(), origin, str(path))
+            zone = load(str(path), origin)
         except (OSError, ValueError) as error:
             log.warning("plugin/auto: %s", error)
             return

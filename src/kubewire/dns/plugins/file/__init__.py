@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 
 from kubewire.dns.config import Block
 from kubewire.dns.plugin import Fallthrough, Plugin, Replay, Request, Response, Setup, duration
-from kubewire.dns.zone import Result, Zone, parse
+from kubewire.dns.zone import Result, Zone
+from kubewire.dns.zonefile import load
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import longest_zone
 from kubewire.lang.dns.record import RR
@@ -51,7 +52,7 @@ class Zones(Plugin):
         if request.qtype in (codes.AXFR, codes.IXFR):
             return self.fail(codes.REFUSED, "zone transfers are the transfer plugin's")
         result = zone.lookup(request.name, request.qname, request.qtype, do=request.do)
-        if result.rcode == codes.NXDOMAIN and self.fall.through(request.name):
+        if result.rcode == codes.NXDOMAIN and not result.answer and self.fall.through(request.name):
             return await self.next.serve(request)
         replay: Replay | None = Replay((("zone", id(self), origin),))
         if result.outside:
@@ -133,19 +134,20 @@ class File(Zones):
     def _load(self, origin: str, source: _Source) -> None:
         try:
             state = Path(source.path).stat()
-            text = Path(source.path).read_text()
+            # A file that is wrong is not read again until it changes.
+            source.stamp = (state.st_mtime, state.st_size)
+            zone = load(source.path, origin)
         except OSError as error:
+            source.stamp = None
             log.warning("plugin/file: Failed to open %s: trying again in 1m0s", error)
             self.zones.setdefault(origin, None)
             return
-        source.stamp = (state.st_mtime, state.st_size)
-        zone = parse(text, origin, source.path)
         old = self.zones.get(origin)
         if old is not None and old.serial == zone.serial:
             return
         self.zones[origin] = zone
         self._forget(origin)
-        if old is not None and self._setup is not None:
+        if self._tasks and self._setup is not None:
             self.changed(self._setup.block, origin)
 
     def _forget(self, origin: str) -> None:
