@@ -65,7 +65,10 @@ import click
 )
 @click.option("--network-policy/--no-network-policy", default=True, show_default=True)
 @click.option(
-    "--metrics-port", type=int, default=0, help="Serve /metrics (addresses) on this port."
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Serve /metrics (addresses) on this port; 0: nowhere.",
 )
 @click.option(
     "--policy-backend",
