@@ -225,6 +225,27 @@ def test_where_the_kernel_counts_changes_nothing_is_read_for_nothing(
     assert len(reads) == 2
 
 
+def test_legacy_tables_that_were_found_right_are_compared_as_bytes(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxier = IptablesProxier(config, variant="legacy")
+    given, addresses = told("lb-ranges")
+    proxier.sync(given, addresses)
+    assert not proxier.heal(), "all of it is read once"
+    with monkeypatch.context() as blind:
+        blind.delattr(Iptables, "save")
+        assert not proxier.heal()
+        proxier.apply([Change(c.key, c.new, None) for c in given], {})
+        proxier.apply(given, addresses)
+        assert not proxier.heal()
+    _a_rule(Iptables(4, "legacy"))
+    proxier.apply(*told("sticky"))
+    assert proxier.heal(), "the harm was there before our last change"
+    dump = proxier.dump()
+    assert dump.actual == dump.desired
+    proxier.close()
+
+
 def plan_of(piece: EndpointSlice) -> dict[FrontendKey, Frontend]:
     tracer = _fixture("lb-ranges", "iptables")
     meta = msgspec.structs.replace(piece.metadata, namespace="ns1")

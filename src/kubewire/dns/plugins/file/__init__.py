@@ -52,7 +52,7 @@ class Zones(Plugin):
         if request.qtype in (codes.AXFR, codes.IXFR):
             return self.fail(codes.REFUSED, "zone transfers are the transfer plugin's")
         result = zone.lookup(request.name, request.qname, request.qtype, do=request.do)
-        if result.rcode == codes.NXDOMAIN and self.fall.through(request.name):
+        if result.rcode == codes.NXDOMAIN and not result.answer and self.fall.through(request.name):
             return await self.next.serve(request)
         replay: Replay | None = Replay((("zone", id(self), origin),))
         if result.outside:

@@ -83,6 +83,8 @@ class Forward(Plugin):
         why, last = "no healthy proxies", None
         failovers = 0
         async for upstream in self._turns(stanza, end):
+            if request.block is not None and request.block.metadata:
+                request.metadata["forward/upstream"] = upstream.__str__
             try:
                 answer = await _answer(stanza, upstream, request, end)
             except UpstreamError as error:

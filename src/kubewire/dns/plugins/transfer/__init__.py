@@ -15,7 +15,7 @@ from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.dns.plugins.file import Zones
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.message import AA, QR, Message, Question, encode
+from kubewire.lang.dns.message import AA, QR, RD, Message, Question, encode
 from kubewire.lang.dns.name import longest_zone
 from kubewire.lang.dns.record import RR, soa_numbers
 
@@ -139,7 +139,10 @@ class Transfer(Plugin):
         response.raw = []
         for start in range(0, len(records), CHUNK):
             message = Message(
-                0, QR | AA, request.message.question, answer=records[start : start + CHUNK]
+                0,
+                QR | AA | request.message.flags & RD,
+                request.message.question,
+                answer=records[start : start + CHUNK],
             )
             response.raw.append(encode(message))
         return response

@@ -100,10 +100,15 @@ class IptablesProxier:
         before, sections = self._now(), 0
         self._last = Counter()
         for version, family in self._all().items():
+            if not self._uses_nft:
+                self._legacy(version).keep(LOOKED_AT)
             actual = self._read(version)
             if version == 4 and not self._config.localhost_node_ports:
                 _close_loopback(actual)
-            sections += self._write(version, family.repair(actual))
+            written = self._write(version, family.repair(actual))
+            if not self._uses_nft and not written:
+                self._legacy(version).approve()
+            sections += written
         if self._config.node_ports_on_loopback:
             # Only now that the guard is in may packets to 127.0.0.0/8 be routed at all.
             sysctl.write(ROUTE_LOCALNET, 1)
@@ -209,9 +214,15 @@ class IptablesProxier:
     def heal(self) -> bool:
         """Compare the kernel with what is meant; write what differs."""
         closed = self._config.node_ports_on_loopback and sysctl.read(ROUTE_LOCALNET) != "1"
-        if self._generation and self._now() == self._generation and not closed:
+        if not closed and self._is_right():
             return False
         return self._repair() or closed
+
+    def _is_right(self) -> bool:
+        """Without reading and comparing all of it as text."""
+        if self._uses_nft:
+            return self._generation != 0 and self._now() == self._generation
+        return all(self._legacy(version).are_right(LOOKED_AT) for version in self._all())
 
     def intact(self) -> bool:
         """Chains that a foreign flush takes away are there; legacy tables have not become smaller."""
