@@ -30,11 +30,18 @@ THEIRS = {
     "isGateway": True,
     "ipam": {"type": "host-local", "subnet": "10.2.0.0/16"},
 }
+DUAL = {
+    "type": "kubewire-cni",
+    "ipam": {
+        "type": "kubewire-ipam",
+        "ranges": [[{"subnet": "10.1.0.0/16"}], [{"subnet": "fd00:1::/64"}]],
+    },
+}
 Figures = list[dict[str, Any]]
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    for part in (_calls, _parallel, _sequence, _reference_sequence):
+    for part in (_calls, _parallel, _sequence, _dual_sequence, _reference_sequence):
         yield from sandbox.run(part, user_namespace=True)  # type: ignore[misc]
     yield from podpath.figures()
 
@@ -115,13 +122,22 @@ def _status(runtime: Runtime, container: str) -> int:
 
 
 def _sequence() -> Figures:
+    return _grown("ADDs in sequence", OURS)
+
+
+def _dual_sequence() -> Figures:
+    return _grown("dual-stack ADDs in sequence", DUAL)
+
+
+def _grown(title: str, plugin: dict[str, Any]) -> Figures:
     with _installed() as (ours, agent_pid):
+        ours.plugins = [plugin]
         taken, used = _filled(ours, lambda: _cpu(agent_pid))
     first, last = _ends(taken)
     early, late = ((used[end] - used[end - 99]) / 99 * 1000 for end in (99, SEQUENCE - 1))
     return [
         {
-            "figure": f"{SEQUENCE} ADDs in sequence",
+            "figure": f"{SEQUENCE} {title}",
             "first hundred ms": round(first, 2),
             "last hundred ms": round(last, 2),
             "ratio": round(last / first, 3),

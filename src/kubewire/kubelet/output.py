@@ -1,5 +1,7 @@
 """What a run of a container prints: from its pipes into a file of CRI records (see ``logs``).
 
+A container with ``tty`` has a terminal instead; one with ``stdin`` reads what attach types.
+
 The kubelet's own event loop copies: a program that prints faster than that waits, as with any
 container runtime. The file lies in memory (the cluster's tmpfs), so that it is cut at `MOST` bytes:
 what was before is kept once, in a file beside it that nobody is shown, and is then gone.
@@ -7,15 +9,21 @@ what was before is kept once, in a file beside it that nobody is shown, and is t
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
+import pty
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from kubewire.kernel import process, terminal
 from kubewire.kubelet.logs import STREAMS, Splitter, moment
 
 MOST = 10 << 20
 BLOCK = 1 << 16
+PIPE = 1 << 20
+"""Bytes that a program may print while the kubelet is busy with something else."""
 
 Listener = Callable[[str, bytes], None]
 """Told a stream's name and what was printed to it."""
@@ -36,38 +44,79 @@ class Output:
         self._readers: dict[int, tuple[str, Splitter]] = {}
         self._listeners: set[Listener] = set()
         self._changed = asyncio.Event()
+        self._terminal = -1
+        self._input = -1
+        self._writer: asyncio.StreamWriter | None = None
 
     @contextlib.contextmanager
-    def pipes(self) -> Iterator[tuple[int, int]]:
-        """Where stdout and stderr of the program lead; the block hands them to it."""
+    def pipes(self, *, stdin: bool = False, tty: bool = False) -> Iterator[tuple[int, int, int]]:
+        """Standard input, output and error of the program; the block hands them to it."""
         self.path.parent.mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             self.path.rename(previous(self.path))
         self._open()
+        ends = self._make_terminal(stdin=stdin) if tty else self._make_pipes(stdin=stdin)
+        try:
+            yield ends
+        except BaseException:
+            _close_all(ends)
+            self.finish()
+            raise
+        _close_all(ends)
+
+    def _make_pipes(self, *, stdin: bool) -> tuple[int, int, int]:
+        fed = process.DEVNULL
+        if stdin:
+            fed, self._input = os.pipe2(os.O_CLOEXEC)
         written = []
         for stream in STREAMS:
             reading, writing = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(reading, False)
-            self._readers[reading] = stream, Splitter(stream)
-            asyncio.get_running_loop().add_reader(reading, self._read, reading)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, PIPE)
+            self._listen(reading, stream)
             written.append(writing)
-        try:
-            yield written[0], written[1]
-        except BaseException:
-            _close_all(written)
-            self.finish()
-            raise
-        _close_all(written)
+        return fed, written[0], written[1]
+
+    def _make_terminal(self, *, stdin: bool) -> tuple[int, int, int]:
+        self._terminal, theirs = pty.openpty()
+        if stdin:
+            self._input = os.dup(self._terminal)
+        self._listen(self._terminal, STREAMS[0])
+        return theirs, theirs, theirs
+
+    def _listen(self, reading: int, stream: str) -> None:
+        os.set_blocking(reading, False)
+        self._readers[reading] = stream, Splitter(stream)
+        asyncio.get_running_loop().add_reader(reading, self._read, reading)
+
+    async def input(self) -> asyncio.StreamWriter | None:
+        """What the program reads, if it reads anything."""
+        if self._writer is None and self._input >= 0:
+            loop = asyncio.get_running_loop()
+            file, self._input = os.fdopen(self._input, "wb", buffering=0), -1
+            made = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, file)
+            self._writer = asyncio.StreamWriter(made[0], made[1], None, loop)
+        return self._writer
+
+    def resize(self, width: int, height: int) -> None:
+        """Tell the program the size of its terminal, if it has one."""
+        if self._terminal >= 0:
+            terminal.resize(self._terminal, width, height)
 
     def finish(self) -> None:
         """The run has ended: take what is left, and tell who waits."""
         for reading in tuple(self._readers):
-            while self._read(reading):
-                pass
+            # No more than a pipe holds: something that was left running may print for ever.
+            for _ in range(PIPE // BLOCK + 1):
+                if not self._read(reading):
+                    break
             self._close(reading)
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        for fd in (self._file, self._input):
+            if fd >= 0:
+                os.close(fd)
+        self._file = self._input = self._terminal = -1
+        if self._writer is not None:
+            self._writer.close()
         self.is_finished = True
         self._notify()
 
@@ -102,6 +151,11 @@ class Output:
             data = os.read(reading, BLOCK)
         except BlockingIOError:
             return False
+        except OSError as error:
+            # What a terminal says when nobody is left at its other end.
+            if error.errno != errno.EIO:
+                raise
+            data = b""
         if not data:
             self._close(reading)
             return False
@@ -117,6 +171,7 @@ class Output:
             return
         asyncio.get_running_loop().remove_reader(reading)
         _, splitter = self._readers.pop(reading)
+        self._terminal = -1 if reading == self._terminal else self._terminal
         os.close(reading)
         self._write(splitter.end(moment(time.time_ns())))
 
@@ -152,7 +207,7 @@ def read_from(path: Path, position: int) -> bytes:
 
 
 def _close_all(fds: Iterable[int]) -> None:
-    for fd in fds:
+    for fd in {fd for fd in fds if fd >= 0}:
         os.close(fd)
 
 
