@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 
 from cni.runtime import BIN, SOCKET, Runtime
+from kubewire.api.core import Node
 from kubewire.api.meta import JSON
 from kubewire.api.resources import NODES
+from kubewire.client.informer import Informer
 from kubewire.cluster.node import AgentOptions, run_agent
+from kubewire.cluster.podnetwork import NodeNetwork
 from kubewire.cni import install
 from kubewire.cni.blocks import ANNOTATION
+from kubewire.cni.config import Fit
 from kubewire.cni.routes import Mode
 from kubewire.kernel import links, namespaces, netns, routes
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -53,6 +57,24 @@ def underlay() -> int:
         address = routes.add_address(index, ip_interface("172.30.0.10/16"))
         netlink.transact([*links.bring_up("eth0-end"), *links.bring_up(index), address])
         return netlink.link(index).gso
+
+
+async def test_an_mtu_that_is_said_needs_no_device() -> None:
+    """As where another machine has the node's address, and translates it."""
+    api = FakeApi(*OBJECTS)
+    nodes = Informer(api.client(), NODES, Node)
+    task = asyncio.create_task(nodes.run())
+    await nodes.wait_synced()
+    said, found = (
+        NodeNetwork(api.client(), "n0", nodes, "vxlan", (), vni=1, port=8472, mtu=mtu)
+        for mtu in (1300, 0)
+    )
+    assert said.fit() == Fit(1300)
+    with pytest.raises(LookupError, match=r"no device of this node has the address 172.30.0.10"):
+        found.fit()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """kubectl itself asks the kubelets of a cluster: logs, exec, attach, cp, port-forward."""
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -110,6 +111,16 @@ def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
         shutil.rmtree(cluster.home, ignore_errors=True)
 
 
+@pytest.fixture(params=["websocket", "spdy"])
+def streaming(kubectl: Kubectl, request: pytest.FixtureRequest) -> Kubectl:
+    """kubectl that streams in either way: as it does by itself, and as it did before 1.31."""
+    found = copy.copy(kubectl)
+    if request.param == "spdy":
+        off = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false", "KUBECTL_PORT_FORWARD_WEBSOCKETS": "false"}  # fmt: skip
+        found.environment = {**kubectl.environment, **off}
+    return found
+
+
 LINES = [f"line {number}" for number in range(5)]
 
 
@@ -168,25 +179,25 @@ def test_following_ends_with_the_container(kubectl: Kubectl) -> None:
         assert following.communicate(timeout=60) == ("end\n", "")
 
 
-def test_exec(kubectl: Kubectl) -> None:
+def test_exec(streaming: Kubectl) -> None:
     script = "cat; echo err >&2; hostname; exit 7"
     for pod in ("printer", "played"):
-        done = kubectl("exec", "-i", pod, "--", "sh", "-c", script, text="typed\n", code=7)
+        done = streaming("exec", "-i", pod, "--", "sh", "-c", script, text="typed\n", code=7)
         assert done.stdout == f"typed\n{pod}\n"
         assert done.stderr == "err\ncommand terminated with exit code 7\n"
-    missing = kubectl("exec", "played", "--", "/none", code=1).stderr
+    missing = streaming("exec", "played", "--", "/none", code=1).stderr
     assert "No such file or directory" in missing
-    stopped = kubectl("exec", "done", "--", "true", code=1).stderr
+    stopped = streaming("exec", "done", "--", "true", code=1).stderr
     assert "cannot exec into a container in a completed pod" in stopped
 
 
-def test_exec_with_a_terminal(kubectl: Kubectl) -> None:
+def test_exec_with_a_terminal(streaming: Kubectl) -> None:
     import pty
 
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*kubectl.command, "exec", "-it", "played", "--", "sh", "-c", "tty; echo $TERM; read x; echo $x$x"],
-        env=kubectl.environment, stdin=theirs, stdout=theirs, stderr=theirs,
+        [*streaming.command, "exec", "-it", "played", "--", "sh", "-c", "tty; echo $TERM; read x; echo $x$x"],
+        env=streaming.environment, stdin=theirs, stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
     shown = b""
@@ -200,8 +211,8 @@ def test_exec_with_a_terminal(kubectl: Kubectl) -> None:
     os.close(ours)
 
 
-def test_attach_types_and_shows(kubectl: Kubectl) -> None:
-    with kubectl.beside("attach", "-i", "printer") as attached:
+def test_attach_types_and_shows(streaming: Kubectl) -> None:
+    with streaming.beside("attach", "-i", "printer") as attached:
         assert attached.stdin and attached.stdout
         attached.stdin.write("one\n")
         attached.stdin.flush()
@@ -210,13 +221,13 @@ def test_attach_types_and_shows(kubectl: Kubectl) -> None:
         assert attached.poll() is None
 
 
-def test_files_are_copied_in_and_out(kubectl: Kubectl, tmp_path: Path) -> None:
+def test_files_are_copied_in_and_out(streaming: Kubectl, tmp_path: Path) -> None:
     there, back = tmp_path / "there", tmp_path / "back"
     (tmp_path / "file").write_bytes(os.urandom(200_000))
-    kubectl("cp", str(tmp_path / "file"), f"printer:{there}")
-    kubectl("cp", f"printer:{there}", str(back))
+    streaming("cp", str(tmp_path / "file"), f"printer:{there}")
+    streaming("cp", f"printer:{there}", str(back))
     assert back.read_bytes() == (tmp_path / "file").read_bytes()
-    kubectl("cp", "played:/etc/hostname", str(tmp_path / "name"))
+    streaming("cp", "played:/etc/hostname", str(tmp_path / "name"))
     assert (tmp_path / "name").read_text() == "played\n"
 
 
@@ -225,10 +236,10 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_port_forward(kubectl: Kubectl) -> None:
+def test_port_forward(streaming: Kubectl) -> None:
     good, bad = free_port(), free_port()
     ports = f"{good}:80", f"{bad}:81"
-    with kubectl.beside("port-forward", "pod/played", *ports) as forwarding:
+    with streaming.beside("port-forward", "pod/played", *ports) as forwarding:
         assert forwarding.stdout and forwarding.stderr
         for _ in range(4):
             assert "Forwarding from" in forwarding.stdout.readline()

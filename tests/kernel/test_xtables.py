@@ -87,8 +87,8 @@ def listed(version: int, *, counters: bool = False) -> list[str]:
 def there(tables: Tables, table: str) -> bytes:
     """The bytes in the kernel."""
     tables._kept = {}
-    _, blob = tables._read(table)
-    return bytes(blob.data[ROOM:])
+    tables.keep([table])
+    return bytes(tables._kept[table].blob.data[ROOM:])
 
 
 @pytest.fixture(params=[4, 6])
@@ -113,6 +113,8 @@ def test_every_form_is_byte_by_byte_what_the_program_writes(
     theirs, text = there(tables, table), listed(version)
     programs.restore([f"*{table}", "-F", "-X", "COMMIT"])
     tables.apply([wanted])
+    tables.approve()
+    assert tables.are_right([table]), "the kernel holds what was sent"
     assert there(tables, table) == theirs
     assert listed(version) == text
 

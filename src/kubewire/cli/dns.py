@@ -122,7 +122,9 @@ def _node_local(
 @click.option("--from", "source", metavar="[NS/]POD", help="Ask as this pod: its search path.")
 @click.option("-n", "--namespace", default="default", help="Namespace of --from.")
 @click.option("-f", "--filename", "files", multiple=True, help="Objects: file, folder or -.")
-@click.option("--conf", type=click.Path(), help="Corefile (default: the one of kubeadm).")
+@click.option(
+    "--conf", type=click.Path(), help="Corefile (default: the cluster's, else kubeadm's)."
+)
 @click.option("--flows", type=click.Path(), help="Questions as JSON lines; - is standard input.")
 @click.option("--name", "cluster", default="kubewire", help="Local cluster to ask.")
 @click.option("--kubeconfig", type=click.Path(), help="Another API server.")
@@ -154,21 +156,24 @@ def explain(
     if (name is None) == (flows is None):
         raise InputError("give either NAME or --flows FILE")
     parent: dict[str, Any] = ctx.obj or {}
-    objects = _objects(files, cluster, kubeconfig or parent.get("kubeconfig"), context)
+    config = kubeconfig or parent.get("kubeconfig")
+    objects = _objects(files, cluster, config, context, sync=not no_sync and not config)
     explainer = Explainer(objects, conf or parent.get("conf"), cluster_domain)
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        pod = question.get("from") or source
+        if pod and "/" not in str(pod):
+            pod = f"{namespace}/{pod}"
+        return explainer.answer({**question, "from": pod})
+
     if name is not None:
-        question = {"name": name, "type": rtype}
-        if source:
-            question["from"] = source if "/" in source else f"{namespace}/{source}"
-        _show(explainer.answer(question), output)
+        _show(answer({"name": name, "type": rtype}), output)
         return
-    asker = source if not source or "/" in source else f"{namespace}/{source}"
-    ask = {"from": asker} if asker else {}
-    batch.run(flows or "-", lambda line: explainer.answer({**ask, **line}), list)
+    batch.run(flows or "-", answer, list)
 
 
 def _objects(
-    files: tuple[str, ...], cluster: str, kubeconfig: str | None, context: str | None
+    files: tuple[str, ...], cluster: str, kubeconfig: str | None, context: str | None, *, sync: bool
 ) -> list[dict[str, Any]]:
     if files:
         from kubewire.client.manifests import load
@@ -176,9 +181,17 @@ def _objects(
         return [m.obj for m in load(files)]
     import asyncio
 
+    return asyncio.run(_live(kubeconfig or _local(cluster), context, sync=sync))
+
+
+async def _live(kubeconfig: str, context: str | None, *, sync: bool) -> list[dict[str, Any]]:
+    from kubewire.client.rest import Client
     from kubewire.dns.explain import fetch
 
-    return asyncio.run(fetch(kubeconfig or _local(cluster), context))
+    async with Client.from_kubeconfig(kubeconfig, context) as client:
+        if sync:
+            await client.request("POST", "/kubewire/v1/sync", params={"timeoutSeconds": "10"})
+        return await fetch(client)
 
 
 def _local(cluster: str) -> str:

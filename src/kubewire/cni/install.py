@@ -17,7 +17,8 @@ import msgspec
 
 import kubewire
 from kubewire.api.meta import JSON
-from kubewire.cni.plugin import LOOPBACK, MAIN, PROGRAMS
+from kubewire.cni.config import LOOPBACK, MAIN
+from kubewire.cni.plugin import PROGRAMS
 from kubewire.cni.spec import VERSIONS
 
 CONFIG_NAME = "10-kubewire.conflist"

@@ -19,7 +19,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from kubewire.cni.ipam import Address
 from kubewire.kernel import links, routes
-from kubewire.kernel.netlink import Message
+from kubewire.kernel.netlink import Message, NetlinkError
 from kubewire.kernel.netns import Netns, current, opened
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -40,6 +40,10 @@ _NO_IPV6 = (errno.ESRCH, errno.EOPNOTSUPP)
 """What the kernel says of an IPv6 route on a device without IPv6, or without any."""
 _MULTICAST = ip_network("ff00::/8")
 _NEXT_HOPS = {4: NEXT_HOP_V4, 6: NEXT_HOP_V6}
+
+
+class TakenError(Exception):
+    """Another cable of the node leads to one of the addresses: networks that give the same ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +106,20 @@ def wire(node: RtNetlink, room: Room, cable: Cable) -> None:
         # The node's end first: without a carrier it comes up without a walk through all routes.
         node.transact([links.set_link(outer, alias=cable.alias), *links.bring_up(outer)])
         room.netlink.transact(pod_side(inner, cable))
-        node.transact(node_side(outer, cable))
+        _add_node_side(node, outer, cable)
     except BaseException:
         unwire(node, cable.host_interface)
+        raise
+
+
+def _add_node_side(node: RtNetlink, outer: int, cable: Cable) -> None:
+    try:
+        node.transact(node_side(outer, cable))
+    except NetlinkError as error:
+        for address in cable.addresses:
+            taken = routes.add_route(Route(ip_network(address), outer))
+            if any(f.message == taken and f.errno == errno.EEXIST for f in error.failures):
+                raise TakenError(str(address)) from None
         raise
 
 
@@ -131,7 +146,7 @@ def node_side(index: int, cable: Cable) -> list[Message]:
         routes.delete_route(_multicast(index)).tolerate(*_NO_IPV6),
     ]
     for address in cable.addresses:
-        batch.append(routes.put_route(Route(ip_network(address), index)))
+        batch.append(routes.add_route(Route(ip_network(address), index)))
         batch.append(routes.put_neighbour(index, address, cable.mac))
     return batch
 

@@ -10,6 +10,7 @@ what was before is kept once, in a file beside it that nobody is shown, and is t
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import pty
 import time
@@ -21,6 +22,8 @@ from kubewire.kubelet.logs import STREAMS, Splitter, moment
 
 MOST = 10 << 20
 BLOCK = 1 << 16
+PIPE = 1 << 20
+"""Bytes that a program may print while the kubelet is busy with something else."""
 
 Listener = Callable[[str, bytes], None]
 """Told a stream's name and what was printed to it."""
@@ -68,6 +71,8 @@ class Output:
         written = []
         for stream in STREAMS:
             reading, writing = os.pipe2(os.O_CLOEXEC)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, PIPE)
             self._listen(reading, stream)
             written.append(writing)
         return fed, written[0], written[1]
@@ -101,8 +106,10 @@ class Output:
     def finish(self) -> None:
         """The run has ended: take what is left, and tell who waits."""
         for reading in tuple(self._readers):
-            while self._read(reading):
-                pass
+            # No more than a pipe holds: something that was left running may print for ever.
+            for _ in range(PIPE // BLOCK + 1):
+                if not self._read(reading):
+                    break
             self._close(reading)
         for fd in (self._file, self._input):
             if fd >= 0:

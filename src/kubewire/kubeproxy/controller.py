@@ -35,7 +35,7 @@ from kubewire.kubeproxy.plan import (
     node_port_addresses,
     plan_service,
 )
-from kubewire.kubeproxy.proxier import Proxier
+from kubewire.kubeproxy.proxier import CountsRules, Proxier, RuleCount
 from kubewire.kubeproxy.table import Change, ServiceTable
 from kubewire.kubeproxy.topology import NodeView
 
@@ -237,7 +237,11 @@ class KubeProxy:
 
     def _counting(self) -> Metrics:
         """Of the mode that there is now."""
-        return Metrics(self._made[0].mode, self._frontends)
+        counts = isinstance(self._proxier, CountsRules)
+        return Metrics(self._made[0].mode, self._frontends, self._rules if counts else None)
+
+    def _rules(self) -> Iterable[RuleCount]:
+        return self._proxier.rule_counts() if isinstance(self._proxier, CountsRules) else ()
 
     def _frontends(self) -> Iterable[Frontend]:
         return self._table.frontends.values()

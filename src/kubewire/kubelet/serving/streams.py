@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -15,7 +15,7 @@ from kubewire.kubelet.enter import entrance as entrance_of
 from kubewire.kubelet.live import Live
 from kubewire.kubelet.output import Output
 from kubewire.kubelet.pod import Container
-from kubewire.kubelet.serving import command
+from kubewire.kubelet.serving import bare, command
 from kubewire.kubelet.worker import PodWorker
 
 TRUE = ("1", "true")
@@ -36,8 +36,7 @@ def entrance(worker: PodWorker, container: Container) -> Entrance:
     live = running(worker, container)
     if not worker.is_played(container):
         return live.entrance
-    found = entrance_of(worker.folder, container.name)
-    return replace(found, netns=str(worker.netns))
+    return entrance_of(worker.folder, container.name)
 
 
 async def execute(
@@ -65,7 +64,7 @@ async def execute(
         finally:
             running.close()
 
-    return await remotecommand.serve(request, work)
+    return await _serve(request, work)
 
 
 async def run(
@@ -103,7 +102,14 @@ async def attach(
         # As upstream: how the container ended is said by the pod's status.
         return 0
 
-    return await remotecommand.serve(request, work)
+    return await _serve(request, work)
+
+
+async def _serve(
+    request: web.BaseRequest, work: Callable[[Session], Awaitable[int]]
+) -> web.StreamResponse:
+    server = bare.serve if bare.is_asked(request) else remotecommand.serve
+    return await server(request, work)
 
 
 async def _type(session: Session, writer: asyncio.StreamWriter | None, *, once: bool) -> None:

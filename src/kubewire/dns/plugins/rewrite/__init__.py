@@ -91,6 +91,8 @@ class Rewrite(Plugin):
                 step(response)
         if current is not request:
             response.replay = None
+        if current.name != request.name:
+            response.reason = f"rewritten to {current.name}: {response.reason}"
         return response
 
     async def _alias(self, rule: CnameRule, request: Request, response: Response) -> None:

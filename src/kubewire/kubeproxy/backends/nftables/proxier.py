@@ -334,6 +334,13 @@ class NftablesProxier:
             elif after and not before:
                 added.setdefault(_cluster_ip_set(ip), {})[ip_bytes(ip)] = None
 
+    def forget(self) -> None:
+        """No client has an endpoint of its own any more."""
+        change = Transaction("inet")
+        for version in nftables.VERSIONS:
+            change.flush_set(self._name, f"affinity{version}")
+        self._netlink.commit(change)
+
     def heal(self) -> bool:
         """Compare the kernel with what was committed; mend this table, touch no other."""
         if self._netlink.generation() == self._generation:
