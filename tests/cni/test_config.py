@@ -104,7 +104,7 @@ def test_dns_of_the_runtime_goes_first() -> None:
         ({"type": 5}, "type: expected `str`, got `int`"),
         ({"capabilities": "x"}, "capabilities: expected `object`, got `str`"),
         ({"prevResult": {"ips": "x"}}, "prevResult.ips: expected `array`, got `str`"),
-        ({"prevResult": {"ips": [{"address": "x"}]}}, "prevResult: 'x'"),
+        ({"prevResult": {"ips": [{"address": "x"}]}}, "prevResult.ips[0].address: 'x'"),
         ({"prevResult": {"interfaces": [5]}}, "prevResult.interfaces[0]: expected `object`"),
         ({"prevResult": {"ips": [{"address": "10.0.0.1/24", "interface": 0}]}}, "prevResult.ips[0].interface 0: there is no such"),
         ({"ipam": {"subnet": "10.1.0.0/33"}}, "ipam.subnet '10.1.0.0/33'"),

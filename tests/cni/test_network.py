@@ -25,8 +25,8 @@ def cables(netlink: RtNetlink) -> set[str]:
     return {link.name for link in netlink.links() if link.name.startswith("kc") and link.up}
 
 
-def held(netlink: RtNetlink) -> set[str]:
-    return {str(a.address.ip) for a in netlink.addresses() if a.address.version == 4}
+def held(netlink: RtNetlink, version: int) -> set[str]:
+    return {str(a.address.ip) for a in netlink.addresses() if a.address.version == version}
 
 
 def free(network: PodNetwork) -> int:
@@ -59,6 +59,17 @@ async def test_the_pod_has_no_wait_before_its_first_packet(lab: Lab) -> None:
             str(n.address): n.mac for n in node.neighbours() if n.index == index and n.permanent
         }
         assert found == dict.fromkeys(result.ips, result.mac)
+    await network.close()
+
+
+async def test_a_cable_adds_no_ipv6_route_but_the_pods(lab: Lab) -> None:
+    """Each one more makes all that is done to devices slower, the more pods there are."""
+    network = lab.network(0)
+    with lab.netlink(0) as node:
+        before = set(node.routes())
+        (_, ip) = (await network.add(lab.request("a"))).ips
+        added = {r for r in node.routes() if r not in before and r.destination.version == 6}
+        assert [str(route.destination) for route in added] == [f"{ip}/128"]
     await network.close()
 
 
@@ -229,36 +240,49 @@ async def test_an_agent_that_is_down_is_said(lab: Lab) -> None:
     await network.close()
 
 
-async def test_a_node_without_an_address_of_its_own_reaches_its_pods(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cidr", "own"), [("10.244.0.0/24", "169.254.1.1"), ("fd00::/64", "fd4b:7769:7265::1")]
+)
+async def test_a_node_without_an_address_of_its_own_reaches_its_pods(
+    tmp_path: Path, cidr: str, own: str
+) -> None:
     pod = Path("/run/netns/a")
     netns.create(pod)
-    network = PodNetwork(tmp_path, lambda: ["10.244.0.0/24"])
+    network = PodNetwork(tmp_path, lambda: [cidr])
     (ip,) = (await network.add(PodRequest(uid="a", namespace="n", name="a", netns=pod))).ips
-    with netns.socket_in(pod) as server, socket.socket() as client:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with netns.socket_in(pod, family) as server, socket.socket(family) as client:
         server.bind((ip, 0))
         server.listen()
         client.settimeout(2)
         client.connect((ip, server.getsockname()[1]))
-        assert client.getsockname()[0] == "169.254.1.1"
+        assert client.getsockname()[0] == own
     await network.close()
 
 
+@pytest.mark.parametrize(
+    ("cidr", "always", "stand_in", "own"),
+    [
+        ("10.244.0.0/24", "127.0.0.1", "169.254.1.1", "192.0.2.1/24"),
+        ("fd00::/64", "::1", "fd4b:7769:7265::1", "2001:db8::1/64"),
+    ],
+)
 async def test_a_node_gives_its_stand_in_address_back_when_it_has_one_of_its_own(
-    tmp_path: Path,
+    tmp_path: Path, cidr: str, always: str, stand_in: str, own: str
 ) -> None:
     pod = Path("/run/netns/a")
     netns.create(pod)
-    network = PodNetwork(tmp_path, lambda: ["10.244.0.0/24"])
+    network = PodNetwork(tmp_path, lambda: [cidr])
     await network.add(PodRequest(uid="a", namespace="n", name="a", netns=pod))
     with RtNetlink() as node:
-        node.transact([links.add_veth("eth0", "far"), links.set_link("eth0", up=True)])
-        own = ip_interface("192.0.2.1/24")
+        node.transact([links.add_veth("eth0", "far"), *links.bring_up("eth0")])
+        new = ip_interface(own)
         for change, left in (
-            (routes.add_address, {"127.0.0.1", "192.0.2.1"}),
-            (routes.delete_address, {"127.0.0.1", "169.254.1.1"}),
+            (routes.add_address, {always, str(new.ip)}),
+            (routes.delete_address, {always, stand_in}),
         ):
-            node.transact([change(node.index("eth0"), own)])
+            node.transact([change(node.index("eth0"), new)])
             async with asyncio.timeout(10):
-                while held(node) != left:  # noqa: ASYNC110 - the source's own event is not ours
+                while held(node, new.version) != left:  # noqa: ASYNC110 - the source's own event is not ours
                     await asyncio.sleep(0)
     await network.close()

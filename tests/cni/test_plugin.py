@@ -1,5 +1,6 @@
 """The plugins as runtimes execute them, with an agent and alone, beside the reference plugins."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -100,6 +101,82 @@ def test_every_version_is_answered_in_kind(served: Runtime, version: str) -> Non
     served.delete(result)
 
 
+EVERYTHING = {
+    "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "udp"}],
+    "bandwidth": {"ingressRate": 8_000_000, "egressRate": 8_000_000},
+    "ips": ["10.1.0.9/24"],
+    "mac": "02:00:00:00:00:09",
+    "dns": {"servers": ["10.96.0.10"], "searches": ["svc"]},
+}
+CALLS: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+    ("STATUS", {}, {}),
+    ("ADD", {"runtimeConfig": EVERYTHING, "ipMasq": True}, {}),
+    ("ADD", {}, {}),
+    ("CHECK", {"runtimeConfig": EVERYTHING, "ipMasq": True}, {}),
+    ("CHECK", {"cniVersion": "0.3.1"}, {}),
+    ("ADD", {"cniVersion": "0.4.0"}, {"CNI_IFNAME": "net1"}),
+    ("GC", {"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]}, {}),
+    ("GC", {}, {}),
+    ("ADD", {"ipam": {"type": "host-local", "subnet": "10.3.0.0/24"}, "cniVersion": "1.0.0"}, {"CNI_IFNAME": "net2"}),
+    ("DEL", {"ipam": {"type": "host-local", "subnet": "10.3.0.0/24"}, "cniVersion": "1.0.0"}, {"CNI_IFNAME": "net2"}),
+    ("ADD", {}, {"CNI_NETNS": "/run/netns/none"}),
+    ("DEL", {}, {"CNI_NETNS": ""}),
+    ("DEL", {}, {}),
+    ("VERSION", {"cniVersion": "0.4.0"}, {}),
+]  # fmt: skip
+
+
+async def _in_process(env: dict[str, str], stdin: bytes) -> tuple[int, bytes]:
+    plugin = Plugin()
+    try:
+        return await plugin.run("kubewire-cni", env, stdin)
+    finally:
+        await plugin.close()
+
+
+def _answers(way: str) -> list[tuple[str, int, Any, list[str]]]:
+    """What each call answers, and whose cables there are then."""
+    netns.create(Path("/run/netns/c1"))
+    ranges = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]
+    ipam = {"type": "kubewire-ipam", "ranges": ranges, "dataDir": f"/run/{way}"}
+    found, previous = [], None
+    for command, change, env in CALLS:
+        config = {"cniVersion": "1.1.0", "name": "net", "type": "kubewire-cni", "ipam": ipam} | change  # fmt: skip
+        if command == "CHECK":
+            config["prevResult"] = previous
+        variables = {
+            "CNI_COMMAND": command, "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1",
+            "CNI_IFNAME": "eth0", "CNI_PATH": f"{BIN}:{REFERENCE}",
+        } | env  # fmt: skip
+        stdin = json.dumps(config).encode()
+        if way == "library":
+            status, out = asyncio.run(_in_process(variables, stdin))
+        else:
+            done = subprocess.run(BIN / "kubewire-cni", env=variables, input=stdin, capture_output=True, check=False)  # fmt: skip
+            status, out = done.returncode, done.stdout
+        answer = json.loads(out) if out else None
+        previous = answer if command == "ADD" and not previous else previous
+        with RtNetlink() as node:
+            owners = sorted(link.alias for link in node.links() if link.alias)
+        found.append((command, status, answer, owners))
+    netns.delete(Path("/run/netns/c1"))
+    # What host-local remembers.
+    shutil.rmtree("/var/lib/cni/networks")
+    return found
+
+
+@pytest.mark.tool(str(REFERENCE / "host-local"))
+def test_every_way_answers_alike() -> None:
+    """In one process, by a program that asks the agent, by a program alone."""
+    library = _answers("library")
+    assert [status for _, status, _, _ in library] == [0, 0, 1, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0]
+    assert library[-1][-1] == []
+    for way in ("served", "alone"):
+        install.install_programs(BIN, socket=SOCKET, standalone=way == "alone")
+        with contextlib.nullcontext() if way == "alone" else agent():
+            assert _answers(way) == library
+
+
 def test_version_lists_all(runtime: Runtime) -> None:
     answer = runtime.call("VERSION", {"cniVersion": "0.4.0", "type": "kubewire-cni"}).answer
     assert answer["cniVersion"] == "0.4.0"
@@ -118,13 +195,25 @@ def test_version_lists_all(runtime: Runtime) -> None:
         ({"ipam": {"subnet": "10.0.0.0/30", "dataDir": "/run/d2"}, "full": True}, {}, 11, "no address is free"),
         ({"runtimeConfig": {"ips": ["10.9.9.9"]}}, {}, 7, "requested address 10.9.9.9: is not in any range"),
         ({"mtu": 7}, {}, 7, "mtu 7: must be"),
+        ({"mtu": 1000, "ipam": {"subnet": "fd00:1::/64", "dataDir": "/run/data"}}, {}, 7, "mtu 1000: IPv6 needs 1280"),
+        ({"ipam": {"subnet": "10.1.0.0/24", "dataDir": "data"}}, {}, 7, "ipam.dataDir 'data': is not an absolute path"),
+        ({"ipam": {"subnet": "10.1.0.0/24", "dataDir": "/proc/version"}}, {}, 5, "/proc/version/net: Not a directory"),
+        ({"ipam": {"type": "kubewire-cni"}}, {}, 7, "ipam.type 'kubewire-cni': is not an IPAM plugin"),
+        ({"ipam": {"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/25"}]]}}, {}, 7, "ipam.ranges[1]: 10.1.0.1-10.1.0.126 overlaps"),
+        ({"prevResult": {"ips": [{"address": "x"}]}}, {}, 7, "prevResult.ips[0].address: 'x'"),
+        ({"runtimeConfig": {"portMappings": [{"hostPort": 70000, "containerPort": 1}]}}, {}, 7, "runtimeConfig.portMappings: hostPort 70000"),
+        ({"name": "n" * 201}, {}, 7, "name 'nnn"),
+        ({}, {"CNI_CONTAINERID": "c" * 250}, 4, "CNI_CONTAINERID ccc"),
+        ({}, {"CNI_IFNAME": "eth%d"}, 4, "CNI_IFNAME 'eth%d': has illegal characters"),
+        ({}, {"CNI_IFNAME": "default"}, 4, "CNI_IFNAME 'default': is not a name"),
     ],
 )  # fmt: skip
 def test_a_failed_add_leaves_nothing(
     served: Runtime, config: dict[str, Any], env: dict[str, str], code: int, text: str
 ) -> None:
     netns.create(Path("/run/netns/c1"))
-    wanted = served.config(MAIN | config, None) | ({"cniVersion": "7"} if "cniVersion" in config else {})  # fmt: skip
+    own = ("cniVersion", "name", "prevResult", "runtimeConfig")
+    wanted = served.config(MAIN | config, None) | {k: v for k, v in config.items() if k in own}
     if config.get("full"):
         netns.create(Path("/run/netns/other"))
         assert served.call("ADD", wanted, "other").status == 0
@@ -353,6 +442,43 @@ def test_routes_of_the_configuration_with_all_that_1_1_0_says(served: Runtime) -
     assert (done.status, done.answer["code"]) == (1, 2)
     assert done.answer["msg"].startswith("ipam.routes scope 253:")
     assert cables() == []
+
+
+def test_an_mtu_too_small_for_ipv6(served: Runtime) -> None:
+    served.version = "1.1.0"
+    served.plugins = [MAIN | {"mtu": 1000}]
+    result = served.add()
+    assert {link["mtu"] for link in result["interfaces"]} == {1000}
+    served.check(result)
+
+
+def test_networks_that_give_the_same_address(served: Runtime) -> None:
+    """The second does not take the first one's packets."""
+    result = served.add()
+    netns.create(Path("/run/netns/c2"))
+    done = served.call("ADD", served.config(MAIN, None) | {"name": "other"}, "c2")
+    assert (done.status, done.answer["code"]) == (1, 100)
+    assert done.answer["msg"].startswith("address 10.1.0.2: has a route on this node already")
+    assert len(cables()) == 1
+    served.check(result)
+
+
+def test_gc_of_the_ipam_without_a_list_takes_nothing(served: Runtime) -> None:
+    served.version = "1.1.0"
+    result = served.add()
+    ipam = served.config(MAIN | {"type": "kubewire-ipam"}, None)
+    done = served.call("GC", ipam)
+    assert (done.status, done.answer["code"]) == (1, 7)
+    assert (
+        served.call("GC", ipam | {"cni.dev/valid-attachments": [], "disableGC": True}).status == 0
+    )
+    served.check(result)
+
+
+def test_a_burst_beyond_what_the_kernel_counts(served: Runtime) -> None:
+    served.runtime_config = {"bandwidth": {"ingressRate": 1_000_000, "ingressBurst": 1 << 40}}
+    served.plugins = [MAIN | {"capabilities": {"bandwidth": True}}]
+    served.check(served.add())
 
 
 def test_del_of_another_network_leaves_an_attachment_alone(served: Runtime) -> None:

@@ -7,6 +7,7 @@ from ipaddress import ip_interface
 from kubewire.cni import bandwidth, wiring
 from kubewire.cni.config import Config
 from kubewire.cni.spec import (
+    FAILED,
     INVALID_CONFIG,
     INVALID_ENVIRONMENT,
     UNKNOWN_CONTAINER,
@@ -24,6 +25,8 @@ from kubewire.kernel.routes import TABLE_MAIN, Route
 from kubewire.kernel.rtnetlink import RtNetlink
 
 _PREFIX = "kc"
+_SMALLEST_V6_MTU = 1280
+_LONGEST_ALIAS = 255
 FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
@@ -42,15 +45,12 @@ def refuse_unusable(node: RtNetlink, room: Room, request: Request) -> None:
     """Before anything is taken: the namespace must not be the node's nor have the interface yet."""
     if netns.inode(room.fd) == netns.inode("/proc/thread-self/ns/net"):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {request.netns}: is the node's own namespace")  # fmt: skip
-    name = host_interface(request.name, request.owner)
-    there = name in node
-    if there and not node.link(name).up:
-        # A leftover of this very attachment from before a kill; nobody else has this name.
-        wiring.unwire(node, name)
-        there = False
     if request.interface in room.netlink:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {request.interface}: already exists in {request.netns}")  # fmt: skip
-    if there:
+    if len(f"{request.name}:{request.owner}") > _LONGEST_ALIAS:
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_CONTAINERID {request.container_id}: is too long")
+    name = host_interface(request.name, request.owner)
+    if name in node:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_CONTAINERID {request.container_id}: {request.interface} is attached elsewhere already, by {name}")  # fmt: skip
 
 
@@ -59,7 +59,10 @@ def add(node: RtNetlink, room: Room, request: Request, config: Config, assigned:
     addresses = tuple(ip.address.ip for ip in assigned.ips)
     if not addresses:
         raise CniError(INVALID_CONFIG, f"ipam.type {config.ipam.type}: gave no address")
-    for version in {a.version for a in addresses}:
+    versions = {a.version for a in addresses}
+    if 6 in versions and 0 < config.mtu < _SMALLEST_V6_MTU:
+        raise CniError(INVALID_CONFIG, f"mtu {config.mtu}: IPv6 needs {_SMALLEST_V6_MTU} at least")
+    for version in versions:
         sysctl.write(FORWARDING[version], 1)
     cable = Cable(
         host_interface=host_interface(config.name, request.owner),
@@ -71,7 +74,10 @@ def add(node: RtNetlink, room: Room, request: Request, config: Config, assigned:
         alias=f"{config.name}:{request.owner}",
         routes=tuple(map(_way, assigned.routes)),
     )
-    wiring.wire(node, room, cable)
+    try:
+        wiring.wire(node, room, cable)
+    except wiring.TakenError as error:
+        raise CniError(FAILED, f"address {error}: has a route on this node already, to another attachment") from None  # fmt: skip
     try:
         if config.limits:
             where = cable.host_interface, room.netlink, cable.interface

@@ -28,9 +28,7 @@ def run(store: Store, request: Request, config: Config, command: str = "") -> Re
         case "CHECK":
             _check(store, request, config)
         case "GC":
-            for owner in store.owners():
-                if owner not in (config.valid_attachments or ()):
-                    store.drop(owner)
+            _collect(store, config)
         case "STATUS":
             _status(store, config)
     return None
@@ -53,6 +51,15 @@ def _range_of(address: Address, config: Config) -> Range | None:
 
 def _with_prefix(address: Address, found: Range | None) -> Interface:
     return ip_interface((address, found.subnet.prefixlen if found else address.max_prefixlen))
+
+
+def _collect(store: Store, config: Config) -> None:
+    if config.valid_attachments is None:
+        raise CniError(INVALID_CONFIG, "cni.dev/valid-attachments: is required by GC")
+    if not config.disable_gc:
+        for owner in store.owners():
+            if owner not in config.valid_attachments:
+                store.drop(owner)
 
 
 def _check(store: Store, request: Request, config: Config) -> None:

@@ -4,9 +4,9 @@ Keys of ``runtimeConfig`` are matched without regard to case: containerd 1.6 cap
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -31,6 +31,8 @@ from kubewire.cni.spec import (
     parse_route,
 )
 
+MAIN = "kubewire-cni"
+LOOPBACK = "loopback"
 BUILTIN_IPAM = "kubewire-ipam"
 DEFAULT_DATA_DIR = Path("/var/lib/cni/kubewire")
 ANNOTATION_IP = "kubewire.dev/ip"
@@ -223,6 +225,7 @@ def parse(
     pod = pod or pod_of(request)
     if wire.mtu and not 68 <= wire.mtu <= 65535:
         raise CniError(INVALID_CONFIG, f"mtu {wire.mtu}: must be between 68 and 65535")
+    _check_data_dir("dataDir", wire.data_dir)
     adding = request.command in ("ADD", "STATUS")
     return Config(
         name=request.name,
@@ -250,8 +253,8 @@ def for_removal(request: Request) -> Config:
     wire = request.config
     found = wire.get("ipam")
     kind = found.get("type") if isinstance(found, dict) else ""
-    if isinstance(kind, str) and "/" in kind:
-        # No name of a plugin: nobody can have given an address.
+    if isinstance(kind, str) and ("/" in kind or kind in (MAIN, LOOPBACK)):
+        # No name of an IPAM plugin: nobody can have given an address.
         kind = BUILTIN_IPAM
     ipam_config = IpamConfig(kind if isinstance(kind, str) and kind else BUILTIN_IPAM)
     return Config(request.name, 0, ipam_config, None, data_dir=_data_dir(wire))
@@ -319,12 +322,31 @@ def _previous(wire: JSON) -> Result:
     if (found.cni_version or LATEST) not in VERSIONS:
         raise CniError(INCOMPATIBLE_VERSION, f"prevResult.cniVersion {found.cni_version!r}: is not supported")  # fmt: skip
     for number, ip in enumerate(found.ips):
+        where = f"prevResult.ips[{number}]"
+        _read(f"{where}.address", ip_interface, ip.address)
+        if ip.gateway:
+            _read(f"{where}.gateway", ip_address, ip.gateway)
         if ip.interface is not None and not 0 <= ip.interface < len(found.interfaces):
-            raise CniError(INVALID_CONFIG, f"prevResult.ips[{number}].interface {ip.interface}: there is no such interface")  # fmt: skip
+            raise CniError(INVALID_CONFIG, f"{where}.interface {ip.interface}: there is no such interface")  # fmt: skip
+    for number, route in enumerate(found.routes):
+        _read(f"prevResult.routes[{number}].dst", _any_network, route.dst)
+        if route.gw:
+            _read(f"prevResult.routes[{number}].gw", ip_address, route.gw)
     try:
         return parse_result(wire)
     except CniError as error:
         raise CniError(INVALID_CONFIG, error.message) from None
+
+
+def _read(where: str, kind: Callable[[str], object], text: str) -> None:
+    try:
+        kind(text)
+    except ValueError as error:
+        raise CniError(INVALID_CONFIG, f"{where}: {error}") from None
+
+
+def _any_network(text: str) -> Network:
+    return ip_network(text, strict=False)
 
 
 def _data_dir(wire: JSON) -> Path:
@@ -333,7 +355,13 @@ def _data_dir(wire: JSON) -> Path:
     match wire.get("ipam"):
         case {"dataDir": folder, **rest} if rest.get("type") in (None, "", BUILTIN_IPAM):
             found = folder or found
-    return Path(found) if isinstance(found, str) else DEFAULT_DATA_DIR
+    return Path(found) if isinstance(found, str) and found.startswith("/") else DEFAULT_DATA_DIR
+
+
+def _check_data_dir(where: str, folder: str) -> None:
+    """It must be the same for whoever runs the plugin, wherever that is."""
+    if folder and not folder.startswith("/"):
+        raise CniError(INVALID_CONFIG, f"{where} {folder!r}: is not an absolute path")
 
 
 def _ipam(
@@ -343,9 +371,13 @@ def _ipam(
     kind = wire.get("type") or BUILTIN_IPAM
     if not isinstance(kind, str):
         raise CniError(INVALID_CONFIG, "ipam.type: is not a string")
+    if kind in (MAIN, LOOPBACK):
+        # It would call itself for ever.
+        raise CniError(INVALID_CONFIG, f"ipam.type {kind!r}: is not an IPAM plugin")
     if kind != BUILTIN_IPAM:
         return IpamConfig(kind)
     found = convert(wire, _Ipam, "ipam")
+    _check_data_dir("ipam.dataDir", found.data_dir)
     try:
         own = _sets(found)
         named = [*map(_pool, found.pools), *(() if own else pools)]

@@ -20,8 +20,8 @@ import msgspec
 from kubewire.api.meta import JSON
 from kubewire.cni import bandwidth
 from kubewire.cni.bandwidth import BandwidthError
-from kubewire.cni.config import Fit
-from kubewire.cni.plugin import MAIN, Plugin
+from kubewire.cni.config import MAIN, Fit
+from kubewire.cni.plugin import Plugin
 from kubewire.cni.pools import Pod, PoolSource
 from kubewire.cni.spec import FAILED, LATEST, CniError, Request
 

@@ -33,6 +33,8 @@ from kubewire.cni import attach, builtin_ipam, check, delegate, ipam, journal, l
 from kubewire.cni.config import (
     BUILTIN_IPAM,
     DEFAULT_DATA_DIR,
+    LOOPBACK,
+    MAIN,
     Config,
     Fit,
     for_removal,
@@ -48,6 +50,7 @@ from kubewire.cni.source import Source
 from kubewire.cni.spec import (
     FAILED,
     INVALID_CONFIG,
+    IO_FAILURE,
     LATEST,
     NOT_AVAILABLE_LIMITED,
     TRY_AGAIN_LATER,
@@ -61,8 +64,6 @@ from kubewire.cni.spec import (
 from kubewire.cni.store import Store
 from kubewire.kernel.rtnetlink import RtNetlink
 
-MAIN = "kubewire-cni"
-LOOPBACK = "loopback"
 PROGRAMS = (MAIN, BUILTIN_IPAM, LOOPBACK)
 
 log = logging.getLogger(__name__)
@@ -200,7 +201,12 @@ class Plugin:
         config = parse(request, cidrs, pod, pools)
         if config.ipam.of_node and request.command in ("ADD", "STATUS"):
             self._refuse_foreign(cidrs)
-        fit = self._fit()
+        try:
+            fit = self._fit()
+        except LookupError:
+            if not config.mtu:
+                raise
+            return config
         return replace(config, mtu=config.mtu or fit.mtu, gso=fit.gso)
 
     async def _supplied(
@@ -296,7 +302,7 @@ class Plugin:
                 assigned = await self._address(request, config)
                 assert assigned is not None
                 ports = list(_port_mappings(config, assigned))
-                self._source.ensure()
+                self._source.ensure(ip.address.version for ip in assigned.ips)
                 result = attach.add(self._netlink, room, request, config, assigned)
                 if ports:
                     self._host_ports(config).put(_label(config, request.owner), ports)
@@ -440,6 +446,8 @@ def _as_cni_error(error: Exception) -> CniError:
             return CniError(INVALID_CONFIG, f"runtimeConfig.portMappings: {error}")
         case StatusError():
             return CniError(TRY_AGAIN_LATER, f"Kubernetes API: {error}")
+        case OSError(filename=str() as path):
+            return CniError(IO_FAILURE, f"{path}: {error.strerror}")
         case OSError():
             return CniError(FAILED, str(error))
     log.error("CNI call failed", exc_info=error)

@@ -42,6 +42,10 @@ _NEEDED = {
     "VERSION": (),
 }
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+_LONGEST_NAME = 200
+"""Of a network: it is the name of a folder and, with the container's, of a device's alias."""
+_NO_INTERFACES = {"all", "default"}
+"""Folders of settings beside those of the interfaces."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*", re.ASCII)
 
 Interface = IPv4Interface | IPv6Interface
@@ -156,6 +160,8 @@ def _check_network_name(name: object) -> None:
         raise CniError(INVALID_CONFIG, "name: is not a string")
     if not _NAME.fullmatch(name):
         raise CniError(INVALID_CONFIG, f"name {name!r}: has illegal characters")
+    if len(name) > _LONGEST_NAME:
+        raise CniError(INVALID_CONFIG, f"name {name!r}: is longer than {_LONGEST_NAME} characters")
 
 
 def _check_variables(env: Mapping[str, str], command: str) -> None:
@@ -168,7 +174,10 @@ def _check_variables(env: Mapping[str, str], command: str) -> None:
         )
     if len(interface.encode()) > 15:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {interface!r}: is longer than 15 characters")  # fmt: skip
-    if interface in {".", ".."} or any(c in "/:" or c.isspace() for c in interface):
+    if interface in _NO_INTERFACES:
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {interface!r}: is not a name of an interface")  # fmt: skip
+    # The kernel takes a percent sign for a number that it is to choose.
+    if interface in {".", ".."} or any(c in "/:%" or c.isspace() for c in interface):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {interface!r}: has illegal characters")
 
 

@@ -15,11 +15,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 from kubewire.cni.ipam import Address
 from kubewire.kernel import links, routes
-from kubewire.kernel.netlink import Message
+from kubewire.kernel.netlink import Message, NetlinkError
 from kubewire.kernel.netns import Netns, current, opened
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -36,7 +36,14 @@ _FEW = 4
 """Removals under way from which on the next ones are put together."""
 
 _DEFAULTS = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+_NO_IPV6 = (errno.ESRCH, errno.EOPNOTSUPP)
+"""What the kernel says of an IPv6 route on a device without IPv6, or without any."""
+_MULTICAST = ip_network("ff00::/8")
 _NEXT_HOPS = {4: NEXT_HOP_V4, 6: NEXT_HOP_V6}
+
+
+class TakenError(Exception):
+    """Another cable of the node leads to one of the addresses: networks that give the same ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +103,23 @@ def wire(node: RtNetlink, room: Room, cable: Cable) -> None:
     try:
         outer = node.index(cable.host_interface)
         inner = room.netlink.index(cable.interface)
+        # The node's end first: without a carrier it comes up without a walk through all routes.
+        node.transact([links.set_link(outer, alias=cable.alias), *links.bring_up(outer)])
         room.netlink.transact(pod_side(inner, cable))
-        # The node's end goes up last and in one batch with its routes: up means complete.
-        node.transact(node_side(outer, cable))
+        _add_node_side(node, outer, cable)
     except BaseException:
         unwire(node, cable.host_interface)
+        raise
+
+
+def _add_node_side(node: RtNetlink, outer: int, cable: Cable) -> None:
+    try:
+        node.transact(node_side(outer, cable))
+    except NetlinkError as error:
+        for address in cable.addresses:
+            taken = routes.add_route(Route(ip_network(address), outer))
+            if any(f.message == taken and f.errno == errno.EEXIST for f in error.failures):
+                raise TakenError(str(address)) from None
         raise
 
 
@@ -116,15 +135,25 @@ def ways(cable: Cable, version: int) -> list[Route]:
 
 
 def node_side(index: int, cable: Cable) -> list[Message]:
-    """Requests on the node once the pod's end is up."""
-    batch = [*links.bring_up(index, alias=cable.alias)]
+    """Requests on the node once both ends are up.
+
+    For each device that gets a carrier the kernel walks all IPv6 routes, and for each new route all
+    others to its destination. So a cable has no IPv6 route but the pod's: neither an address (the
+    next hop is nobody's) nor the route of multicast, which nobody sends there.
+    """
+    batch = [
+        links.settle(index),
+        routes.delete_route(_multicast(index)).tolerate(*_NO_IPV6),
+    ]
     for address in cable.addresses:
-        batch.append(routes.put_route(Route(ip_network(address), index)))
+        batch.append(routes.add_route(Route(ip_network(address), index)))
         batch.append(routes.put_neighbour(index, address, cable.mac))
-    if any(a.version == 6 for a in cable.addresses):
-        # Answers pings of the gateway, and is the source of "packet too big" on this cable.
-        batch.append(routes.put_address(index, IPv6Interface(f"{NEXT_HOP_V6}/64")))
     return batch
+
+
+def _multicast(index: int) -> Route:
+    """What the kernel adds for each device that comes up."""
+    return Route(_MULTICAST, index, table=routes.TABLE_LOCAL, kind="multicast", protocol=routes.PROTOCOL_KERNEL)  # fmt: skip
 
 
 def pod_side(index: int, cable: Cable) -> list[Message]:
@@ -144,7 +173,8 @@ def pod_side(index: int, cable: Cable) -> list[Message]:
             route = replace(way, device=index, via=via, onlink=True)
             batch.append(routes.add_route(route).tolerate(errno.EEXIST))
         batch.append(routes.put_neighbour(index, via, HOST_MAC))
-    return batch
+    # Now it has its carrier, and may send.
+    return [*batch, links.settle(index)]
 
 
 class Sweeper:

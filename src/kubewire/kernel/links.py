@@ -5,8 +5,9 @@ Devices are created down: IFF_UP on a veth's peer at creation is refused (ENOTCO
 address generation mode (EAFNOSUPPORT); `set_link` does both afterwards.
 """
 
+import errno
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from kubewire.kernel.netlink import (
@@ -199,12 +200,14 @@ def set_link(
     return Message(NEWLINK, 0, body + b"".join(parts), f"set link {link}")
 
 
-def bring_up(link: str | int, *, alias: str = "") -> tuple[Message, Message]:
+def bring_up(link: str | int) -> tuple[Message, Message]:
     """Take a device into use without the link-local address that the kernel would make.
 
     Two requests: Linux 6.1 looks at "up" first where both come in one, and makes the address.
     """
-    return set_link(link, alias=alias, no_autoconf=True), set_link(link, up=True)
+    # There is no IPv6 on a device whose MTU is too small for it, or where the kernel has none.
+    quiet = set_link(link, no_autoconf=True).tolerate(errno.EAFNOSUPPORT)
+    return quiet, set_link(link, up=True)
 
 
 def set_hairpin(port: str, on: bool = True) -> Message:
@@ -230,6 +233,14 @@ def get_link(link: str | int) -> Message:
     if isinstance(link, str):
         return Message(GETLINK, 0, _body() + text(_IFNAME, link), f"link {link}")
     return Message(GETLINK, 0, _body(link), f"link {link}")
+
+
+def settle(link: str | int) -> Message:
+    """Have the kernel take notice of a carrier that has just come (Linux 6.8; by itself it does a bit later).
+
+    Until then the device drops what it is to send, and IPv6 has not begun on it.
+    """
+    return replace(get_link(link), what=f"settle link {link}")
 
 
 def all_links() -> bytes:

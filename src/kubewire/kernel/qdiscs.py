@@ -56,7 +56,7 @@ def put_tbf(
 ) -> Message:
     """Limit what leaves a device; the burst defaults to 100 ms at that rate, at least 64 KiB."""
     rate = max(bits_per_second // 8, 1)
-    burst = burst_bytes or max(rate // 10, 65536)
+    burst = min(burst_bytes or max(rate // 10, 65536), 0xFFFFFFFF)
     limit = min(rate * latency_ms // 1000 + burst, 0xFFFFFFFF)
     parameters = _rate(rate) + bytes(12) + struct.pack("=III", limit, _ticks(burst, rate), 0)
     options = [attr(1, parameters), attr(2, _rate_table(rate)), attr(6, struct.pack("=I", burst))]
