@@ -106,7 +106,7 @@ def counted(variant: str) -> dict[tuple[int, str], int]:
 
 def test_rules_are_counted(proxier: IptablesProxier, variant: str) -> None:
     proxier.sync(*told("plain"))
-    for fixture in FIXTURES[::4]:
+    for fixture in [*FIXTURES][::4]:
         given, addresses = told(fixture)
         proxier.apply(given, addresses)
         counts = {(c.version, c.table): c for c in proxier.rule_counts()}
