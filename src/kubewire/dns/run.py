@@ -17,7 +17,6 @@ from kubewire.dns.config import DEFAULT_COREFILE, Configuration, Environment, bu
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugins.reload import FAILED, RUNNING
 from kubewire.dns.server import Server
-from kubewire.kernel.scheduler import short_slices
 
 log = logging.getLogger("kubewire.dns")
 
@@ -79,7 +78,6 @@ def run(
         warn=lambda text: log.warning("%s", text),
     )
     set_up_logging()
-    short_slices()
     again = partial(read, conf, env, text)
     return asyncio.run(_serve(again(), again, env, quiet=quiet))
 
