@@ -54,6 +54,25 @@ from kubewire.api.errors import InputError
     show_default=True,
     help="Zone that goes to cluster DNS.",
 )
+@click.option(
+    "--metrics-listen-address",
+    "-metrics-listen-address",
+    "metrics",
+    default="0.0.0.0:9353",
+    show_default=True,
+    help="Where the node's cache counts what it could not put in place; empty: nowhere.",
+)
+@click.option(
+    "--syncinterval",
+    "-syncinterval",
+    "interval",
+    default=60,
+    show_default=True,
+    help="Seconds between looks at device and rules.",
+)
+@click.option(
+    "--skipteardown", "-skipteardown", "stays", is_flag=True, help="Leave them at the end."
+)
 @click.option("--health-port", "-health-port", type=int, default=8080, show_default=True)
 @click.pass_context
 def dns(
@@ -102,6 +121,7 @@ def dns(
 def _node_local(
     template: str | None, where: dict[str, str], *, quiet: bool, localip: str, upstream: str,
     cluster_domain: str, health_port: int, interface: str, upstream_service: str,
+    interval: int, stays: bool, metrics: str,
 ) -> int:  # fmt: skip
     from kubewire.dns.nodelocal.plan import NodeLocal
     from kubewire.dns.nodelocal.run import run
@@ -113,7 +133,10 @@ def _node_local(
         health_port=health_port,
     )
     conf = Path(template) if template else None
-    return run(plan, upstream_service, interface=interface, template=conf, quiet=quiet, **where)
+    return run(
+        plan, upstream_service, interface=interface, template=conf, quiet=quiet,
+        interval=interval, stays=stays, metrics=metrics, **where,
+    )  # fmt: skip
 
 
 @dns.command()

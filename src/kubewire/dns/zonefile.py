@@ -152,8 +152,10 @@ class _Reader:
         path = str(Path(file).parent / words[0].strip('"'))
         try:
             text = _text(Path(path).read_bytes(), path)
-        except OSError as error:
-            why = str(error.strerror).lower()
+        except ZoneFileError:
+            raise
+        except (OSError, ValueError) as error:
+            why = str(getattr(error, "strerror", error)).lower()
             raise ZoneFileError(f"{place}: failed to open `{words[0]}': {why}") from error
         reader = self._reader
         origin, owner = reader.current_origin, reader.last_name
