@@ -254,8 +254,8 @@ def _questions(folder: Path) -> dict[str, Path]:
 def _pair(folder: Path) -> dict[str, Path]:
     """What a pod asks of a Service and of an outside name: both families, one client after another.
 
-    The same first labels, the same lengths of questions and as many of them; what differs is the
-    answer.
+    First labels of the same lengths below three domains whose lengths lie as far apart, and as many
+    questions. Addresses have two sizes, one per family; NXDOMAIN has one.
     """
     hits = [f"www-example{i}-com.{n}.svc.{ZONE}" for i in range(LABELS) for n in NAMESPACES]
     path = ("d.svc.", "svc.", "")

@@ -10,7 +10,7 @@
  * last piece may be shorter), and while questions come fast the thread naps shortly instead of being
  * woken for each. A packet costs the kernel about as much as six answers inside of one, so the more
  * packets a batch needs, the longer the nap: names of many lengths, as search paths make them, then
- * cost no more than names of one.
+ * cost about as much as names of one.
  *
  * Plain C behind a small surface: Python loads it by ctypes, so one library serves every version.
  */
