@@ -38,6 +38,7 @@ test-quick: .venv/.ready
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not e2e and not tool" --ignore tests/networkpolicy/test_connections.py
 
 fuzz: .venv/.ready
+	FUZZ_TIMES=20 $(BIN)/pytest -q tests/dns/test_sanitizers.py
 	PYTHONPATH=. $(BIN)/python tests/dns/fuzz.py -max_total_time=60 $(ARGS)
 
 bench: .venv/.ready

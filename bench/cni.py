@@ -8,7 +8,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,11 @@ def figures() -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _installed() -> Iterator[tuple[Runtime, int]]:
+def _installed() -> Iterator[Runtime]:
     namespaces.mount_tmpfs("/var/lib")
     install.install_programs(BIN, socket=SOCKET)
-    with agent() as child:
-        yield Runtime([OURS], [BIN]), child.pid
+    with agent():
+        yield Runtime([OURS], [BIN])
 
 
 def _timed(
@@ -69,7 +69,7 @@ def _timed(
 
 
 def _calls() -> Figures:
-    with _installed() as (ours, _):
+    with _installed() as ours:
         theirs = Runtime([THEIRS], [REFERENCE], name="reference")
         taken: dict[str, list[float]] = {}
         for number in range(CALLS):
@@ -93,7 +93,7 @@ def _calls() -> Figures:
 
 
 def _parallel() -> Figures:
-    with _installed() as (ours, _):
+    with _installed() as ours:
         theirs = Runtime([THEIRS], [REFERENCE], name="reference")
         seconds = {}
         for name, runtime in (("kubewire", ours), ("bridge", theirs)):
@@ -130,11 +130,26 @@ def _dual_sequence() -> Figures:
 
 
 def _grown(title: str, plugin: dict[str, Any]) -> Figures:
-    with _installed() as (ours, agent_pid):
-        ours.plugins = [plugin]
-        taken, used = _filled(ours, lambda: _cpu(agent_pid))
-    first, last = _ends(taken)
-    early, late = ((used[end] - used[end - 99]) / 99 * 1000 for end in (99, SEQUENCE - 1))
+    """The last hundred of a node that fills up, in turn with the first hundred of another one.
+
+    Neighbours on the machine slow both alike.
+    """
+    namespaces.mount_tmpfs("/var/lib")
+    taken: dict[str, list[float]] = {"first": [], "last": []}
+    used: dict[str, list[float]] = {"first": [], "last": []}
+    with contextlib.ExitStack() as stack:
+        nodes = {name: stack.enter_context(_node(name, plugin)) for name in taken}
+        for number in range(SEQUENCE - 100):
+            _added(nodes["last"][0], f"before{number}")
+        for number in range(100):
+            for name in ("first", "last") if number % 2 else ("last", "first"):
+                runtime, pid = nodes[name]
+                before = _cpu(pid)
+                taken[name].append(_added(runtime, f"{name}{number}"))
+                used[name].append(_cpu(pid) - before)
+    (first, last), (early, late) = (
+        [statistics.quantiles(found[name])[0] * 1000 for name in found] for found in (taken, used)
+    )
     return [
         {
             "figure": f"{SEQUENCE} {title}",
@@ -148,10 +163,28 @@ def _grown(title: str, plugin: dict[str, Any]) -> Figures:
     ]
 
 
+@contextlib.contextmanager
+def _node(name: str, plugin: dict[str, Any]) -> Iterator[tuple[Runtime, int]]:
+    """A node of its own with an agent."""
+    space, programs, socket = Path(f"/run/netns/{name}"), Path(f"/run/{name}"), Path(f"/run/{name}.sock")  # fmt: skip
+    netns.create(space)
+    install.install_programs(programs, socket=socket)
+    ipam = plugin["ipam"] | {"dataDir": f"/var/lib/{name}"}
+    with agent(socket, space) as child:
+        yield Runtime([plugin | {"ipam": ipam}], [programs]), child.pid
+
+
+def _added(runtime: Runtime, container: str) -> float:
+    netns.create(Path(f"/run/netns/{container}"))
+    return _timed(runtime, "ADD", container)[0]
+
+
 def _reference_sequence() -> Figures:
     namespaces.mount_tmpfs("/var/lib")
-    taken, _ = _filled(Runtime([THEIRS], [REFERENCE], name="reference"), float)
-    first, last = _ends(taken)
+    runtime = Runtime([THEIRS], [REFERENCE], name="reference")
+    taken = [_added(runtime, f"c{number}") for number in range(SEQUENCE)]
+    # Lower quartiles, so that neighbours do not count.
+    first, last = (statistics.quantiles(part)[0] * 1000 for part in (taken[:100], taken[-100:]))
     return [
         {
             "figure": f"{SEQUENCE} ADDs in sequence, bridge + host-local",
@@ -160,22 +193,6 @@ def _reference_sequence() -> Figures:
             "ratio": round(last / first, 3),
         }
     ]
-
-
-def _filled(runtime: Runtime, used: Callable[[], float]) -> tuple[list[float], list[float]]:
-    """Seconds of each ADD, and what ``used`` says after it."""
-    taken, after = [], []
-    for number in range(SEQUENCE):
-        netns.create(Path(f"/run/netns/c{number}"))
-        taken.append(_timed(runtime, "ADD", f"c{number}")[0])
-        after.append(used())
-    return taken, after
-
-
-def _ends(taken: list[float]) -> tuple[float, float]:
-    """Milliseconds at the start and at the end: lower quartiles, so that neighbours do not count."""
-    first, last = (statistics.quantiles(part)[0] * 1000 for part in (taken[:100], taken[-100:]))
-    return first, last
 
 
 def _cpu(pid: int) -> float:

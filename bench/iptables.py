@@ -133,8 +133,9 @@ def _change(variant: str, count: int) -> Iterator[dict[str, Any]]:
 
 
 def _healed(proxier: IptablesProxier) -> float:
-    """After a first time, which may have to find out what is right."""
-    proxier.heal()
+    """After what is right has been found out: by the first time that finds no fault."""
+    while proxier.heal():
+        pass
     return _timed(proxier.heal)
 
 

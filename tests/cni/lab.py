@@ -2,7 +2,7 @@
 
 import socket
 from contextlib import ExitStack
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,27 @@ from kubewire.cni.network import PodNetwork, PodRequest, PodResult
 from kubewire.cni.routes import Mode, fit
 from kubewire.cni.routing import RouteTable, underlay
 from kubewire.kernel import links, netns, routes, sysctl
+from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
 
 OTHER = ("0a:00:00:00:00:01", "0a:00:00:00:00:00")
 
 
-def node(number: int, *, cidrs: list[str] | None = None) -> Node:
+def node(
+    number: int, *, cidrs: list[str] | None = None, addresses: list[str] | None = None
+) -> Node:
+    held = addresses or [f"172.30.0.1{number}", f"fd30::1{number}"]
     return Node(
         metadata=ObjectMeta(name=f"n{number}"),
         spec=NodeSpec(pod_cidrs=cidrs or [f"10.244.{number}.0/24", f"fd00:{number}::/64"]),
         status=NodeStatus(
-            addresses=[
-                NodeAddress(type="InternalIP", address=f"172.30.0.1{number}"),
-                NodeAddress(type="InternalIP", address=f"fd30::1{number}"),
-            ]
+            addresses=[NodeAddress(type="InternalIP", address=address) for address in held]
         ),
     )
+
+
+def _static(destination: str, via: str) -> Route:
+    return Route(ip_network(destination), via=ip_address(via), protocol=4)
 
 
 class NodePods(PodNetwork):
@@ -85,6 +90,28 @@ class Lab:
                 ]
             )
 
+    def add_far_node(self) -> None:
+        """A third node behind the second, which is its router."""
+        path = self.node_path(2)
+        netns.create(path)
+        with netns.entered(path):
+            sysctl.write("net.ipv4.ip_forward", 1)
+            sysctl.write("net.ipv6.conf.all.forwarding", 1)
+        with netns.opened(path) as fd:
+            near, router, far = self.netlink(0), self.netlink(1), self.netlink(2)
+            router.transact([links.add_veth("far", "eth0", peer_netns=fd)])
+        for netlink, name, number in ((router, "far", 1), (far, "eth0", 2)):
+            index = netlink.index(name)
+            held = [
+                routes.link_local(f"0a:00:00:00:01:0{number}"),
+                *map(ip_interface, (f"172.31.0.1{number}/24", f"fd31::1{number}/64")),
+            ]
+            netlink.transact([*links.bring_up(index), *(routes.add_address(index, one) for one in held)])  # fmt: skip
+        for destination, via in (("172.31.0.0/24", "172.30.0.11"), ("fd31::/64", "fd30::11")):
+            near.transact([routes.add_route(_static(destination, via))])
+        for destination, via in (("172.30.0.0/24", "172.31.0.11"), ("fd30::/64", "fd31::11")):
+            far.transact([routes.add_route(_static(destination, via))])
+
     def node_path(self, number: int) -> Path:
         return Path(f"/run/netns/n{number}")
 
@@ -93,10 +120,11 @@ class Lab:
         with RtNetlink(self.node_path(number)) as netlink:
             return fit(mode, underlay(netlink, ip_address(f"172.30.0.1{number}")))
 
-    def network(self, number: int, **options: Any) -> PodNetwork:
-        folder = Path(f"/run/n{number}")
-        options.setdefault("fit", lambda: self.fit(number))
-        return NodePods(self.node_path(number), folder, lambda: node(number).pod_cidrs, **options)
+    def network(self, number: int, known: Node | None = None, **options: Any) -> PodNetwork:
+        folder, cidrs = Path(f"/run/n{number}"), (known or node(number)).pod_cidrs
+        if known is None:
+            options.setdefault("fit", lambda: self.fit(number))
+        return NodePods(self.node_path(number), folder, lambda: cidrs, **options)
 
     def table(self, number: int, mode: str) -> RouteTable:
         with netns.entered(self.node_path(number)):
@@ -126,6 +154,19 @@ class Lab:
             client.settimeout(2)
             try:
                 client.connect((ip, server.getsockname()[1]))
+            except OSError:
+                return False
+            return True
+
+    def routed(self, source: str, ip: str) -> bool:
+        """Somewhere there is a way from a pod: nobody says that there is none."""
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        with netns.socket_in(self.pods[source], family) as client:
+            client.settimeout(2)
+            try:
+                client.connect((ip, 1))
+            except ConnectionRefusedError:
+                return True
             except OSError:
                 return False
             return True

@@ -90,23 +90,24 @@ class Runtime:
             assert done.status == 0, (plugin["type"], done.answer)
 
 
-def serve() -> None:
+def serve(path: Path = SOCKET) -> None:
     async def run() -> None:
-        await Server(Plugin(lambda: ["10.244.0.0/24", "fd00::/64"]), SOCKET).start()
+        await Server(Plugin(lambda: ["10.244.0.0/24", "fd00::/64"]), path).start()
         await asyncio.Event().wait()
 
     asyncio.run(run())
 
 
 @contextlib.contextmanager
-def agent() -> Iterator[process.Process]:
-    child = process.fork_into(serve, name="agent")
-    while not SOCKET.exists():
+def agent(path: Path = SOCKET, node: Path | None = None) -> Iterator[process.Process]:
+    """An agent of this namespace or another."""
+    child = process.fork_into(lambda: serve(path), netns=node, name="agent")
+    while not path.exists():
         os.sched_yield()
     yield child
     child.kill()
     child.wait_blocking()
-    SOCKET.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def connects(client_in: Path | None, address: tuple[str, int], server: socket.socket) -> bool:

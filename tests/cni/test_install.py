@@ -1,11 +1,13 @@
 """What ``kubewire cni install`` writes."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from kubewire.api.errors import InputError
 from kubewire.cli.cni import cni
 from kubewire.cni import install
 
@@ -57,12 +59,58 @@ def test_a_loopback_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
             ["--non-masquerade-cidr", "10.0.0.1/8"],
             "--non-masquerade-cidr: 10.0.0.1/8 has host bits set",
         ),
+        (["--non-masquerade-cidr", "10.0.0.0/8"], "--non-masquerade-cidr: needs --ip-masq"),
+        (["--name", "a/b"], "name 'a/b': has illegal characters"),
+        (["--name", ""], "name: is missing"),
+        (["--mtu", "10"], "mtu 10: must be between 68 and 65535"),
+        (
+            ["--subnet", "10.0.0.0/24", "--subnet", "10.0.0.0/25"],
+            "ipam.ranges[1]: 10.0.0.1-10.0.0.126 overlaps",
+        ),
+        (["--socket", "/" + "x" * 110], "--socket /xxx"),
     ],
 )
 def test_wrong_use(tmp_path: Path, arguments: list[str], text: str) -> None:
     done = CliRunner().invoke(cni, ["install", "--bin-dir", str(tmp_path), "--conf-dir", str(tmp_path), *arguments])  # fmt: skip
     assert text in str(done.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--pod-cidr", "10.0.0.0/24", "--pod-cidr", "10.0.0.0/25"], "--pod-cidr: 10.0.0.0/25: "),
+        (["--socket", "/" + "x" * 110], "--socket /xxx"),
+    ],
+)
+def test_wrong_use_of_the_agent(arguments: list[str], text: str) -> None:
+    done = CliRunner().invoke(cni, ["serve", *arguments])
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception).startswith(text)
+
+
+@pytest.mark.kernel
+def test_an_agent_that_cannot_listen_says_so(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cni, ["serve", "--socket", "/proc/here"])
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: cannot serve at /proc/here, ")
+    with socket.create_server(("", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = CliRunner().invoke(
+            cni, ["serve", "--socket", f"{tmp_path}/s", "--metrics-port", port]
+        )
+    assert done.exit_code == 1
+    assert f"port {port}: [Errno 98] Address already in use" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_folder_is_that_of_the_one_who_installs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(cni, ["install", "--bin-dir", "b", "--conf-dir", "c", "--data-dir", "d"])
+    found = json.loads((tmp_path / "c" / install.CONFIG_NAME).read_text())
+    assert found["plugins"][0]["ipam"]["dataDir"] == f"{tmp_path}/d"
 
 
 def test_a_socket_path_that_cannot_be(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def talking(lab: Lab, ips: tuple[str, ...]) -> Iterator[list[Talk]]:
             talk.close()
 
 
-@pytest.mark.parametrize("mode", ["host-gw", "vxlan"])
+@pytest.mark.parametrize("mode", ["host-gw", "vxlan", "auto"])
 async def test_other_nodes_do_not_notice(lab: Lab, mode: str) -> None:
     networks = [lab.network(0), lab.network(1)]
     results = [await n.add(lab.request(uid)) for n, uid in zip(networks, "ab", strict=True)]
@@ -114,7 +114,7 @@ async def test_other_nodes_do_not_notice(lab: Lab, mode: str) -> None:
         await network.close()
 
 
-@pytest.mark.parametrize("mode", ["host-gw", "vxlan"])
+@pytest.mark.parametrize("mode", ["host-gw", "vxlan", "auto"])
 async def test_new_ranges_of_the_node_itself_are_followed(lab: Lab, mode: str) -> None:
     """The node's own Node goes and comes back with other ranges: its device follows."""
     table, netlink = lab.table(0, mode), lab.netlink(0)

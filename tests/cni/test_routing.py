@@ -1,10 +1,12 @@
 """Pods of two nodes reach each other, whichever way."""
 
+import itertools
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
 from cni.lab import Lab, node
+from kubewire.api.core import Node
 from kubewire.cni.config import Fit
 from kubewire.cni.routes import VXLAN_INTERFACE
 from kubewire.cni.routing import underlay
@@ -26,6 +28,70 @@ async def test_pods_of_two_nodes_connect(lab: Lab, mode: str) -> None:
         assert lab.connects("a", "b", ip), ip
     for ip in results[0].ips:
         assert lab.connects("b", "a", ip), ip
+    for network in networks:
+        await network.close()
+
+
+FAMILIES = {
+    # Of the nodes' addresses, and of the pods.
+    "ipv4": ("4", "4"),
+    "ipv6": ("6", "6"),
+    "dual": ("46", "46"),
+    "dual, IPv6 first": ("64", "64"),
+    "pods of both on nodes of IPv6": ("6", "46"),
+}
+
+
+def of_families(number: int, family: str, link: int = 30) -> Node:
+    outer, inner = FAMILIES[family]
+    addresses = {"4": f"172.{link}.0.1{number}", "6": f"fd{link}::1{number}"}
+    cidrs = {"4": f"10.244.{number}.0/24", "6": f"fd00:{number}::/64"}
+    return node(number, addresses=[addresses[v] for v in outer], cidrs=[cidrs[v] for v in inner])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mode", ["host-gw", "vxlan"])
+async def test_every_family_over_every_family(lab: Lab, mode: str, family: str) -> None:
+    nodes = [of_families(number, family) for number in (0, 1)]
+    networks = [lab.network(number, nodes[number]) for number in (0, 1)]
+    results = [await n.add(lab.request(uid)) for n, uid in zip(networks, "ab", strict=True)]
+    assert len(results[0].ips) == len(nodes[0].pod_cidrs)
+    for number in (0, 1):
+        lab.table(number, mode).apply(nodes)
+    for ip in results[1].ips:
+        assert lab.connects("a", "b", ip), ip
+    # New ranges: the pods that are there stay, what leads to the old ones goes.
+    moved = node(1, addresses=nodes[1].internal_ips, cidrs=["10.244.9.0/24", "fd00:9::/64"])
+    lab.table(0, mode).apply([nodes[0], moved])
+    for ip in results[1].ips:
+        assert not lab.routed("a", ip), ip
+    lab.table(0, mode).apply(nodes)
+    for ip in results[1].ips:
+        assert lab.connects("a", "b", ip), ip
+    for network in networks:
+        await network.close()
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual", "dual, IPv6 first"])
+async def test_auto_is_direct_on_a_link_and_tunnels_behind_a_router(lab: Lab, family: str) -> None:
+    lab.add_far_node()
+    # The node in the middle is known by its address on the first link.
+    nodes = [of_families(0, family), of_families(1, family), of_families(2, family, link=31)]
+    networks = [lab.network(number, nodes[number]) for number in (0, 1, 2)]
+    results = [await n.add(lab.request(uid)) for n, uid in zip(networks, "abc", strict=True)]
+    for number in (0, 1, 2):
+        lab.table(number, "auto").apply(nodes)
+    netlink = lab.netlink(0)
+    tunnel = netlink.index(VXLAN_INTERFACE)
+    ways = {str(r.destination): r.device == tunnel for r in netlink.routes()}
+    for cidr in nodes[1].pod_cidrs:
+        assert not ways[cidr]
+    for cidr in nodes[2].pod_cidrs:
+        assert ways[cidr]
+    # The node in the middle is on a link with the far one, which sees it behind a router.
+    for source, target in itertools.permutations("abc", 2):
+        for ip in results["abc".index(target)].ips:
+            assert lab.connects(source, target, ip), (source, ip)
     for network in networks:
         await network.close()
 

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ CONF = Path("/run/conf")
 LEASES = Path("/var/lib/cni/kubewire/kubewire/leases")
 SUBNETS = ["10.1.0.0/24", "fd00:1::/64"]
 NODE = Path("/proc/self/ns/net")
+FAR = Path("/run/netns/outside")
 
 
 @pytest.fixture
@@ -37,6 +40,34 @@ def devices(where: Path = NODE) -> list[str]:
         return [link.name for link in netlink.links()]
 
 
+def limited() -> int:
+    """How many devices of the node have a token bucket."""
+    with RtNetlink() as netlink:
+        return sum(kind == "tbf" for _, kind in netlink.qdiscs())
+
+
+@contextmanager
+def asking(address: tuple[str, int]) -> Iterator[socket.socket]:
+    """Somebody outside who sends datagrams to an address, always from the same port."""
+    with netns.socket_in(FAR, kind=socket.SOCK_DGRAM) as client:
+        client.settimeout(2)
+        client.connect(address)
+        yield client
+
+
+def asked(client: socket.socket, pod: Path, ip: str) -> bool:
+    """The pod hears the client, and the client its answer."""
+    with netns.socket_in(pod, kind=socket.SOCK_DGRAM) as server:
+        server.settimeout(2)
+        server.bind((ip, 53))
+        client.send(b"?")
+        try:
+            server.sendto(b"!", server.recvfrom(8)[1])
+            return client.recv(8) == b"!"
+        except OSError:
+            return False
+
+
 def owners() -> int:
     """How many attachments hold an address."""
     found = set()
@@ -51,7 +82,8 @@ def owners() -> int:
 def test_containerd_by_the_cri() -> None:
     with containers.containerd(BIN, CONF) as cri:
         assert cri.conditions()["NetworkReady"][0]
-        first = cri.run_pod("a", ports=[[(1, 0), (2, 80), (3, 8080)]], annotations={"kubernetes.io/ingress-bandwidth": "80M"})  # fmt: skip
+        first = cri.run_pod("a", ports=[[(1, 0), (2, 80), (3, 8080)], [(1, 0), (2, 80), (3, 8081), (4, "192.0.2.1")], [(1, 1), (2, 53), (3, 5353)]], annotations={"kubernetes.io/ingress-bandwidth": "80M"})  # fmt: skip
+        assert limited() == 1
         [there] = [path for path in Path("/run/netns").iterdir() if path.name.startswith("cni-")]
         assert cri.ips(first) == ["10.1.0.2", "fd00:1::2"]
         assert devices(there) == ["lo", "eth0"]
@@ -60,8 +92,21 @@ def test_containerd_by_the_cri() -> None:
         with listener(there, "10.1.0.2", 80) as server:
             assert connects(other, ("10.1.0.2", 80), server)
             assert connects(None, ("127.0.0.1", 8080), server)
-        with listener(there, "fd00:1::2", 80) as server:
-            assert connects(other, ("fd00:1::2", 80), server)
+            assert connects(FAR, ("192.0.2.1", 8081), server)
+            assert not connects(None, ("127.0.0.1", 8081), server)
+        with asking(("192.0.2.1", 5353)) as client:
+            assert asked(client, there, "10.1.0.2")
+            cri.remove_pod(first)
+            # The same "connection" of the client goes to whoever has the port now.
+            third = cri.run_pod("c", ports=[[(1, 1), (2, 53), (3, 5353)]])
+            [new] = [p for p in Path("/run/netns").glob("cni-*") if p not in (there, other)]
+            assert asked(client, new, cri.ips(third)[0])
+        cri.remove_pod(third)
+        assert limited() == 0
+        first = cri.run_pod("d")
+        [there] = [p for p in Path("/run/netns").glob("cni-*") if p != other]
+        with listener(there, cri.ips(first)[1], 80) as server:
+            assert connects(other, (cri.ips(first)[1], 80), server)
         cri.remove_pod(first)
         cri.remove_pod(second)
     assert devices() == ["lo", "up0"]
@@ -73,14 +118,22 @@ def test_containerd_by_the_cri() -> None:
 @pytest.mark.usefixtures("plugins")
 def test_podman() -> None:
     podman = containers.Podman(BIN, CONF)
-    podman("run", "-d", "--network", "kubewire", "--name", "a", "-p", "8080:80", containers.IMAGE)
+    podman("run", "-d", "--network", "kubewire", "--name", "a", "-p", "8080:80", "-p", "192.0.2.1:8081:80", containers.IMAGE)  # fmt: skip
     found = json.loads(podman("inspect", "a", "--format", "{{json .NetworkSettings}}"))
     network = found["Networks"]["kubewire"]
     assert (network["IPAddress"], network["GlobalIPv6Address"]) == ("10.1.0.2", "fd00:1::2")
     assert network["MacAddress"] == "0a:58:0a:01:00:02"
     with listener(Path(found["SandboxKey"]), "10.1.0.2", 80) as server:
         assert connects(None, ("127.0.0.1", 8080), server)
-    podman("rm", "-f", "-t", "0", "a")
+        assert connects(FAR, ("192.0.2.1", 8081), server)
+        assert not connects(None, ("127.0.0.1", 8081), server)
+    podman("run", "-d", "--network", "kubewire:ip=10.1.0.9,mac=02:00:00:00:00:09", "--name", "b", containers.IMAGE)  # fmt: skip
+    second = json.loads(podman("inspect", "b", "--format", "{{json .NetworkSettings}}"))
+    network = second["Networks"]["kubewire"]
+    assert (network["IPAddress"], network["MacAddress"]) == ("10.1.0.9", "02:00:00:00:00:09")
+    with listener(Path(found["SandboxKey"]), "fd00:1::2", 80) as server:
+        assert connects(Path(second["SandboxKey"]), ("fd00:1::2", 80), server)
+    podman("rm", "-f", "-t", "0", "a", "b")
     assert devices() == ["lo", "up0"]
     assert owners() == 0
 

@@ -261,6 +261,7 @@ def test_the_kubelets_own_pages(kubectl: Kubectl) -> None:
     names = {p["metadata"]["name"] for p in pods}
     assert {"printer", "played", "done", "crasher"} < names
     assert names - {p["metadata"]["name"] for p in running} >= {"done"}
+    assert kubectl("get", "--raw", f"{node}/run/default/played/c?cmd=hostname").stdout == "played\n"
     metrics = kubectl("get", "--raw", f"{node}/metrics").stdout
     assert 'kubelet_node_name{node="node-1"} 1.0' in metrics
     assert 'kubelet_running_containers{container_state="running"}' in metrics

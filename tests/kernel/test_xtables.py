@@ -180,6 +180,22 @@ def test_any_changes_come_to_what_the_program_makes_of_them(tmp_path: Path) -> N
     check()
 
 
+def test_what_others_leave_as_it_is_stays_right() -> None:
+    tables, programs = Tables(4), Iptables(4, "legacy")
+    programs.restore(["*filter", ":A - [0:0]", "COMMIT"])
+    tables.keep(["filter", "nat"])
+    tables.approve()
+    programs.restore(["*nat", "-A OUTPUT -j ACCEPT", "COMMIT"])
+    knock()
+    tables.apply([Change("filter", [TWO])])
+    assert tables.are_right(["filter"])
+    assert not tables.are_right(["nat"])
+    programs.restore(["*filter", "-D B -j DROP", "-A B -j ACCEPT", "COMMIT"])
+    tables.apply([Change("filter", [ONE])])
+    assert not tables.are_right(["filter"]), "it had been changed before our last change"
+    tables.close()
+
+
 THEIRS = [
     "*filter", ":THEIRS - [0:0]", "-A THEIRS -m limit --limit 5/sec -j DROP", "-A INPUT -j THEIRS",
     "-A OUTPUT -p icmp -m icmp --icmp-type 8 -j ACCEPT", "-A OUTPUT -p udp", "COMMIT",

@@ -9,7 +9,7 @@ import pytest
 from kubewire.kernel import process, terminal
 from kubewire.kubelet.logs import Question
 from kubewire.kubelet.output import Output, previous
-from kubewire.kubelet.serving.logs import records
+from kubewire.kubelet.serving.logs import following, records
 
 
 async def run(output: Output, script: str) -> int:
@@ -29,8 +29,12 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def shown(path: Path, output: Output | None = None) -> bytes:
-    return b"".join([piece async for piece in records(path, Question(), output)])
+async def shown(path: Path) -> bytes:
+    return b"".join([piece async for piece in records(path, Question())])
+
+
+async def followed(output: Output) -> bytes:
+    return b"".join([piece async for piece in following(output, Question())])
 
 
 async def test_both_streams_and_the_end_without_a_newline(tmp_path: Path) -> None:
@@ -59,7 +63,7 @@ async def test_following_goes_on_over_cuts(tmp_path: Path) -> None:
     output = Output(tmp_path / "c.log", most=2000)
     with output.pipes() as (_, out, _):
         printing = os.dup(out)
-    following = asyncio.create_task(shown(output.path, output))
+    following = asyncio.create_task(followed(output))
     for number in range(200):
         os.write(printing, b"line %d\n" % number)
         await output.changed()
@@ -68,6 +72,29 @@ async def test_following_goes_on_over_cuts(tmp_path: Path) -> None:
     assert await following == b"".join(b"line %d\n" % number for number in range(200))
     assert output.cuts > 1
     assert output.path.stat().st_size <= 2000
+
+
+async def test_following_ends_with_the_run_though_the_next_one_takes_its_file(
+    tmp_path: Path,
+) -> None:
+    output = Output(tmp_path / "c.log")
+    with output.pipes() as (_, out, _):
+        printing = os.dup(out)
+    await asyncio.sleep(0)
+    reading = asyncio.create_task(followed(output))
+    await asyncio.sleep(0)
+    os.write(printing, b"last words\n")
+    os.close(printing)
+    output.finish()
+    again = Output(output.path)
+    with again.pipes() as (_, out, _):
+        os.write(out, b"another run\n")
+    again.finish()
+    assert await reading == b"last words\n"
+    assert (await shown(output.path), await shown(previous(output.path))) == (
+        b"another run\n",
+        b"last words\n",
+    )
 
 
 async def test_a_terminal_shows_and_takes_what_is_typed(tmp_path: Path) -> None:

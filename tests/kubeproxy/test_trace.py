@@ -112,7 +112,7 @@ def test_explain_shows_what_cannot_be_an_endpoint() -> None:
         "127.0.0.1": "may not be in the loopback range (127.0.0.0/8, ::1/128)",
         "169.254.0.1": "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
         "224.0.0.1": "may not be in the multicast range (224.0.0.0/4, ff00::/8)",
-        "10.244.0.2": f'EndpointSlice {slices[1].metadata.name} has no TCP port named "p"',
+        "10.244.0.2": f'EndpointSlice {slices[1].metadata.name} has no TCP port named "p" (pods without the targetPort?)',
         "web.example": "addressType FQDN has no address to send to",
     }
     assert [e["in"] for e in record["endpoints"]].count(True) == 1

@@ -38,7 +38,10 @@ def cni() -> None:
     f"[default: the agent's podCIDRs; with --standalone {ALONE_SUBNET}]",
 )
 @click.option(
-    "--mtu", type=int, default=0, help="MTU of the pods' interfaces; 0: the kernel's default."
+    "--mtu",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="MTU of the pods' interfaces.  [default: what fits the way between nodes, if the agent knows]",
 )
 @click.option(
     "--data-dir",
@@ -77,6 +80,7 @@ def install(
     from kubewire.api.errors import InputError
     from kubewire.cni import install as installer
     from kubewire.cni.ipam import IpamError, Range
+    from kubewire.cni.spec import CniError
 
     for subnet in subnets:
         try:
@@ -88,17 +92,26 @@ def install(
             ip_network(cidr)
         except ValueError as error:
             raise InputError(f"--non-masquerade-cidr: {error}") from None
+    if kept and not ip_masq:
+        raise InputError("--non-masquerade-cidr: needs --ip-masq")
     if standalone and not subnets:
         subnets = (ALONE_SUBNET,)
     config = installer.network_config(
         name,
         subnets=subnets,
         mtu=mtu,
-        data_dir=data_dir,
+        data_dir=data_dir.absolute() if data_dir else None,
         chained=chained,
         masquerade=ip_masq,
         not_masqueraded=kept,
     )
+    try:
+        installer.check_config(config)
+        installer.check_socket(socket.absolute())
+    except CniError as error:
+        raise InputError(error.message) from None
+    except installer.InstallError as error:
+        raise InputError(f"--{error}") from None
     try:
         for path in installer.install_programs(
             bin_dir, socket=socket.absolute(), standalone=standalone
@@ -119,17 +132,30 @@ def install(
     multiple=True,
     help="Addresses for networks that name no range; one for each family.",
 )
-@click.option("--metrics-port", type=int, default=0, help="Serve /metrics on this port.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Serve /metrics on this port; 0: nowhere.",
+)
 def serve(socket: Path, pod_cidrs: tuple[str, ...], metrics_port: int) -> None:
     """Answer the installed plugins until a signal comes."""
     import asyncio
 
     from kubewire.api.errors import InputError
-    from kubewire.cni.ipam import IpamError, range_sets
+    from kubewire.cni.install import InstallError, check_socket
+    from kubewire.cni.ipam import IpamError, check, range_sets
     from kubewire.cni.server import serve_forever
 
     try:
-        range_sets(pod_cidrs)
+        if pod_cidrs:
+            check(range_sets(pod_cidrs), pod_cidrs)
+        check_socket(socket.absolute())
     except IpamError as error:
         raise InputError(f"--pod-cidr: {error}") from None
-    asyncio.run(serve_forever(socket.absolute(), pod_cidrs, metrics_port=metrics_port))
+    except InstallError as error:
+        raise InputError(f"--{error}") from None
+    try:
+        asyncio.run(serve_forever(socket.absolute(), pod_cidrs, metrics_port=metrics_port))
+    except OSError as error:
+        raise click.ClickException(f"cannot serve at {socket}, port {metrics_port}: {error}") from error  # fmt: skip

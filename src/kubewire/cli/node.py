@@ -47,7 +47,10 @@ from kubewire.cli.options import network_options
 )
 @click.option("--network-policy/--no-network-policy", default=True, show_default=True)
 @click.option(
-    "--metrics-port", type=int, default=0, help="Serve /metrics (addresses) on this port."
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Serve /metrics (addresses) on this port; 0: nowhere.",
 )
 def node(
     kubeconfig: str | None,

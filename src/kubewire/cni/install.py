@@ -17,9 +17,9 @@ import msgspec
 
 import kubewire
 from kubewire.api.meta import JSON
-from kubewire.cni.config import LOOPBACK, MAIN
+from kubewire.cni.config import LOOPBACK, MAIN, parse
 from kubewire.cni.plugin import PROGRAMS
-from kubewire.cni.spec import VERSIONS
+from kubewire.cni.spec import VERSIONS, parse_request
 
 CONFIG_NAME = "10-kubewire.conflist"
 DEFAULT_SOCKET = Path("/run/kubewire/cni.sock")
@@ -32,6 +32,19 @@ class InstallError(Exception):
     """The plugins cannot be made on this machine."""
 
 
+def check_socket(path: Path) -> None:
+    """InstallError unless the agent can listen there (beside it at first) and the programs can name it."""
+    if len(os.fsencode(path)) > 103 or any(c in str(path) for c in "'\"\\\n"):
+        raise InstallError(f"socket {path}: the path is too long or has quotes in it")
+
+
+def check_config(config: JSON) -> None:
+    """CniError that names the field, as the plugin would say it to a runtime."""
+    main = config["plugins"][0] | {"name": config["name"], "cniVersion": config["cniVersion"]}
+    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "x", "CNI_NETNS": "x", "CNI_IFNAME": "x"}
+    parse(parse_request(env, msgspec.json.encode(main)), ["192.0.2.0/24"])
+
+
 def install_programs(
     folder: Path, *, socket: Path, standalone: bool = False, compiler: str | None = None
 ) -> list[Path]:
@@ -39,8 +52,7 @@ def install_programs(
 
     ``compiler`` None means ``cc`` if there is one; "" means none.
     """
-    if len(os.fsencode(socket)) > 107 or any(c in str(socket) for c in "'\"\\\n"):
-        raise InstallError(f"socket {socket}: the path is too long or has quotes in it")
+    check_socket(socket)
     folder.mkdir(parents=True, exist_ok=True)
     compiler = shutil.which("cc") if compiler is None else compiler
     data = _program(folder, socket, standalone, compiler)

@@ -138,7 +138,11 @@ def plan(
         else:
             parts.append(_tunnelled(outer, cidrs))
     tunnels = frozenset[Tunnel]().union(*(part.tunnels for part in parts))
-    needs_device = mode in ("vxlan", "wireguard") or tunnels
+    needs_device = (
+        mode in ("vxlan", "wireguard")
+        or tunnels
+        or (mode == "auto" and own and _tunnels_come(own, known, connected))
+    )
     return Plan(
         frozenset[Way]().union(*(part.ways for part in parts)),
         frozenset[Hop]().union(*(part.hops for part in parts)),
@@ -284,6 +288,14 @@ def _direct(mode: Mode, outer: Address, connected: Sequence[Network]) -> bool:
     if mode == "auto":
         return any(outer in network for network in connected)
     return mode == "host-gw"
+
+
+def _tunnels_come(own: Node, nodes: Iterable[Node], connected: Sequence[Network]) -> bool:
+    """Somebody on another link of ours has to go by our address on the first one, behind a router."""
+    ours = _outer(own)
+    shared = [network for network in connected if ours and ours in network]
+    theirs = [outer for node in nodes if (outer := _outer(node))]
+    return any(not any(outer in network for network in shared) for outer in theirs)
 
 
 def _direct_way(node: Node, cidr: Network) -> Way | None:

@@ -92,18 +92,23 @@ async def serve_forever(path: Path, pod_cidrs: Sequence[str], *, metrics_port: i
     plugin = Plugin(lambda: pod_cidrs)
     server = Server(plugin, path)
     await server.start()
-    metrics = asyncio.create_task(_metrics(plugin, metrics_port)) if metrics_port else None
     try:
-        await ended.wait()
+        if metrics_port:
+            await _serving_metrics(plugin, metrics_port, ended)
+        else:
+            await ended.wait()
     finally:
-        if metrics:
-            metrics.cancel()
-            await asyncio.wait([metrics])
         await server.close()
         await plugin.close()
 
 
-async def _metrics(plugin: Plugin, port: int) -> None:
+async def _serving_metrics(plugin: Plugin, port: int, ended: asyncio.Event) -> None:
     from kubewire.cni.metrics import serve
 
-    await serve(plugin, port)
+    metrics, end = asyncio.create_task(serve(plugin, port)), asyncio.create_task(ended.wait())
+    await asyncio.wait([metrics, end], return_when=asyncio.FIRST_COMPLETED)
+    end.cancel()
+    if metrics.done():
+        metrics.result()
+    metrics.cancel()
+    await asyncio.wait([metrics])

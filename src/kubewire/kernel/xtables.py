@@ -6,7 +6,7 @@ what differs is changed in them: what is left is the kernel's own work.
 
 They are kept no longer than they are sure to be what the kernel has: everybody who writes tables
 opens the lock file for it, and that is watched (inotify); whoever does not leaves a table of another
-shape. After that the table is fetched. What cannot be written here is left to the program
+shape. After that the table is fetched and compared. What cannot be written here is left to the program
 (`UnfitError`), before anything is written.
 """
 
@@ -58,8 +58,10 @@ class Info(NamedTuple):
 class _Kept(NamedTuple):
     info: Info
     blob: Blob
-    right: bool
+    right: bool = False
     """Somebody has said so; our own changes do not alter that."""
+    sure: bool = True
+    """Nobody has taken the lock since."""
 
 
 class Tables:
@@ -131,26 +133,33 @@ class Tables:
     def _locked(self) -> Iterator[None]:
         try:
             if self._lock is None or self._lock.gone:
-                self._kept = {}
-                self._lock = _Lock(LOCK)
+                if self._lock:
+                    self._lock.close()
+                self._kept, self._lock = {}, _Lock(LOCK)
         except OSError as error:
             raise UnfitError(f"{LOCK}: {error.strerror}") from None
         with self._lock.held() as alone:
             if not alone:
-                self._kept = {}
+                self._kept = {t: kept._replace(sure=False) for t, kept in self._kept.items()}
             yield
 
     def _edited(self, change: Change) -> tuple[_Kept, Edit]:
         """Kept no more until it is in the kernel."""
-        table = change.table
-        kept = self._kept.pop(table, None)
-        if not kept or kept.info != self.info(table):
-            kept = self._fetched(table)
+        kept = self._current(change.table)
+        self._kept.pop(change.table, None)
         return kept, kept.blob.edit(change)
+
+    def _current(self, table: str) -> _Kept:
+        kept, info = self._kept.get(table), self.info(table)
+        if not kept or kept.info != info:
+            return self._fetched(table)
+        if not kept.sure and not kept.blob.is_like(data := self._entries(table, info)):
+            return _Kept(info, Blob.read(self._version, data))
+        return kept._replace(sure=True)
 
     def _fetched(self, table: str) -> _Kept:
         info = self.info(table)
-        return _Kept(info, Blob.read(self._version, self._entries(table, info)), right=False)
+        return _Kept(info, Blob.read(self._version, self._entries(table, info)))
 
     def _entries(self, table: str, info: Info) -> bytearray:
         data = bytearray(ROOM + info.size)
@@ -160,7 +169,7 @@ class Tables:
         return data
 
     def _replace(self, table: str, kept: _Kept, edit: Edit) -> None:
-        info, blob, right = kept
+        info, blob = kept.info, kept.blob
         counters = bytearray(edit.before * COUNTERS)
         name, shape = table.encode(), (blob.count, blob.size)
         hold = (ctypes.c_char * len(counters)).from_buffer(counters)
@@ -173,7 +182,7 @@ class Tables:
         except OSError as error:
             log.warning("table %s: its counters are lost: %s", table, error)
         else:
-            self._kept[table] = _Kept(Info(info.hooks, info.places, *shape), blob, right)
+            self._kept[table] = _Kept(Info(info.hooks, info.places, *shape), blob, kept.right)
 
     def _ask(self, option: int, answer: bytearray | memoryview) -> None:
         length = ctypes.c_uint(len(answer))

@@ -22,7 +22,7 @@ from kubewire.kubelet.logs import STREAMS, Splitter, moment
 
 MOST = 10 << 20
 BLOCK = 1 << 16
-PIPE = 1 << 20
+PIPE = 1 << 18
 """Bytes that a program may print while the kubelet is busy with something else."""
 
 Listener = Callable[[str, bytes], None]
@@ -40,6 +40,9 @@ class Output:
         """How often the file began anew."""
         self._most = most
         self._file = -1
+        self._cut = -1
+        """The file that was cut last: whoever follows may not have read its end."""
+        self._followers = 0
         self._size = 0
         self._readers: dict[int, tuple[str, Splitter]] = {}
         self._listeners: set[Listener] = set()
@@ -111,26 +114,39 @@ class Output:
                 if not self._read(reading):
                     break
             self._close(reading)
-        for fd in (self._file, self._input):
-            if fd >= 0:
-                os.close(fd)
-        self._file = self._input = self._terminal = -1
+        _close_all((self._input,))
+        self._input = self._terminal = -1
         if self._writer is not None:
             self._writer.close()
         self.is_finished = True
+        self._close_files()
         self._notify()
 
     async def changed(self) -> None:
         """Return when there is more, or an end."""
         await self._changed.wait()
 
-    def after(self, position: int) -> bytes:
-        """What the file holds from a position on."""
-        return read_from(self.path, position)
+    @contextlib.contextmanager
+    def following(self) -> Iterator[None]:
+        """Keep the files open, whatever becomes of their names: the next run takes them."""
+        self._followers += 1
+        try:
+            yield
+        finally:
+            self._followers -= 1
+            self._close_files()
 
-    def before(self, position: int) -> bytes:
-        """The same of the file that was cut last."""
-        return read_from(self._full, position)
+    def read(self, position: int, cuts: int) -> tuple[bytes, int, int]:
+        """For who is ``following``: what comes after a position, and the position after that."""
+        if cuts != self.cuts:
+            return _read_all(self._cut, position), 0, self.cuts
+        data = _read_all(self._file, position)
+        return data, position + len(data), cuts
+
+    def _close_files(self) -> None:
+        if self.is_finished and not self._followers:
+            _close_all((self._file, self._cut))
+            self._file = self._cut = -1
 
     @contextlib.contextmanager
     def listening(self, listener: Listener) -> Iterator[None]:
@@ -140,10 +156,6 @@ class Output:
             yield
         finally:
             self._listeners.discard(listener)
-
-    @property
-    def _full(self) -> Path:
-        return self.path.with_suffix(".full")
 
     def _read(self, reading: int) -> bool:
         """Take a block; true if there was one."""
@@ -179,15 +191,18 @@ class Output:
         if not records or self._file < 0:
             return
         if self._size and self._size + len(records) > self._most:
-            os.close(self._file)
-            self.path.rename(self._full)
+            _close_all((self._cut,))
+            self._cut = self._file
+            self.path.rename(self.path.with_suffix(".full"))
             self.cuts += 1
             self._open()
-        os.write(self._file, records)
+        # Without room for logs the program goes on.
+        with contextlib.suppress(OSError):
+            os.write(self._file, records)
         self._size += len(records)
 
     def _open(self) -> None:
-        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self.path, flags, 0o644)
         self._size = 0
 
@@ -196,14 +211,9 @@ class Output:
         self._changed = asyncio.Event()
 
 
-def read_from(path: Path, position: int) -> bytes:
-    """What a file holds from a position on; nothing if there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(position)
-            return file.read()
-    except FileNotFoundError:
-        return b""
+def _read_all(fd: int, position: int) -> bytes:
+    """What an open file holds from a position on."""
+    return os.pread(fd, max(os.fstat(fd).st_size - position, 0), position) if fd >= 0 else b""
 
 
 def _close_all(fds: Iterable[int]) -> None:

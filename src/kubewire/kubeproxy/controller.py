@@ -278,11 +278,9 @@ class KubeProxy:
             hosts = [ip for v in (4, 6) for ip in node_port_addresses(self._view, config, v)]
         closed = await self._health_checks.update(self._checks, hosts)
         for key, fault in closed.items() - self._closed.items():
-            self._record(
-                self.services.store[key],
-                "FailedToStartServiceHealthcheck",
-                f'node {self._view.name} failed to start healthcheck "{key}" on {fault}',
-            )
+            if service := self.services.store.get(key):
+                text = f'node {self._view.name} failed to start healthcheck "{key}" on {fault}'
+                self._record(service, "FailedToStartServiceHealthcheck", text)
         self._closed = closed
 
     def _seen(self) -> NodeView:

@@ -107,8 +107,8 @@ def refused(
         if piece.address_type not in VERSIONS:
             lacking = f"addressType {piece.address_type} has no address to send to"
         elif not _numbers(piece, port):
-            name = f' named "{port.name}"' if port.name else " without a name"
-            lacking = f"EndpointSlice {piece.metadata.name} has no {port.protocol} port{name}"
+            name = f' named "{port.name}"' if port.name else ""
+            lacking = f"EndpointSlice {piece.metadata.name} has no {port.protocol} port{name} (pods without the targetPort?)"
         for endpoint in piece.endpoints or ():
             address = next(iter(endpoint.addresses), "")
             if why := lacking or unreachable(address, VERSIONS[piece.address_type]):

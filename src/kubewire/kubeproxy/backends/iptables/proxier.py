@@ -149,7 +149,7 @@ class IptablesProxier:
                 sections += line == "COMMIT"
                 if line[0] == "*":
                     table = line[1:]
-                elif line[:2] in ("-A", "-I"):
+                elif line.startswith(("-A KUBE-", "-I KUBE-")):
                     self._last[version, table] += 1
                 yield line
 
