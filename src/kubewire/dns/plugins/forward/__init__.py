@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 from kubewire.dns.metrics import Book, Metric
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
@@ -15,6 +15,7 @@ from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import AA, AD, CD, RA, RD, TC, Message
 
 DEADLINE = 5.0
+PAUSE = 0.01
 BROKEN = Metric(
     "coredns_forward_healthcheck_broken_total",
     "Counter of the number of complete failures of the healthchecks.",
@@ -82,7 +83,10 @@ class Forward(Plugin):
         end = asyncio.get_running_loop().time() + DEADLINE
         why, last = "no healthy proxies", None
         failovers = 0
-        async for upstream in self._turns(stanza, end):
+        for upstream in self._turns(stanza, end):
+            if upstream is None:
+                await asyncio.sleep(PAUSE)
+                continue
             if request.block is not None and request.block.metadata:
                 request.metadata["forward/upstream"] = upstream.__str__
             try:
@@ -98,10 +102,11 @@ class Forward(Plugin):
                 return last
         return last or self.fail(codes.SERVFAIL, why)
 
-    async def _turns(self, stanza: Stanza, end: float) -> AsyncIterator[Upstream]:
+    def _turns(self, stanza: Stanza, end: float) -> Iterator[Upstream | None]:
         """Upstreams one after the other, until time or attempts are used up.
 
         If all are down, probing may be what is broken: one at random is asked nevertheless.
+        None: all were asked; those that refuse at once need not be asked as fast as they do.
         """
         loop = asyncio.get_running_loop()
         order = stanza.order()
@@ -109,8 +114,7 @@ class Forward(Plugin):
         attempts, down = 0, 0
         while order and loop.time() < end and (not most or attempts < most):
             if attempts and attempts % len(order) == 0:
-                # Upstreams that refuse at once need not be asked as fast as they do.
-                await asyncio.sleep(0.01)
+                yield None
             for upstream in order:
                 if not upstream.down(stanza.max_fails):
                     attempts += 1

@@ -70,10 +70,12 @@ class Loop(Plugin):
             Message(id=secrets.randbits(16), flags=0x0100, question=question),
             client=("127.0.0.1", 0),
         )
+        dispatcher = self._block.dispatcher
+        request.server = dispatcher.label if dispatcher else ""
         try:
             async with asyncio.timeout(10):
-                if self._block.dispatcher is not None:
-                    await self._block.dispatcher.serve(request)
+                if dispatcher is not None:
+                    await dispatcher.serve(request)
         except TimeoutError:
             log.debug("probe was not answered")
         await asyncio.sleep(30)
