@@ -458,7 +458,8 @@ def test_networks_that_give_the_same_address(served: Runtime) -> None:
     netns.create(Path("/run/netns/c2"))
     done = served.call("ADD", served.config(MAIN, None) | {"name": "other"}, "c2")
     assert (done.status, done.answer["code"]) == (1, 100)
-    assert done.answer["msg"].startswith("address 10.1.0.2: has a route on this node already")
+    assert done.answer["msg"].startswith("route 10.1.0.2/32 dev ")
+    assert "is there already, to an attachment of another network" in done.answer["msg"]
     assert len(cables()) == 1
     served.check(result)
 
