@@ -29,19 +29,20 @@ test: lint packages
 
 VM_TESTS = ipvs or wireguard
 test-vm: .venv/.ready packages
-	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m "$(VM_TESTS)" -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs tests/kernel/test_wireguard.py tests/cni/test_wireguard.py tests/e2e/test_wireguard.py tests/e2e/test_ipvs.py
+	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m "$(VM_TESTS)" -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs tests/kubeproxy/test_switch.py tests/kubeproxy/test_faults.py tests/kernel/test_wireguard.py tests/cni/test_wireguard.py tests/e2e/test_wireguard.py tests/e2e/test_ipvs.py
 
 test-ipvs: .venv/.ready packages
-	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m ipvs -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs tests/e2e/test_ipvs.py
+	$(BIN)/python tests/vm/run.py $(VM) -q --timeout 600 -m ipvs -p no:xdist tests/kernel/test_ipvs.py tests/kubeproxy/backends/ipvs tests/kubeproxy/test_switch.py tests/kubeproxy/test_faults.py tests/e2e/test_ipvs.py
 
 test-quick: .venv/.ready
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not e2e and not tool" --ignore tests/networkpolicy/test_connections.py
 
 fuzz: .venv/.ready
+	FUZZ_TIMES=20 $(BIN)/pytest -q tests/dns/test_sanitizers.py
 	PYTHONPATH=. $(BIN)/python tests/dns/fuzz.py -max_total_time=60 $(ARGS)
 
 bench: .venv/.ready
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(only)
 
 lock:
 	uv pip compile --generate-hashes --python-version 3.11 --no-emit-index-url --no-emit-find-links \

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from kubewire.kernel import sandbox
 from kubewire.lang.dns.message import Message, Question, encode, parse
 
 SERVICES, ENDPOINTS, HEADLESS, ADDRESSES = 10_000, 10, 200, 6
+LABELS, NAMESPACES = 300, ("d", "prd", "default")
+"""First labels that a Service has in each of these namespaces, and that nothing has elsewhere."""
+ROUNDS = 6
 SECONDS = int(os.environ.get("SECONDS_EACH", "3"))
 ZONE = "cluster.local"
 PATHS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
@@ -57,6 +61,12 @@ def service_name(index: int) -> str:
 def _service(index: int) -> dict[str, Any]:
     spec = {"clusterIP": _ip(10, 96, index + 256), "ports": [{"name": "http", "port": 80}]}
     return {"metadata": {"name": f"s{index}", "namespace": "d"}, "spec": spec}
+
+
+def _dual(number: int, name: str, namespace: str) -> dict[str, Any]:
+    both = [_ip(10, 96, number + 40_000), f"fd00:96::{number + 1:x}"]
+    spec = {"clusterIP": both[0], "clusterIPs": both, "ipFamilyPolicy": "RequireDualStack", "ports": [{"name": "http", "port": 80}]}  # fmt: skip
+    return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
 def _headless(index: int) -> dict[str, Any]:
@@ -85,7 +95,8 @@ def _ip(first: int, second: int, number: int) -> str:
 
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/d/endpointslices"
-SERVICES_PATH = "/api/v1/namespaces/d/services"
+SERVICES_OF = "/api/v1/namespaces/{}/services"
+SERVICES_PATH = SERVICES_OF.format("d")
 
 
 async def _fill(kubeconfig: Path) -> None:
@@ -94,7 +105,8 @@ async def _fill(kubeconfig: Path) -> None:
 
     client = Client.from_connection(files.connection(files.load(str(kubeconfig)), None))
     try:
-        await client.raw("POST", "/api/v1/namespaces", body={"metadata": {"name": "d"}})
+        for name in NAMESPACES[:2]:
+            await client.raw("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
         work: list[tuple[str, dict[str, Any]]] = []
         for i in range(SERVICES):
             work.append((SERVICES_PATH, _service(i)))
@@ -102,6 +114,9 @@ async def _fill(kubeconfig: Path) -> None:
         for i in range(HEADLESS):
             work.append((SERVICES_PATH, _headless(i)))
             work.append((SLICES, _slice(f"h{i}", 200_000 + i * ADDRESSES, ADDRESSES)))
+        for i, (label, namespace) in enumerate(product(range(LABELS), NAMESPACES)):
+            body = _dual(i, f"www-example{label}-com", namespace)
+            work.append((SERVICES_OF.format(namespace), body))
         queue = iter(work)
 
         async def worker() -> None:
@@ -116,7 +131,7 @@ async def _fill(kubeconfig: Path) -> None:
 @contextlib.contextmanager
 def _api(folder: Path) -> Iterator[Path]:
     kubeconfig = folder / "kubeconfig"
-    command = [sys.executable, "-m", "kubewire", "apiserver", "--port", "6443", "--kubeconfig-out", str(kubeconfig), "--data-dir", str(folder / "store"), "--service-cluster-ip-range", "10.96.0.0/16"]  # fmt: skip
+    command = [sys.executable, "-m", "kubewire", "apiserver", "--port", "6443", "--kubeconfig-out", str(kubeconfig), "--data-dir", str(folder / "store"), "--service-cluster-ip-range", "10.96.0.0/16,fd00:96::/112"]  # fmt: skip
     with _process(command, folder / "api.log"):
         _until(kubeconfig.exists, "the API server")
         _until(lambda: _open("127.0.0.1", 6443), "the API server")
@@ -236,6 +251,22 @@ def _questions(folder: Path) -> dict[str, Path]:
     return {n: _write(folder / f"q{i}", lines) for i, (n, lines) in enumerate(lists.items())}
 
 
+def _pair(folder: Path) -> dict[str, Path]:
+    """What a pod asks of a Service and of an outside name: both families, one client after another.
+
+    The same first labels, the same lengths of questions and as many of them; what differs is the
+    answer.
+    """
+    hits = [f"www-example{i}-com.{n}.svc.{ZONE}" for i in range(LABELS) for n in NAMESPACES]
+    path = ("d.svc.", "svc.", "")
+    storm = [f"www.example{i}.com.{middle}{ZONE}" for i in range(LABELS) for middle in path]
+    lists = {"hits of ndots:5 clients": hits, "NXDOMAIN of ndots:5 clients": storm}
+    return {
+        what: _write(folder / f"pair{i}", [f"{n} {kind}" for n in names for kind in ("A", "AAAA")])
+        for i, (what, names) in enumerate(lists.items())
+    }
+
+
 def _cold(folder: Path, run: int) -> Path:
     """Names that nobody has asked for: pods by dashed address."""
     return _write(
@@ -330,6 +361,8 @@ def _load(
             continue
         _dnsperf(path, "-n", "1")
         yield _rate(server, what, pid, path, "-l", str(SECONDS))
+    if server.cluster:
+        yield from _alternately(server, pid, _pair(folder))
     if server.cluster and "cached" not in server.name:
         yield _rate(server, "cold names", pid, _cold(folder, number), "-n", "1", "-l", str(SECONDS))
     # The cold names pushed the others out of what is kept; the figure is of those that are kept.
@@ -337,17 +370,49 @@ def _load(
     yield _latency(server, questions["A of Services"])
 
 
+def _alternately(server: Server, pid: int, lists: dict[str, Path]) -> Iterator[dict[str, Any]]:
+    """Short turns, because the machine is not equally fast all the time."""
+    for path in lists.values():
+        _dnsperf(path, "-n", "1")
+    runs: dict[str, list[Run]] = {what: [] for what in lists}
+    for _ in range(ROUNDS):
+        for what, path in lists.items():
+            runs[what].append(_run(pid, path, "-l", f"{SECONDS / 2}"))
+    for what, found in runs.items():
+        yield _figure(server, what, *found)
+    hits, storm = (sum(r.answered for r in f) / sum(r.cpu for r in f) for f in runs.values())
+    yield {"figure": "NXDOMAIN against hits", "server": server.name, "x": round(storm / hits, 2)}
+
+
+@dataclass
+class Run:
+    answered: int
+    lost: int
+    seconds: float
+    cpu: float
+
+
 def _rate(server: Server, what: str, pid: int, path: Path, *args: str) -> dict[str, Any]:
+    return _figure(server, what, _run(pid, path, *args))
+
+
+def _run(pid: int, path: Path, *args: str) -> Run:
     before = _cpu(pid)
     text = _dnsperf(path, *args)
     spent = _cpu(pid) - before
-    answered = int(re.search(r"Queries completed:\s+(\d+)", text)[1])  # type: ignore[index]
-    lost = int(re.search(r"Queries lost:\s+(\d+)", text)[1])  # type: ignore[index]
-    rate = float(re.search(r"Queries per second:\s+([\d.]+)", text)[1])  # type: ignore[index]
+    answered, lost, seconds = (
+        float(re.search(rf"{what}:\s+([\d.]+)", text)[1])  # type: ignore[index]
+        for what in ("Queries completed", "Queries lost", r"Run time \(s\)")
+    )
+    return Run(int(answered), int(lost), seconds, spent)
+
+
+def _figure(server: Server, what: str, *runs: Run) -> dict[str, Any]:
+    answered, spent = sum(r.answered for r in runs), sum(r.cpu for r in runs)
     return {
         "figure": what, "server": server.name,
         "per_cpu_s": round(answered / spent) if spent else None,
-        "per_s": round(rate), "lost": lost,
+        "per_s": round(answered / sum(r.seconds for r in runs)), "lost": sum(r.lost for r in runs),
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The real kube-proxy beside ours: same API server, same objects, same network namespace.
 
-``KUBE_PROXY=path`` names the program; ``KUBE_PROXY_SERVICES`` how many Services (10 endpoints each).
+``KUBE_PROXY=path`` names the program; ``KUBE_PROXY_SERVICES`` how many Services (10 endpoints each),
+``KUBE_PROXY_CHANGES`` of how many one endpoint changes, to and fro.
 It can be built from the Go module ``k8s.io/kubernetes`` of a release: take that module's ``go.mod``
 and ``go.sum``, point each ``k8s.io/* => ./staging/...`` replacement at the published module of the
 same release (v1.36.3 -> v0.36.3), and ``go build k8s.io/kubernetes/cmd/kube-proxy``.
@@ -36,7 +37,7 @@ T = TypeVar("T")
 COUNT = int(os.environ.get("KUBE_PROXY_SERVICES", PEER_SERVICES))
 FIRST = 256
 """The first addresses of the range belong to the cluster's own Services."""
-CHANGES, REST = 3, 2.5
+CHANGES, REST = int(os.environ.get("KUBE_PROXY_CHANGES", "3")), 2.5
 """Seconds between changes: kube-proxy saves changes up for one, and clears up after that."""
 PATIENCE = 180.0
 METRICS = "http://127.0.0.1:10249/metrics"

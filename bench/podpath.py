@@ -4,7 +4,8 @@ All ways stand side by side and are measured in turns, some packets or one strea
 what else the machine does falls on all alike; each turn of a way is a ratio to the plain veth in the
 same turn. The plain veth is as the kernel makes it. Three more ways say what a figure can be:
 routers without a rule (that is: what the kernel takes for the same number of hops), and a plain veth
-with the packet size that pods have.
+with the packet size that pods have. The first figures are of the pod network alone, the last ones of
+a cluster: its nodes track connections, and have the rules of Services and of a policy.
 
 Round trips are measured twice: the two ends on two cores, where waking a core is most of the time and
 most of the noise, and on one, which leaves the way itself and gives the same figure each time.
@@ -16,6 +17,7 @@ import os
 import socket
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +27,14 @@ from typing import Any
 
 from tests.cni.lab import Lab, node
 
+from bench.cluster import running, unique
+from kubewire.cluster import inside, state
+from kubewire.cluster.state import ClusterState
 from kubewire.cni.routes import Mode
 from kubewire.kernel import links, netns, process, routes, sandbox, sysctl
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
+from kubewire.kubelet.enter import describe
 
 STREAMS = 11
 """Rounds of one iperf3 each."""
@@ -38,9 +44,42 @@ TURNS = 200
 PINGS = 20
 
 Figures = list[dict[str, Any]]
+SPACES = Path("/run/netns")
 PLAIN = "plain veth"
 BIG = "plain veth with the packets of pods"
-ROUTERS = {"same node": "a router without a rule", "host-gw": "two routers without a rule"}
+ONE, TWO = "a router without a rule", "two routers without a rule"
+ROUTERS = {
+    "same node": ONE,
+    "host-gw": TWO,
+    "same node in a cluster": ONE,
+    "host-gw in a cluster": TWO,
+}
+MANIFEST = {
+    "apiVersion": "v1",
+    "kind": "List",
+    "items": [
+        *(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name},
+                "spec": {"nodeName": node, "containers": [{"name": "c", "image": "idle"}]},
+            }
+            for name, node in (("a", "node-1"), ("b", "node-1"), ("c", "node-2"))
+        ),
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "among-themselves"},
+            "spec": {
+                "podSelector": {},
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [{"from": [{"podSelector": {}}]}],
+                "egress": [{"to": [{"podSelector": {}}]}],
+            },
+        },
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +95,7 @@ class Way:
 def figures() -> Iterator[dict[str, Any]]:
     for mode in ("host-gw", "vxlan"):
         yield from sandbox.run(lambda m=mode: asyncio.run(_measured(m)), user_namespace=True)  # type: ignore[misc]
+    yield from _cluster()
 
 
 async def _measured(mode: Mode) -> Figures:
@@ -67,15 +107,54 @@ async def _measured(mode: Mode) -> Figures:
     here = (await networks[0].add(lab.request("b"))).ips
     there = (await networks[1].add(lab.request("c"))).ips
     across = Way(mode, lab.pods["a"], lab.pods["c"], there)
-    ways = [_plain(PLAIN), across]
+    ways = [_plain(SPACES, PLAIN), across]
     if mode == "host-gw":
         gso = lab.fit(0).gso
         same = Way("same node", lab.pods["a"], lab.pods["b"], here)
-        ways[1:1] = [_plain(BIG, gso), *_routers(), same]
+        ways[1:1] = [_plain(SPACES, BIG, gso), *_routers(SPACES), same]
     found = [figure for version in (0, 1) for figure in _compared(ways, version)]
     for network in networks:
         await network.close()
     return found
+
+
+def _cluster() -> Figures:
+    name = unique("bench-path")
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as manifest:
+        json.dump(MANIFEST, manifest)
+        manifest.flush()
+        options = (
+            "--nodes",
+            "2",
+            "--ip-family",
+            "dual",
+            "--run",
+            "idle=sleep 1000",
+            "-f",
+            manifest.name,
+        )
+        with running(name, *options):
+            found = state.load(name)
+            figures: Figures = inside.call(found, lambda: _in_cluster(found))
+            return figures
+
+
+def _in_cluster(cluster: ClusterState) -> Figures:
+    spaces = cluster.run_dir / "bench"
+    spaces.mkdir()
+    pods = {name: inside.pod_folder(cluster, "default", name) for name in "abc"}
+
+    def way(name: str, target: str) -> Way:
+        ips = describe(pods[target])["ips"]
+        return Way(name, pods["a"] / "netns", pods[target] / "netns", ips)
+
+    ways = [
+        _plain(spaces, PLAIN),
+        *_routers(spaces),
+        way("same node in a cluster", "b"),
+        way("host-gw in a cluster", "c"),
+    ]
+    return [figure for version in (0, 1) for figure in _compared(ways, version)]
 
 
 def _compared(ways: Sequence[Way], version: int) -> Iterator[dict[str, Any]]:
@@ -117,18 +196,18 @@ def _ratios(kind: str, found: dict[str, list[float]]) -> Iterator[dict[str, Any]
 # -- the other ways --------------------------------------------------------------------------------
 
 
-def _plain(name: str, gso: int = 0) -> Way:
+def _plain(spaces: Path, name: str, gso: int = 0) -> Way:
     """Two namespaces with one veth between them and nothing else."""
     number = 10 if gso else 0
-    first, second = _space(f"plain{number}"), _space(f"plain{number + 1}")
+    first, second = _space(spaces / f"plain{number}"), _space(spaces / f"plain{number + 1}")
     _join(number, first, second, gso)
     return Way(name, first, second, _addresses(number, 2))
 
 
-def _routers() -> list[Way]:
+def _routers(spaces: Path) -> list[Way]:
     """Two namespaces that forward, with one end at the first's and one end at both's sides."""
-    source, near, far = (_space(f"end{number}") for number in (1, 2, 3))
-    first, second = _space("router1", forwards=True), _space("router2", forwards=True)
+    source, near, far = (_space(spaces / f"end{number}") for number in (1, 2, 3))
+    first, second = (_space(spaces / name, forwards=True) for name in ("router1", "router2"))
     for number, (one, other) in enumerate(
         ((first, source), (first, near), (second, far), (first, second)), 1
     ):
@@ -138,13 +217,12 @@ def _routers() -> list[Way]:
     _lead(first, ("198.18.3.0/24", "2001:db8:3::/64"), _addresses(4, 2))
     _lead(second, ("198.18.1.0/24", "2001:db8:1::/64"), _addresses(4, 1))
     return [
-        Way(ROUTERS["same node"], source, near, _addresses(2, 2)),
-        Way(ROUTERS["host-gw"], source, far, _addresses(3, 2)),
+        Way(ONE, source, near, _addresses(2, 2)),
+        Way(TWO, source, far, _addresses(3, 2)),
     ]
 
 
-def _space(name: str, *, forwards: bool = False) -> Path:
-    path = Path(f"/run/netns/{name}")
+def _space(path: Path, *, forwards: bool = False) -> Path:
     netns.create(path)
     if forwards:
         with netns.entered(path):

@@ -89,6 +89,17 @@ def test_a_question_finds_its_node(tmp_path: Path) -> None:
     assert ends == [["10.244.0.1:8080"], ["10.244.1.1:8080"]]
 
 
+def test_a_node_port_of_another_node_is_asked_there(tmp_path: Path) -> None:
+    path = tmp_path / "objects.yaml"
+    path.write_text(yaml.safe_dump_all(objects("nodeport")))
+    found = []
+    for more in ([], ["--node", "node-b"]):
+        words = ["--from", "192.168.0.3", "--to", "192.168.0.2", "--port", "30080", *more]
+        result = run("trace", "-f", str(path), *words, "-o", "json")
+        found.append(json.loads(result.stdout)["verdict"])
+    assert found == ["accept", "passthrough"]
+
+
 def test_pods_are_senders_by_name(words: list[str], tmp_path: Path) -> None:
     pod = {
         "apiVersion": "v1",

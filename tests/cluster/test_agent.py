@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from cni.runtime import BIN, SOCKET, Runtime
+from kubewire.api.core import Node
 from kubewire.api.meta import JSON
 from kubewire.api.resources import NODES
+from kubewire.client.informer import Informer
 from kubewire.cluster.node import AgentOptions, run_agent
+from kubewire.cluster.podnetwork import NodeNetwork
 from kubewire.cni import install
 from kubewire.cni.blocks import ANNOTATION
+from kubewire.cni.config import Fit
+from kubewire.cni.routes import Mode
 from kubewire.kernel import links, namespaces, netns, routes
 from kubewire.kernel.rtnetlink import RtNetlink
 from kubewire.testing.fakeapi import FakeApi
@@ -44,21 +49,45 @@ OBJECTS = (
 )
 
 
-def underlay() -> None:
-    """The device with the node's own address; its MTU is what VXLAN's follows from."""
+def underlay() -> int:
+    """The device with the node's own address; pods follow it. Its largest packet for TCP."""
     with RtNetlink() as netlink:
-        netlink.transact([links.add_bridge("eth0")])
+        netlink.transact([links.add_veth("eth0", "eth0-end", mtu=1400, gso=100_000)])
         index = netlink.index("eth0")
         address = routes.add_address(index, ip_interface("172.30.0.10/16"))
-        netlink.transact([links.set_link(index, mtu=1400, up=True), address])
+        netlink.transact([*links.bring_up("eth0-end"), *links.bring_up(index), address])
+        return netlink.link(index).gso
 
 
-async def test_addresses_pools_and_mtu_follow_from_the_api() -> None:
+async def test_an_mtu_that_is_said_needs_no_device() -> None:
+    """As where another machine has the node's address, and translates it."""
+    api = FakeApi(*OBJECTS)
+    nodes = Informer(api.client(), NODES, Node)
+    task = asyncio.create_task(nodes.run())
+    await nodes.wait_synced()
+    said, found = (
+        NodeNetwork(api.client(), "n0", nodes, "vxlan", (), vni=1, port=8472, mtu=mtu)
+        for mtu in (1300, 0)
+    )
+    assert said.fit() == Fit(1300)
+    with pytest.raises(LookupError, match=r"no device of this node has the address 172.30.0.10"):
+        found.fit()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize(
+    ("way", "mtu", "is_plain"), [("vxlan", 1350, False), ("host-gw", 1400, True)]
+)
+async def test_addresses_pools_and_sizes_follow_from_the_api(
+    way: Mode, mtu: int, is_plain: bool
+) -> None:
     namespaces.mount_tmpfs("/var/lib")
-    underlay()
+    known = underlay()
     install.install_programs(BIN, socket=SOCKET)
     api = FakeApi(*OBJECTS)
-    options = AgentOptions(socket=SOCKET, pod_network="vxlan", service_proxy=False, network_policy=False)  # fmt: skip
+    options = AgentOptions(socket=SOCKET, pod_network=way, service_proxy=False, network_policy=False)  # fmt: skip
     agent = asyncio.create_task(run_agent(api.client(), "n0", options))
     runtime = Runtime([MAIN], [BIN])
 
@@ -75,7 +104,10 @@ async def test_addresses_pools_and_mtu_follow_from_the_api() -> None:
     assert (await add("team", "in-pool"))["ips"][0]["address"] == "10.244.200.0/32"
     assert (await add("default", "no-such-pod"))["ips"][0]["address"] == "10.244.0.2/32"
     with RtNetlink(Path("/run/netns/static")) as pod:
-        assert pod.link("eth0").mtu == 1350
+        found = pod.link("eth0")
+        assert found.mtu == mtu
+        # A kernel before 6.3 says nothing of large packets.
+        assert found.gso == (known if is_plain else known and 65536)
     node = api.get(NODES, "n0")
     assert node is not None
     assert node["metadata"]["annotations"][ANNOTATION] == '{"blue":["10.244.200.0/26"]}'

@@ -92,10 +92,12 @@ def test_node_chart_without_a_way_to_the_api_server() -> None:
 
 
 @pytest.mark.tool("helm")
-def test_chart(tmp_path: Path) -> None:
+async def test_chart(tmp_path: Path) -> None:
+    subprocess.check_output(["helm", "lint", "--strict", str(CHART)])
     values = ["--set", "service.clusterIP=10.96.0.10", "--set", "clusterDomain=example.local"]
     command = ["helm", "template", "dns", str(CHART), "-n", "kube-system", *values]
-    objects = list(yaml.safe_load_all(subprocess.check_output(command, text=True)))
+    rendered = subprocess.check_output(command, text=True)
+    objects = list(yaml.safe_load_all(rendered))
     of = {o["kind"]: o for o in objects}
     assert of["Service"]["spec"]["clusterIP"] == "10.96.0.10"
     selector = of["Service"]["spec"]["selector"]
@@ -103,3 +105,9 @@ def test_chart(tmp_path: Path) -> None:
     (text,) = corefiles(objects)
     assert "kubernetes example.local in-addr.arpa" in text
     assert build(text, "Corefile", Environment(objects=[])).blocks
+    (tmp_path / "all.yaml").write_text(rendered)
+    async with server.serving(server.Options(pki_dir=tmp_path / "pki", port=0)) as running:
+        config = tmp_path / "kubeconfig"
+        config.write_text(running.kubeconfig())
+        async with Client.from_kubeconfig(config) as client:
+            await apply(client, load([str(tmp_path / "all.yaml")]))

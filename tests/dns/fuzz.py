@@ -14,7 +14,7 @@ with atheris.instrument_imports(include=["kubewire.dns", "kubewire.lang.dns"]):
     from tests.dns.target import check_codec, check_server
 
     from kubewire.api.errors import InputError
-    from kubewire.dns import zone
+    from kubewire.dns import zonefile
     from kubewire.dns.config import Environment, build
     from kubewire.dns.transport import doh, grpc, quic
 
@@ -29,7 +29,7 @@ def _corefile(data: bytes) -> None:
 
 def _zone(data: bytes) -> None:
     try:
-        zone.parse(data.decode(errors="replace"), "example.org.")
+        zonefile.parse(data.decode(errors="replace"), "example.org.")
     except ValueError:
         return
 

@@ -170,6 +170,32 @@ def test_answers_of_one_size_leave_together(table: native.NativeTable, anywhere:
 
 
 @compiled
+def test_a_lonely_answer_leaves_behind_larger_ones(table: native.NativeTable) -> None:
+    """A packet holds pieces of one size and a last one that may be shorter."""
+    sizes = (26, 40, 40)
+    keys = [struct.pack("!3I", 1, 2, i) for i in range(len(sizes))]
+    for i, (key, size) in enumerate(zip(keys, sizes, strict=True)):
+        table.put(key, _entry(struct.pack("!HI", 0, i) + bytes(size - 6)))
+    thread = Thread(table)
+    try:
+        thread.client.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        got = b""
+        for _ in range(500):
+            for key in keys:
+                thread.client.send(b"ab" + key)
+            left = sum(sizes)
+            while left:
+                left -= len(got := thread.client.recv(4096))
+            if len(got) == sum(sizes):
+                break
+        assert [got[i : i + 6] for i in (0, 40, 80)] == [
+            b"ab" + struct.pack("!I", i) for i in (1, 2, 0)
+        ]
+    finally:
+        thread.close()
+
+
+@compiled
 def test_many_answers_to_a_client_arrive_one_by_one(table: native.NativeTable) -> None:
     """Answers of one size leave together; each is a message of its own when it arrives."""
     sizes = (20, 20, 20, 33, 500, 1200, 1201, 2000)

@@ -5,15 +5,28 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from kubewire.kernel import sysctl
 from kubewire.kernel.rtnetlink import RtNetlink
 
+if TYPE_CHECKING:
+    from kubewire.client.rest import Client
+
+T = TypeVar("T")
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: p%d}
+spec: {nodeName: node-%d, containers: [{name: c, image: x, ports: [{containerPort: 80}]}]}
+---
+"""
+"""A stand-in with a number, on the node with a number."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -59,6 +72,19 @@ class Kubewire:
             )
         return result
 
+    @contextmanager
+    def beside(self, command: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a command, with pipes, while the block runs."""
+        argv = [sys.executable, "-m", "kubewire", *command.split(), "--name", self.name, *arguments]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            argv, env=self.environment, stdin=pipe, stdout=pipe, text=True
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
     def exec(self, pod: str, *argv: str, code: int | None = 0) -> str:
         """Standard output of a program in a pod (``ns/name``)."""
         namespace, _, name = pod.rpartition("/")
@@ -70,15 +96,24 @@ class Kubewire:
 
     def api(self, path: str) -> Any:
         """GET from the API server."""
+        return self.ask(lambda client: client.request("GET", path))
+
+    def ask(self, question: Callable[["Client"], Awaitable[T]]) -> T:
+        """What the API server answers."""
         import asyncio
 
         from kubewire.client.rest import Client
 
-        async def get() -> Any:
+        async def main() -> T:
             async with Client.from_kubeconfig(self.home / self.name / "kubeconfig") as client:
-                return await client.request("GET", path)
+                return await question(client)
 
-        return asyncio.run(get())
+        return asyncio.run(main())
+
+    def pod_ips(self, name: str) -> list[str]:
+        """Addresses of a pod of the namespace default."""
+        status = self.api(f"/api/v1/namespaces/default/pods/{name}")["status"]
+        return [entry["ip"] for entry in status["podIPs"]]
 
     def pods(self, namespace: str, selector: str = "") -> list[dict[str, Any]]:
         """Pods of a namespace."""
@@ -89,17 +124,10 @@ class Kubewire:
 
     def apply(self, text: str) -> None:
         """Create the objects of a manifest through the API."""
-        import asyncio
-
         from kubewire.client.manifests import parse
-        from kubewire.client.rest import Client
         from kubewire.cluster.apply import apply
 
-        async def put() -> None:
-            async with Client.from_kubeconfig(self.home / self.name / "kubeconfig") as client:
-                await apply(client, parse(text, "test"))
-
-        asyncio.run(put())
+        self.ask(lambda client: apply(client, parse(text, "test")))
 
 
 @pytest.fixture

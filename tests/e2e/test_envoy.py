@@ -1,4 +1,4 @@
-"""examples/shop with Envoy in the place of kube-proxy: the same flows, policies included."""
+"""examples/shop with Envoy in the place of kube-proxy, then with others: the same flows, policies included."""
 
 import json
 import sys
@@ -25,3 +25,12 @@ def test_every_flow_is_as_with_rules_in_the_kernel(kubewire: Kubewire) -> None:
     )
     text = kubewire("node-exec", "node-1", "--", sys.executable, "-c", program).stdout
     assert 'envoy_cluster_upstream_cx_total{envoy_cluster_name="shop/catalog/http"}' in text
+    before = {(f["from"], f["to"], f["port"]): f["ok"] for f in flows}
+    for mode in ("iptables", "nftables"):
+        kubewire(f"proxy switch {mode}")
+        again = json.loads(kubewire("reach", "-A", "-o", "json").stdout)["flows"]
+        assert {(f["from"], f["to"], f["port"]): f["ok"] for f in again} == before
+        assert kubewire("proxy dump --diff").stdout.splitlines() == [
+            "# node node-1",
+            "# node node-2",
+        ]

@@ -154,8 +154,6 @@ def test_node_ports_ingress_and_the_pod_itself(cluster: Kubewire) -> None:
 
 def test_what_leaves_the_cluster_has_the_nodes_address(cluster: Kubewire) -> None:
     """The other node is outside of the pods' ranges: it sees the address of the pod's node."""
-    import subprocess
-
     pod = web(cluster)[0]
     here = pod["spec"]["nodeName"]
     other = next(n for n in ("node-1", "node-2") if n != here)
@@ -167,12 +165,8 @@ def test_what_leaves_the_cluster_has_the_nodes_address(cluster: Kubewire) -> Non
         )
     }  # fmt: skip
     for address, expected in addresses.items():
-        argv = [sys.executable, "-m", "kubewire", "node-exec", "--name", cluster.name, other]
-        server = subprocess.Popen(
-            [*argv, "--", sys.executable, "-c", SERVE_ONCE, address],
-            env=cluster.environment, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        with server:
+        argv = ("--", sys.executable, "-c", SERVE_ONCE, address)
+        with cluster.beside("node-exec", other, *argv) as server:
             assert server.stdout
             port = server.stdout.readline().strip()
             program = f"import socket; socket.create_connection(('{address}', {port}), 5)"

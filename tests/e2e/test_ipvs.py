@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -52,49 +50,26 @@ for line in sys.stdin:
 """
 
 
-class Client:
-    """A process of the node that keeps one connection open, and opens others when it is asked."""
-
-    def __init__(self, kubewire: Kubewire) -> None:
-        argv = ["node-exec", "--name", kubewire.name, "node-1", "--", sys.executable, "-c", CLIENT]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "kubewire", *argv],
-            env=kubewire.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self) -> tuple[str, set[str]]:
-        """Who answers on the connection that is held, and on new ones."""
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return found["held"], set(found["fresh"])
-
-    def close(self) -> None:
-        self._process.communicate(timeout=PATIENCE)
-
-
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline, "it does not come to pass"
-        time.sleep(0.2)
+def ask(client: subprocess.Popen[str]) -> tuple[str, set[str]]:
+    """Who answers a process of the node on the connection that it holds, and on new ones."""
+    assert client.stdin and client.stdout
+    client.stdin.write("\n")
+    client.stdin.flush()
+    found: dict[str, Any] = json.loads(client.stdout.readline())
+    return found["held"], set(found["fresh"])
 
 
 def test_a_destination_drains(kubewire: Kubewire) -> None:
     kubewire.patience = int(PATIENCE)
     arguments = ("--proxy-mode", "ipvs", "--nodes", "1", "--wait-timeout", str(PATIENCE))
     kubewire("up", *arguments, "--detach", "-f", "-", text=OBJECTS)
-    client = Client(kubewire)
-    held, fresh = client.ask()
-    assert len(fresh) == 2
-    kubewire("fail", held, "--probe", "readiness")
-    kubewire("sync", "--timeout", "60")
-    ip = {p["metadata"]["name"]: p["status"]["podIP"] for p in kubewire.pods("default")}
-    assert client.ask() == (held, fresh - {held})
-    shown = kubewire("proxy connections").stdout
-    assert f"-> 10.96.7.7:80 -> {ip[held]}:8080 ESTABLISHED" in shown
-    client.close()
+    program = ("--", sys.executable, "-c", CLIENT)
+    with kubewire.beside("node-exec", "node-1", *program) as client:
+        held, fresh = ask(client)
+        assert len(fresh) == 2
+        kubewire("fail", held, "--probe", "readiness")
+        kubewire("sync", "--timeout", "60")
+        assert ask(client) == (held, fresh - {held})
+        shown = kubewire("proxy connections").stdout
+        [ip] = kubewire.pod_ips(held)
+        assert f"-> 10.96.7.7:80 -> {ip}:8080 ESTABLISHED" in shown

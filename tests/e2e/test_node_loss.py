@@ -1,6 +1,5 @@
 """A node that goes, comes back or has foreign ranges is followed by the others, who talk on."""
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,15 +8,8 @@ from contextlib import contextmanager
 from kubewire.api.meta import JSON
 from kubewire.api.resources import NODES
 from kubewire.client.rest import Client
-from tests.e2e.conftest import Kubewire
+from tests.e2e.conftest import POD, Kubewire
 
-POD = """
-apiVersion: v1
-kind: Pod
-metadata: {name: p%d}
-spec: {nodeName: node-%d, containers: [{name: c, image: x, ports: [{containerPort: 80}]}]}
----
-"""
 TALK = """
 import select, socket, sys
 streams = []
@@ -45,32 +37,21 @@ print(asked)
 @contextmanager
 def talking(kubewire: Kubewire, source: str, ips: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A pod asks another over kept connections, one for each address, as fast as it can."""
-    argv = [sys.executable, "-m", "kubewire", "exec", "--name", kubewire.name, source, "--"]
-    with subprocess.Popen(
-        [*argv, sys.executable, "-c", TALK, *ips],
-        env=kubewire.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as talk:
-        try:
-            assert talk.stdout
-            assert talk.stdout.readline() == "talking\n"
-            yield talk
-        finally:
-            talk.kill()
+    with kubewire.beside("exec", source, "--", sys.executable, "-c", TALK, *ips) as talk:
+        assert talk.stdout
+        assert talk.stdout.readline() == "talking\n"
+        yield talk
 
 
-async def replace_node(kubewire: Kubewire, node: JSON, ranges: list[str]) -> None:
+async def replace_node(client: Client, node: JSON, ranges: list[str]) -> None:
     """Delete a Node, with ranges make it anew with them, and wait until all agents have followed."""
-    async with Client.from_kubeconfig(kubewire.home / kubewire.name / "kubeconfig") as client:
-        await client.delete(NODES, "node-3")
-        if ranges:
-            metadata = {"name": "node-3", "labels": node["metadata"]["labels"]}
-            spec = {"podCIDR": ranges[0], "podCIDRs": ranges}
-            await client.create(NODES, {**node, "metadata": metadata, "spec": spec})
-            await client.patch(NODES, "node-3", {"status": node["status"]}, subresource="status")
-        await client.request("POST", "/kubewire/v1/sync", params={"timeoutSeconds": 60})
+    await client.delete(NODES, "node-3")
+    if ranges:
+        metadata = {"name": "node-3", "labels": node["metadata"]["labels"]}
+        spec = {"podCIDR": ranges[0], "podCIDRs": ranges}
+        await client.create(NODES, {**node, "metadata": metadata, "spec": spec})
+        await client.patch(NODES, "node-3", {"status": node["status"]}, subresource="status")
+    await client.request("POST", "/kubewire/v1/sync", params={"timeoutSeconds": 60})
 
 
 def test_routes_follow_the_nodes_while_others_talk(kubewire: Kubewire) -> None:
@@ -87,12 +68,12 @@ def test_routes_follow_the_nodes_while_others_talk(kubewire: Kubewire) -> None:
         return [f"{cidr} " in found for cidr in ranges]
 
     def change(ranges: list[str]) -> str:
-        asyncio.run(replace_node(kubewire, node, ranges))
+        kubewire.ask(lambda client: replace_node(client, node, ranges))
         return routes()
 
     assert has(routes(), first) == [True, True]
     second, foreign = ["10.244.77.0/24", "fd00:10:244:77::/64"], ["10.97.7.0/24", "fd00:10:244:78::/64"]  # fmt: skip
-    with talking(kubewire, "p1", pod_ips(kubewire, "p2")) as talk:
+    with talking(kubewire, "p1", kubewire.pod_ips("p2")) as talk:
         found = change(second)
         assert (has(found, first), has(found, second)) == ([False, False], [True, True])
         found = change(foreign)
@@ -104,8 +85,3 @@ def test_routes_follow_the_nodes_while_others_talk(kubewire: Kubewire) -> None:
     events = kubewire.api("/api/v1/events")["items"]
     text = "spec.podCIDRs[0]: 10.97.7.0/24 is outside the cluster CIDR 10.244.0.0/16,fd00:10:244::/56"  # fmt: skip
     assert text in {event["message"] for event in events}
-
-
-def pod_ips(kubewire: Kubewire, name: str) -> list[str]:
-    status = kubewire.api(f"/api/v1/namespaces/default/pods/{name}")["status"]
-    return [entry["ip"] for entry in status["podIPs"]]

@@ -4,9 +4,7 @@ Such kernels are mostly met in the virtual machine (``make test-vm``), which emu
 nothing here counts seconds, and all waiting is for events.
 """
 
-import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +13,10 @@ import pytest
 
 from kubewire.api.resources import NODES
 from kubewire.client.rest import Client
-from tests.e2e.conftest import Kubewire
+from tests.e2e.conftest import POD, Kubewire
 
 pytestmark = pytest.mark.wireguard
 
-POD = """
-apiVersion: v1
-kind: Pod
-metadata: {name: p%d}
-spec: {nodeName: node-%d, containers: [{name: c, image: x, ports: [{containerPort: 80}]}]}
----
-"""
 CAPTURE = """
 import select, socket, struct, sys
 from ipaddress import ip_address
@@ -64,30 +55,22 @@ UDP = "17"
 @contextmanager
 def capture(kubewire: Kubewire, node: str) -> Iterator[list[list[str]]]:
     """Who talked with whom on the nodes' network meanwhile: addresses, protocol, ports."""
-    argv = [sys.executable, "-m", "kubewire", "node-exec", "--name", kubewire.name, node, "--"]
     found: list[list[str]] = []
-    with subprocess.Popen(
-        [*argv, sys.executable, "-c", CAPTURE],
-        env=kubewire.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        try:
-            assert process.stdout
-            assert process.stdout.readline() == "capturing\n"
-            yield found
-            output, _ = process.communicate("end\n")
-            found += [line.split() for line in output.splitlines()]
-        finally:
-            process.kill()
+    with kubewire.beside("node-exec", node, "--", sys.executable, "-c", CAPTURE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "capturing\n"
+        yield found
+        output, _ = process.communicate("end\n")
+        found += [line.split() for line in output.splitlines()]
 
 
 def peers(kubewire: Kubewire, node: str) -> list[str]:
     return kubewire("node-exec", node, "--", sys.executable, "-c", PEERS).stdout.splitlines()
 
 
-async def lose(kubewire: Kubewire, node: str) -> None:
-    async with Client.from_kubeconfig(kubewire.home / kubewire.name / "kubeconfig") as client:
-        await client.delete(NODES, node)
-        await client.request("POST", "/kubewire/v1/sync", params={"timeoutSeconds": 60})
+async def lose(client: Client, node: str) -> None:
+    await client.delete(NODES, node)
+    await client.request("POST", "/kubewire/v1/sync", params={"timeoutSeconds": 60})
 
 
 def test_what_nodes_say_to_each_other_is_encrypted_and_a_lost_one_is_no_peer(
@@ -108,5 +91,5 @@ def test_what_nodes_say_to_each_other_is_encrypted_and_a_lost_one_is_no_peer(
     [peer] = peers(kubewire, "node-1")
     cidrs = kubewire.api("/api/v1/nodes/node-2")["spec"]["podCIDRs"]
     assert peer.split() == ["172.30.0.11", *cidrs, "172.30.0.11/32", "fd00:172:30::b/128"]
-    asyncio.run(lose(kubewire, "node-2"))
+    kubewire.ask(lambda client: lose(client, "node-2"))
     assert peers(kubewire, "node-1") == []

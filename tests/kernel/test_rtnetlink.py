@@ -90,6 +90,20 @@ def test_a_route_reads_back_as_it_was_written(
         assert not [r for r in netlink.routes() if r.protocol == routes.PROTOCOL_KUBEWIRE]
 
 
+def test_which_route_leads_to_an_address() -> None:
+    with RtNetlink() as netlink:
+        index = veth(netlink)
+        own = [ip_interface("10.1.0.1/24"), ip_interface("fd00::1/64")]
+        netlink.transact([routes.add_address(index, one) for one in own])
+        for one in own:
+            found = netlink.route_to(one.ip)
+            assert found and (found.kind, found.device) == ("local", index)
+            found = netlink.route_to(one.ip + 1)
+            assert found and (found.kind, found.device) == ("unicast", index)
+            assert found.destination == one.network
+        assert netlink.route_to(ip_address("192.0.2.1")) is None
+
+
 def test_a_failed_batch_names_every_refused_request() -> None:
     with RtNetlink() as netlink:
         route = Route(ip_network("10.1.0.0/24"), veth(netlink))

@@ -87,8 +87,8 @@ def listed(version: int, *, counters: bool = False) -> list[str]:
 def there(tables: Tables, table: str) -> bytes:
     """The bytes in the kernel."""
     tables._kept = {}
-    _, blob = tables._read(table)
-    return bytes(blob.data[ROOM:])
+    tables.keep([table])
+    return bytes(tables._kept[table].blob.data[ROOM:])
 
 
 @pytest.fixture(params=[4, 6])
@@ -113,6 +113,8 @@ def test_every_form_is_byte_by_byte_what_the_program_writes(
     theirs, text = there(tables, table), listed(version)
     programs.restore([f"*{table}", "-F", "-X", "COMMIT"])
     tables.apply([wanted])
+    tables.approve()
+    assert tables.are_right([table]), "the kernel holds what was sent"
     assert there(tables, table) == theirs
     assert listed(version) == text
 
@@ -176,6 +178,22 @@ def test_any_changes_come_to_what_the_program_makes_of_them(tmp_path: Path) -> N
         tables.close()
 
     check()
+
+
+def test_what_others_leave_as_it_is_stays_right() -> None:
+    tables, programs = Tables(4), Iptables(4, "legacy")
+    programs.restore(["*filter", ":A - [0:0]", "COMMIT"])
+    tables.keep(["filter", "nat"])
+    tables.approve()
+    programs.restore(["*nat", "-A OUTPUT -j ACCEPT", "COMMIT"])
+    knock()
+    tables.apply([Change("filter", [TWO])])
+    assert tables.are_right(["filter"])
+    assert not tables.are_right(["nat"])
+    programs.restore(["*filter", "-D B -j DROP", "-A B -j ACCEPT", "COMMIT"])
+    tables.apply([Change("filter", [ONE])])
+    assert not tables.are_right(["filter"]), "it had been changed before our last change"
+    tables.close()
 
 
 THEIRS = [

@@ -14,7 +14,6 @@ import pytest
 from kubewire.api.meta import Key
 from kubewire.api.resources import (
     BUILTIN,
-    ENDPOINT_SLICES,
     EVENTS,
     NODES,
     SERVICE_CIDRS,
@@ -302,34 +301,6 @@ async def test_an_edited_config_map_switches_the_mode_and_no_connection_is_lost(
     await asyncio.gather(task, return_exceptions=True)
 
 
-BAD: list[tuple[list[JSON], str, str]] = [
-    ([piece("fd00::1", name="six")], "FailedToUseEndpoint", "fd00::1"),
-    ([piece("127.0.0.1", name="loop")], "FailedToUseEndpoint", "127.0.0.1"),
-    ([piece("169.254.1.1", name="link")], "FailedToUseEndpoint", "169.254.1.1"),
-    ([service(n, f"10.96.0.{i}", type="NodePort", ports=[{"name": "p", "port": 80, "nodePort": 30080}]) for i, n in ((11, "t"), (12, "u"))], "FrontendConflict", f"NodePort {NODE_IP}:30080"),
-    ([service("v", VIP)], "FrontendConflict", f"ClusterIP {VIP}:80"),
-    ([service("w", "10.96.0.13", externalIPs=[VIP])], "FrontendConflict", f"ExternalIP {VIP}:80"),
-]  # fmt: skip
-
-
-async def test_bad_input_is_told_and_the_rest_works(
-    api: FakeApi, proxy: KubeProxy, network: Network
-) -> None:
-    listeners = {A: network.listener(A, 8080)}
-    api.put(service())
-    api.put(piece(A))
-    for objects, reason, text in BAD:
-        for obj in objects:
-            api.put(obj)
-        await api.converge()
-        assert reached(network, listeners, 3) == {A: 3}
-        event = await api.until(
-            lambda t=text: next((e for e in api.all(EVENTS) if t in e["message"]), None)
-        )
-        assert (event["type"], event["reason"]) == ("Warning", reason)
-        assert event["involvedObject"]["kind"] == "Service"
-
-
 async def test_whoever_loses_a_frontend_to_an_older_service_is_told(
     api: FakeApi, proxy: KubeProxy
 ) -> None:
@@ -339,30 +310,6 @@ async def test_whoever_loses_a_frontend_to_an_older_service_is_told(
     api.put(service("t", "10.96.0.11", type="NodePort", ports=ports))
     event = await api.until(lambda: next(iter(api.all(EVENTS)), None))
     assert event["involvedObject"]["name"] == "u"
-
-
-async def test_what_leads_nowhere_is_no_fault(
-    api: FakeApi, proxy: KubeProxy, network: Network
-) -> None:
-    listeners = {A: network.listener(A, 8080)}
-    api.put(piece(B, of="nobody"))
-    no_port = piece(B, of="t")
-    no_port["ports"] = []
-    api.put(service("t", "10.96.0.11"))
-    api.put(no_port)
-    api.put(service("many", "10.96.0.12"))
-    api.put(piece(*(f"10.244.{i >> 8}.{i & 255}" for i in range(300, 1300)), of="many"))
-    api.put(service())
-    api.put(piece(A))
-    await api.converge()
-    assert reached(network, listeners, 3) == {A: 3}
-    with pytest.raises(ConnectionRefusedError):
-        network.connection(CLIENT, ("10.96.0.11", 80))
-    assert not api.all(EVENTS)
-    api.remove(SERVICES, "s", "d")
-    api.remove(ENDPOINT_SLICES, "s-x", "d")
-    await api.converge()
-    assert not [line for line in proxy._proxier.dump().actual if f"{VIP} " in line]
 
 
 async def test_addresses_of_a_service_cidr_are_dropped_from_when_it_is_there(

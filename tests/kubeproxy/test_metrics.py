@@ -4,8 +4,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kubewire.api.meta import Key
-from kubewire.kubeproxy.metrics import Metrics, Rules
+from kubewire.kubeproxy.metrics import Metrics
 from kubewire.kubeproxy.plan import Decision, Frontend, FrontendKey
+from kubewire.kubeproxy.proxier import RuleCount
 
 ALL = {
     "sync_proxy_rules_duration_seconds": ("histogram", "ip_family"),
@@ -57,7 +58,7 @@ def page(metrics: Metrics) -> dict[str, dict[tuple[str, ...], float]]:
 
 @pytest.mark.parametrize("mode", OF_MODE)
 def test_names_types_and_labels_are_those_of_kube_proxy(mode: str) -> None:
-    rules = (lambda: [Rules("nat", 4, 7, 2)]) if mode == "iptables" else None
+    rules = (lambda: [RuleCount("nat", 4, 7, 2)]) if mode == "iptables" else None
     found = {}
     for family in text_string_to_metric_families(Metrics(mode, list, rules).render().decode()):
         if family.name.startswith("kubeproxy_"):
@@ -72,7 +73,7 @@ def test_every_figure_goes_where_it_belongs() -> None:
         Frontend(FrontendKey(ip, "TCP", port), kind, Key("d", "s"), "p", dict.fromkeys(("pod", "node", "other"), nowhere))  # type: ignore[arg-type]
         for ip, port, kind in (("10.96.0.1", 80, "ClusterIP"), ("fd00::1", 80, "NodePort"), ("fd00::2", 80, "NodePort"))
     ]  # fmt: skip
-    metrics = Metrics("iptables", lambda: frontends, lambda: [Rules("filter", 6, 7, 2)])
+    metrics = Metrics("iptables", lambda: frontends, lambda: [RuleCount("filter", 6, 7, 2)])
     metrics.queued(services=2, endpoints=3)
     before = page(metrics)
     metrics.synced(0.003, full=True)

@@ -1,7 +1,6 @@
 """From every mode to every other while connections are open: none ends, and nothing of the old is left."""
 
 import asyncio
-import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from kubewire.api.meta import Key
-from kubewire.kernel import ipset, netns, sysctl
+from kubewire.kernel import ipset, sysctl
 from kubewire.kernel.iptables import VARIANTS, Iptables
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -19,87 +18,23 @@ from kubewire.kubeproxy.backends.envoy import loop
 from kubewire.kubeproxy.backends.envoy.proxier import ENDED, NAME
 from kubewire.kubeproxy.controller import KubeProxy
 from kubewire.testing.fakeapi import FakeApi
-from tests.kubeproxy.network import NODE_IP, Network
+from tests.kubeproxy.network import NODE_IP
+from tests.kubeproxy.talk import A, B, C, World, asked
 from tests.kubeproxy.test_controller import CONFIG, configured, node, piece, service
 
 pytestmark = pytest.mark.kernel
 
-CLIENT, A, B, C = "10.244.0.9", "10.244.0.1", "10.244.0.2", "10.244.0.3"
 PLAIN, STICKY = "10.96.0.10", "10.96.0.11"
 EVERY_PAIR = ["nftables", "iptables", "nftables", "envoy", "nftables", "envoy", "iptables", "envoy"]
-WITH_IPVS = ["nftables", "ipvs", "nftables", "ipvs", "iptables", "ipvs", "envoy", "ipvs", "nftables"]  # fmt: skip
-
-
-class World:
-    """Pods that say who they are, and a client that keeps its connections."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self.open: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, str]] = []
-        self._servers: list[asyncio.Server] = []
-        self._streams: set[asyncio.StreamWriter] = set()
-
-    async def serve(self) -> None:
-        for ip in (A, B, C):
-            listener = self._network.listener(ip, 8080)
-            self._servers.append(await asyncio.start_server(self._answer, sock=listener))
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._streams.add(writer)
-        with contextlib.suppress(ConnectionError):
-            while await reader.readline():
-                writer.write(f"{writer.get_extra_info('sockname')[0]}\n".encode())
-        writer.close()
-
-    async def connect(self, target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        made = netns.socket_in(self._network.pods[CLIENT])
-        made.setblocking(False)
-        events = asyncio.get_running_loop()
-        await asyncio.wait_for(events.sock_connect(made, (target, 80)), 20)
-        reader, writer = await asyncio.open_connection(sock=made)
-        self._streams.add(writer)
-        return reader, writer
-
-    async def keep(self) -> None:
-        """One more connection that stays."""
-        reader, writer = await self.connect(PLAIN)
-        self.open.append((reader, writer, await asked(reader, writer)))
-
-    async def fresh(self, target: str, times: int) -> set[str]:
-        found = set()
-        for _ in range(times):
-            reader, writer = await self.connect(target)
-            found.add(await asked(reader, writer))
-            writer.close()
-        return found
-
-    async def hang_up(self) -> None:
-        for _, writer, _ in self.open:
-            writer.close()
-            await writer.wait_closed()
-
-    def close(self) -> None:
-        for server in self._servers:
-            server.close()
-        for stream in self._streams:
-            stream.transport.abort()
-
-
-async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
-    writer.write(b"who?\n")
-    return (await asyncio.wait_for(reader.readline(), 20)).decode().strip()
+WITH_IPVS = ["nftables", "ipvs", "iptables", "ipvs"]
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    network = Network()
-    for ip in (CLIENT, A, B, C):
-        network.pod(ip)
-    made = World(network)
+    made = World()
     await made.serve()
     yield made
     made.close()
-    network.close()
 
 
 def rules() -> Iterator[str]:
@@ -138,7 +73,13 @@ NOTHING = {
 
 @pytest.mark.tool("iptables-nft", "iptables-legacy", "ipset")
 @pytest.mark.parametrize(
-    "modes", [EVERY_PAIR, pytest.param(WITH_IPVS, marks=pytest.mark.ipvs)], ids=["pairs", "ipvs"]
+    "modes",
+    [
+        EVERY_PAIR,
+        pytest.param(WITH_IPVS, marks=[pytest.mark.ipvs, pytest.mark.e2e]),
+        pytest.param(["envoy", "ipvs", "envoy"], marks=[pytest.mark.ipvs, pytest.mark.e2e]),
+    ],
+    ids=["pairs", "ipvs", "ipvs-envoy"],
 )
 async def test_connections_of_every_mode_go_on_in_every_other(
     modes: list[str], world: World, tmp_path: Path
@@ -158,7 +99,7 @@ async def test_connections_of_every_mode_go_on_in_every_other(
         api.put(configured(mode))
         await api.converge(60)
         assert [*rules()] == [mode]
-        await world.keep()
+        await world.keep(PLAIN)
         for reader, writer, who in world.open:
             assert await asked(reader, writer) == who, mode
         assert await world.fresh(PLAIN, 40) == {A, B, C}

@@ -11,8 +11,9 @@ from kubewire.kubeproxy.backends.nftables.trace import NftablesTracer
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.config import read as read_config
 from kubewire.kubeproxy.explain import explained
-from kubewire.kubeproxy.objects import read
+from kubewire.kubeproxy.objects import Objects, read
 from kubewire.kubeproxy.trace import Answer, Flow, Tracer, flow
+from tests.kubeproxy.rows import service, slice_
 from tests.kubeproxy.table import CONFIG, NODE, NODE_IP, POD, ROWS, Row, objects
 
 
@@ -96,6 +97,40 @@ def test_explain_says_why_endpoints_are_out() -> None:
         "10.244.1.1:8080": (True, "ready"),
     }
     assert json.dumps(record)
+
+
+def test_explain_shows_what_cannot_be_an_endpoint() -> None:
+    slices = [
+        slice_("fd00::1", "127.0.0.1", "169.254.0.1", "224.0.0.1", "10.244.0.1"),
+        slice_("10.244.0.2", ports=[{"name": "q", "port": 1}]),
+        slice_("web.example", family="FQDN"),
+    ]
+    record = explained(Tracer(Objects([service()], slices), Config()), Key("ns", "s"))
+    assert {e["address"]: e["why"] for e in record["endpoints"]} == {
+        "10.244.0.1:8080": "ready",
+        "fd00::1": "must be an IPv4 address, as addressType says",
+        "127.0.0.1": "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        "169.254.0.1": "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        "224.0.0.1": "may not be in the multicast range (224.0.0.0/4, ff00::/8)",
+        "10.244.0.2": f'EndpointSlice {slices[1].metadata.name} has no TCP port named "p" (pods without the targetPort?)',
+        "web.example": "addressType FQDN has no address to send to",
+    }
+    assert [e["in"] for e in record["endpoints"]].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "text"),
+    [
+        ({"ports": [{"name": "a", "port": 1}, {"name": "b", "port": 1}]}, {}, "spec.ports[1]: Duplicate value: 1/TCP"),
+        ({"ports": [{"name": "a", "port": 1}, {"name": "a", "port": 2}]}, {}, 'spec.ports[1].name: Duplicate value: "a"'),
+        ({}, {"ingress": [{"ip": "192.0.2.9", "ipMode": "x"}]}, 'status.loadBalancer.ingress[0].ipMode: Unsupported value: "x": supported values: "Proxy", "VIP"'),
+    ],
+)  # fmt: skip
+def test_a_service_that_means_nothing_is_refused(spec: Any, status: Any, text: str) -> None:
+    obj = {"kind": "Service", "metadata": {"name": "s"}, "spec": spec, "status": {"loadBalancer": status}}  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        read([(obj, lambda field: f"here: {field}")])
+    assert str(caught.value) == f"here: {text}"
 
 
 def test_config_names_unknown_fields() -> None:

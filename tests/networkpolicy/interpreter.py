@@ -41,12 +41,14 @@ def _iptables(program: _ById) -> tuple[Any, matches.World]:
     return tables, matches.World(rules.sets)
 
 
-def judged(program: Program, packet: Packet, backend: str, hook: str = "postrouting") -> str:
-    """The verdict of a back end's rules on a packet."""
+def judged(program: Program, packet: Packet, backend: str) -> tuple[str, tuple[str, ...]]:
+    """The verdict of a back end's rules on a packet, and what is written at rules that it met."""
     if backend == "nftables":
-        return nftables.evaluate([_nftables(_ById(program))], hook, packet).verdict
+        found = nftables.evaluate([_nftables(_ById(program))], "postrouting", packet)
+        return found.verdict, found.reasons
     tables, world = _iptables(_ById(program))
-    return iptables.evaluate(tables[packet.version], hook.upper(), packet, world).verdict
+    outcome = iptables.evaluate(tables[packet.version], "POSTROUTING", packet, world)
+    return outcome.verdict, outcome.reasons
 
 
 def passes(
@@ -59,4 +61,4 @@ def passes(
 ) -> bool:
     """Tell whether this node lets a new packet pass."""
     packet = Packet(_canonical(source), _canonical(target), protocol.lower(), dport=port)
-    return judged(program, packet, backend) == "accept"
+    return judged(program, packet, backend)[0] == "accept"

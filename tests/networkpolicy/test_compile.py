@@ -7,15 +7,17 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from kubewire.api.meta import Key
+from kubewire.lang.packet import Packet
+from kubewire.networkpolicy import compile as compiling
 from kubewire.networkpolicy.backends import BACKENDS
 from kubewire.networkpolicy.backends.iptables import compile as iptables
 from kubewire.networkpolicy.backends.iptables import tree
 from kubewire.networkpolicy.compile import Compiler
 from kubewire.networkpolicy.plan import Plan, as_policy, pod_facts
 from networkpolicy import reference, worlds
-from networkpolicy.interpreter import passes
+from networkpolicy.interpreter import judged, passes
 from networkpolicy.strategies import policy_lists
-from networkpolicy.table import ALL, FLOWS, ROWS, Row, cluster, fixture, netpol, pod
+from networkpolicy.table import ALL, FLOWS, ROWS, Row, audited, cluster, fixture, netpol, pod
 from networkpolicy.table import P as Pod
 
 NODES = ("node-0", "node-1")
@@ -120,12 +122,16 @@ def test_pods_with_equal_policies_share_a_chain_and_equal_selectors_a_set() -> N
     assert len(program.ingress) == 4
 
 
-@given(policy_lists())
+@given(policy_lists(), st.sampled_from([0, compiling.SHORT]))
 @settings(deadline=None, max_examples=25)
-def test_both_back_ends_agree_with_a_naive_reference(policies: list[dict[str, Any]]) -> None:
+def test_both_back_ends_agree_with_a_naive_reference(
+    policies: list[dict[str, Any]], short: int
+) -> None:
     world = [*fixture(), *policies]
     plan = worlds.plan(world)
-    programs = {n: Compiler(plan, n).program() for n in NODES}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(compiling, "SHORT", short)
+        programs = {n: Compiler(plan, n).program() for n in NODES}
     for number, flow in enumerate(FLOWS):
         version = 4 if number % 2 else 6
         ends = (pod(flow.src), pod(flow.dst))
@@ -206,3 +212,88 @@ def test_only_families_that_the_pods_of_the_node_have_are_compiled() -> None:
         plan.set_pod(facts)
         program = compiler.update(program, plan.take_changes())
     assert program == Compiler(plan, "node-0").program()
+
+
+XA, NODE, FAR = Pod("x", "a"), "172.30.0.10", "10.9.9.9"
+NOBODY = "10.244.0.200"
+"""An address of the node's block that no pod has."""
+ANYWHERE: dict[str, Any] = {"ipBlock": {"cidr": "0.0.0.0/0"}}
+
+
+def rule(**peers: Any) -> dict[str, Any]:
+    return netpol("p", "x", {"podSelector": {}, "ingress": [peers], "egress": [{}]})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("source", "target", "midstream", "expected"),
+    [
+        (FAR, XA.ip, False, "drop"),
+        (XA.ip, FAR, False, "drop"),
+        (NODE, XA.ip, False, "accept"),
+        (XA.ip, XA.ip, False, "accept"),
+        (NODE, NOBODY, False, "accept"),
+        (FAR, NOBODY, False, "drop"),
+        (NOBODY, FAR, False, "drop"),
+        (NODE, XA.ip, True, "accept"),
+        (XA.ip, XA.ip, True, "accept"),
+    ],
+)
+def test_what_the_node_sends_and_a_pod_to_itself_is_never_denied(
+    source: str, target: str, midstream: bool, expected: str, strict: bool, backend: str
+) -> None:
+    everyone = {"namespaces": {}}
+    policies = [
+        netpol("deny", "x", {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}),
+        cluster(
+            "never",
+            "Admin",
+            1,
+            subject=everyone,
+            ingress=[{"action": "Deny", "from": [everyone]}],
+            egress=[{"action": "Deny", "to": [everyone]}],
+        ),
+    ]
+    program = Compiler(worlds.plan([*fixture(), *policies]), "node-0", strict=strict).program()
+    packet = Packet(source, target, dport=80, saddr_local=source == NODE, midstream=midstream)
+    assert judged(program, packet, backend)[0] == expected
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "policy",
+    [
+        rule(),
+        rule(ports=[{"port": 80}, {"port": 81}]),
+        rule(**{"from": [ANYWHERE]}),
+        rule(**{"from": [ANYWHERE], "ports": [{"port": 80}, {"port": 90, "endPort": 99}]}),
+        audited(netpol("p", "x", {"podSelector": {}})),
+    ],
+)
+def test_rules_count_nothing_that_the_node_sends(policy: dict[str, Any], backend: str) -> None:
+    program = Compiler(worlds.plan([*fixture(), policy]), "node-0").program()
+    for source, counted in ((FAR, True), (NODE, False)):
+        packet = Packet(source, XA.ip, dport=80, saddr_local=not counted)
+        verdict, met = judged(program, packet, backend)
+        assert verdict == "accept"
+        assert any(m.startswith("NetworkPolicy x/p|") for m in met) == counted, met
+
+
+def test_a_rule_of_several_ports_asks_for_a_peer_once() -> None:
+    ports = [{"port": 80}, {"port": 90, "endPort": 99}, {"port": "serve-80-tcp"}]
+    peers = [{"podSelector": {"matchLabels": {"pod": p}}} for p in "ab"]
+    program = Compiler(
+        worlds.plan([*fixture(), rule(**{"from": peers, "ports": ports})]), "node-0"
+    ).program()
+    chain = program.chains[program.ingress[ip_address(XA.ip).packed]]
+    asked = [s.peers for s in chain.steps if s.peers.startswith("s4/")]
+    assert len(asked) == len(set(asked)) == 2
+
+
+def test_a_long_policy_has_a_chain_that_profiles_share() -> None:
+    peers = [{"podSelector": {"matchLabels": {"pod": str(n)}}} for n in range(compiling.SHORT + 1)]
+    for count, named in ((2, 0), (compiling.SHORT + 1, 1)):
+        policy = rule(**{"from": peers[:count]})
+        program = Compiler(worlds.plan([*fixture(), policy]), "node-0").program()
+        assert len([n for n in program.chains if n.startswith("policy/ingress/")]) == named

@@ -54,6 +54,25 @@ from kubewire.api.errors import InputError
     show_default=True,
     help="Zone that goes to cluster DNS.",
 )
+@click.option(
+    "--metrics-listen-address",
+    "-metrics-listen-address",
+    "metrics",
+    default="0.0.0.0:9353",
+    show_default=True,
+    help="Where the node's cache counts what it could not put in place; empty: nowhere.",
+)
+@click.option(
+    "--syncinterval",
+    "-syncinterval",
+    "interval",
+    default=60,
+    show_default=True,
+    help="Seconds between looks at device and rules.",
+)
+@click.option(
+    "--skipteardown", "-skipteardown", "stays", is_flag=True, help="Leave them at the end."
+)
 @click.option("--health-port", "-health-port", type=int, default=8080, show_default=True)
 @click.pass_context
 def dns(
@@ -102,6 +121,7 @@ def dns(
 def _node_local(
     template: str | None, where: dict[str, str], *, quiet: bool, localip: str, upstream: str,
     cluster_domain: str, health_port: int, interface: str, upstream_service: str,
+    interval: int, stays: bool, metrics: str,
 ) -> int:  # fmt: skip
     from kubewire.dns.nodelocal.plan import NodeLocal
     from kubewire.dns.nodelocal.run import run
@@ -113,7 +133,10 @@ def _node_local(
         health_port=health_port,
     )
     conf = Path(template) if template else None
-    return run(plan, upstream_service, interface=interface, template=conf, quiet=quiet, **where)
+    return run(
+        plan, upstream_service, interface=interface, template=conf, quiet=quiet,
+        interval=interval, stays=stays, metrics=metrics, **where,
+    )  # fmt: skip
 
 
 @dns.command()
@@ -122,7 +145,9 @@ def _node_local(
 @click.option("--from", "source", metavar="[NS/]POD", help="Ask as this pod: its search path.")
 @click.option("-n", "--namespace", default="default", help="Namespace of --from.")
 @click.option("-f", "--filename", "files", multiple=True, help="Objects: file, folder or -.")
-@click.option("--conf", type=click.Path(), help="Corefile (default: the one of kubeadm).")
+@click.option(
+    "--conf", type=click.Path(), help="Corefile (default: the cluster's, else kubeadm's)."
+)
 @click.option("--flows", type=click.Path(), help="Questions as JSON lines; - is standard input.")
 @click.option("--name", "cluster", default="kubewire", help="Local cluster to ask.")
 @click.option("--kubeconfig", type=click.Path(), help="Another API server.")
@@ -154,21 +179,24 @@ def explain(
     if (name is None) == (flows is None):
         raise InputError("give either NAME or --flows FILE")
     parent: dict[str, Any] = ctx.obj or {}
-    objects = _objects(files, cluster, kubeconfig or parent.get("kubeconfig"), context)
+    config = kubeconfig or parent.get("kubeconfig")
+    objects = _objects(files, cluster, config, context, sync=not no_sync and not config)
     explainer = Explainer(objects, conf or parent.get("conf"), cluster_domain)
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        pod = question.get("from") or source
+        if pod and "/" not in str(pod):
+            pod = f"{namespace}/{pod}"
+        return explainer.answer({**question, "from": pod})
+
     if name is not None:
-        question = {"name": name, "type": rtype}
-        if source:
-            question["from"] = source if "/" in source else f"{namespace}/{source}"
-        _show(explainer.answer(question), output)
+        _show(answer({"name": name, "type": rtype}), output)
         return
-    asker = source if not source or "/" in source else f"{namespace}/{source}"
-    ask = {"from": asker} if asker else {}
-    batch.run(flows or "-", lambda line: explainer.answer({**ask, **line}), list)
+    batch.run(flows or "-", answer, list)
 
 
 def _objects(
-    files: tuple[str, ...], cluster: str, kubeconfig: str | None, context: str | None
+    files: tuple[str, ...], cluster: str, kubeconfig: str | None, context: str | None, *, sync: bool
 ) -> list[dict[str, Any]]:
     if files:
         from kubewire.client.manifests import load
@@ -176,9 +204,17 @@ def _objects(
         return [m.obj for m in load(files)]
     import asyncio
 
+    return asyncio.run(_live(kubeconfig or _local(cluster), context, sync=sync))
+
+
+async def _live(kubeconfig: str, context: str | None, *, sync: bool) -> list[dict[str, Any]]:
+    from kubewire.client.rest import Client
     from kubewire.dns.explain import fetch
 
-    return asyncio.run(fetch(kubeconfig or _local(cluster), context))
+    async with Client.from_kubeconfig(kubeconfig, context) as client:
+        if sync:
+            await client.request("POST", "/kubewire/v1/sync", params={"timeoutSeconds": "10"})
+        return await fetch(client)
 
 
 def _local(cluster: str) -> str:

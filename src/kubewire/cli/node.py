@@ -9,43 +9,25 @@ from typing import Any
 
 import click
 
+from kubewire.cli.options import network_options
+
 
 @click.command()
 @click.option("--kubeconfig", type=click.Path(), help="Default: in-cluster, else kubectl's rules.")
 @click.option("--context", help="Context of the kubeconfig.")
 @click.option("--node-name", default="", help="Name of this node.  [default: host name]")
-@click.option(
-    "--pod-network",
-    type=click.Choice(["host-gw", "vxlan", "auto", "wireguard"]),
-    default="auto",
-    show_default=True,
-    help="How packets get to the pods of other nodes.",
-)
+@network_options("auto", "the cluster CIDR")
 @click.option(
     "--cluster-cidr",
     default="",
     metavar="CIDR[,CIDR]",
     help="Where pods are; podCIDRs outside are refused.",
 )
-@click.option("--vxlan-vni", type=click.IntRange(1, (1 << 24) - 1), default=1, show_default=True)
-@click.option("--vxlan-port", type=click.IntRange(1, 65535), default=8472, show_default=True)
-@click.option(
-    "--mtu",
-    type=click.IntRange(0, 65535),
-    default=0,
-    help="Of pods.  [default: what fits the way between nodes]",
-)
 @click.option(
     "--masquerade/--no-masquerade",
     default=True,
     show_default=True,
     help="Pods leave the cluster CIDR with the node's address.",
-)
-@click.option(
-    "--non-masquerade-cidr",
-    default="",
-    metavar="CIDR[,CIDR]",
-    help="Where pods go with their own address, beside the cluster CIDR.",
 )
 @click.option(
     "--cni-socket",
@@ -69,13 +51,6 @@ import click
     type=click.IntRange(0, 65535),
     default=0,
     help="Serve /metrics (addresses) on this port; 0: nowhere.",
-)
-@click.option(
-    "--policy-backend",
-    type=click.Choice(["nftables", "iptables"]),
-    default="nftables",
-    show_default=True,
-    help="What enforces NetworkPolicies.",
 )
 def node(
     kubeconfig: str | None,

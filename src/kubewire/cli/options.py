@@ -35,6 +35,27 @@ def output_option(function: F) -> F:
     return click.option("-o", "--output", type=choice, default="table", show_default=True)(function)
 
 
+def network_options(pod_network: str, own: str) -> Callable[[F], F]:
+    """The way between nodes, and what it does to packets; ``own``: ranges without masquerade."""
+    modes = click.Choice(["host-gw", "vxlan", "auto", "wireguard"])
+    vni, port = click.IntRange(1, (1 << 24) - 1), click.IntRange(1, 65535)
+    options = (
+        click.option("--pod-network", type=modes, default=pod_network, show_default=True, help="How packets get to the pods of other nodes."),
+        click.option("--vxlan-vni", type=vni, default=1, show_default=True),
+        click.option("--vxlan-port", type=port, default=8472, show_default=True),
+        click.option("--mtu", type=click.IntRange(0, 65535), default=0, help="Of pods.  [default: what fits the way between nodes]"),
+        click.option("--non-masquerade-cidr", default="", metavar="CIDR[,CIDR]", help=f"Where pods go with their own address, beside {own}."),
+        click.option("--policy-backend", type=click.Choice(["nftables", "iptables"]), default="nftables", show_default=True, help="What enforces NetworkPolicies."),
+    )  # fmt: skip
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 def pod_of(text: str, namespace: str) -> tuple[str, str]:
     """Read ``POD``, ``pod/POD`` (as kubectl prints it) or ``NS/POD``: namespace and name."""
     space, _, pod = text.rpartition("/")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kubewire.api.errors import InputError
-from kubewire.cli.options import name_option
+from kubewire.cli.options import name_option, network_options
 
 
 @click.command()
@@ -44,13 +44,7 @@ from kubewire.cli.options import name_option
     metavar="IMAGE=COMMAND",
     help="Run a program of this machine for an image.",
 )
-@click.option(
-    "--pod-network",
-    type=click.Choice(["host-gw", "vxlan", "auto", "wireguard"]),
-    default="host-gw",
-    show_default=True,
-    help="How packets get to the pods of other nodes.",
-)
+@network_options("host-gw", "the pods' own ranges")
 @click.option(
     "--ip-family", type=click.Choice(["ipv4", "ipv6", "dual"]), default="ipv4", show_default=True
 )
@@ -69,20 +63,6 @@ from kubewire.cli.options import name_option
 @click.option("--node-cidr-mask-size", default=0, help="A node's pod range, with one family.")
 @click.option("--node-cidr-mask-size-ipv4", default=24, show_default=True)
 @click.option("--node-cidr-mask-size-ipv6", default=64, show_default=True)
-@click.option("--vxlan-vni", type=click.IntRange(1, (1 << 24) - 1), default=1, show_default=True)
-@click.option("--vxlan-port", type=click.IntRange(1, 65535), default=8472, show_default=True)
-@click.option(
-    "--mtu",
-    type=click.IntRange(0, 65535),
-    default=0,
-    help="Of pods.  [default: what fits the way between nodes]",
-)
-@click.option(
-    "--non-masquerade-cidr",
-    default="",
-    metavar="CIDR[,CIDR]",
-    help="Where pods go with their own address, beside the pods' own ranges.",
-)
 @click.option(
     "--cni",
     type=click.Choice(["library", "exec"]),
@@ -95,13 +75,6 @@ from kubewire.cli.options import name_option
     type=click.Choice(["nftables", "iptables", "ipvs", "envoy", "none"]),
     default="nftables",
     show_default=True,
-)
-@click.option(
-    "--policy-backend",
-    type=click.Choice(["nftables", "iptables"]),
-    default="nftables",
-    show_default=True,
-    help="What enforces NetworkPolicies.",
 )
 @click.option(
     "--lb-pool",

@@ -139,17 +139,20 @@ def _headers(request: web.BaseRequest, upstream: Upstream) -> CIMultiDict[str]:
     return out
 
 
-class _Hijacked(web.StreamResponse):
-    """A response whose bytes have been written already."""
+class Hijacked(web.StreamResponse):
+    """A response whose bytes are written by somebody else, to the connection itself."""
 
     async def prepare(self, request: web.BaseRequest) -> Any:
+        """Send no head."""
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
+        """Send no end."""
         return
 
     @property
     def prepared(self) -> bool:
+        """The head has gone out long ago."""
         return True
 
 
@@ -178,7 +181,10 @@ class _Feed:
 
     def feed_eof(self) -> None:
         with contextlib.suppress(OSError):
-            self._writer.write_eof()
+            if self._writer.can_write_eof():
+                self._writer.write_eof()
+            else:  # TLS knows no half of a connection.
+                self._writer.close()
 
 
 async def _tunnel(request: web.BaseRequest, upstream: Upstream) -> web.StreamResponse:
@@ -210,7 +216,7 @@ async def _tunnel(request: web.BaseRequest, upstream: Upstream) -> web.StreamRes
     finally:
         writer.close()
         transport.close()
-    response = _Hijacked()
+    response = Hijacked()
     response.force_close()
     return response
 

@@ -8,8 +8,8 @@ The API server passes such requests through untouched, so whoever answers as a k
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -19,7 +19,7 @@ PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 CHUNK = 1 << 15
 DRAIN = 1.0
-"""Seconds for the output of a process that has ended."""
+"""Seconds of silence after which the output of a process that has ended is taken to have ended."""
 
 
 class Size(NamedTuple):
@@ -30,10 +30,10 @@ class Size(NamedTuple):
 
 
 class Session:
-    """The streams of one command."""
+    """The streams of one command, whatever carries them."""
 
-    def __init__(self, ws: web.WebSocketResponse) -> None:
-        self._ws = ws
+    def __init__(self, send: Callable[[int, bytes], Awaitable[None]]) -> None:
+        self._send = send
         self._stdin: asyncio.Queue[bytes] = asyncio.Queue()
         self.on_resize: Callable[[Size], None] = lambda size: None
 
@@ -44,20 +44,18 @@ class Session:
 
     async def stdout(self, data: bytes) -> None:
         """Send output."""
-        await self._ws.send_bytes(bytes((STDOUT,)) + data)
+        await self._send(STDOUT, data)
 
     async def stderr(self, data: bytes) -> None:
         """Send error output."""
-        await self._ws.send_bytes(bytes((STDERR,)) + data)
+        await self._send(STDERR, data)
 
-    async def listen(self) -> None:
-        """Sort the client's messages into their channels until it goes away."""
-        async for message in self._ws:
-            if message.type is WSMsgType.BINARY and message.data:
-                self._sort(message.data[0], message.data[1:])
+    def end(self) -> None:
+        """The client sends no more input."""
         self._stdin.put_nowait(b"")
 
-    def _sort(self, channel: int, data: bytes) -> None:
+    def take(self, channel: int, data: bytes) -> None:
+        """What the client sent on a channel."""
         if channel == STDIN and data:
             self._stdin.put_nowait(data)
         elif channel == RESIZE:
@@ -65,7 +63,7 @@ class Session:
                 size = json.loads(data)
                 self.on_resize(Size(int(size["Width"]), int(size["Height"])))
         elif channel == CLOSE and data[:1] == bytes((STDIN,)):
-            self._stdin.put_nowait(b"")
+            self.end()
 
 
 def status_of(code: int) -> JSON:
@@ -86,32 +84,50 @@ def status_of(code: int) -> JSON:
 async def serve(
     request: web.BaseRequest, command: Callable[[Session], Awaitable[int]]
 ) -> web.StreamResponse:
-    """Run a command behind a WebSocket; its result is the exit status that the client sees.
+    """Run a command behind a WebSocket; its result is the exit status that the client sees."""
+    ws = web.WebSocketResponse(protocols=PROTOCOLS)
+    await ws.prepare(request)
+    session = Session(lambda channel, data: ws.send_bytes(bytes((channel,)) + data))
+
+    async def listen() -> None:
+        async for message in ws:
+            if message.type is WSMsgType.BINARY and message.data:
+                session.take(message.data[0], message.data[1:])
+
+    status = await outcome(session, command, listen())
+    if not ws.closed:
+        with contextlib.suppress(ConnectionError):
+            await ws.send_bytes(bytes((ERROR,)) + json.dumps(status).encode())
+            await ws.close(code=WSCloseCode.OK)
+    return ws
+
+
+async def outcome(
+    session: Session,
+    command: Callable[[Session], Awaitable[int]],
+    listen: Coroutine[Any, Any, None],
+) -> JSON:
+    """Run a command while somebody listens to the client; the Status that it is to be told.
 
     The command is cancelled when the client goes away first.
     """
-    ws = web.WebSocketResponse(protocols=PROTOCOLS)
-    await ws.prepare(request)
-    session = Session(ws)
     working = asyncio.ensure_future(command(session))
-    listening = asyncio.create_task(session.listen())
-    await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
-    if not working.done():
-        working.cancel()
+    listening = asyncio.create_task(listen)
     try:
-        status = status_of(await working)
+        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
+        session.end()
+        if not working.done():
+            working.cancel()
+        return status_of(await working)
     except asyncio.CancelledError:
-        status = {"metadata": {}, "status": "Failure", "message": "the client went away"}
+        return {"metadata": {}, "status": "Failure", "message": "the client went away"}
     except OSError as error:
         text = f"error executing command: {error.strerror or error}"
-        status = {"metadata": {}, "status": "Failure", "reason": "InternalError", "message": text, "code": 500}  # fmt: skip
-    if not ws.closed:
-        await ws.send_bytes(bytes((ERROR,)) + json.dumps(status).encode())
-        await ws.close(code=WSCloseCode.OK)
-    listening.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await listening
-    return ws
+        return {"metadata": {}, "status": "Failure", "reason": "InternalError", "message": text, "code": 500}  # fmt: skip
+    finally:
+        working.cancel()
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
 
 
 class Process(Protocol):
@@ -134,12 +150,11 @@ async def pump(session: Session, process: Process) -> int:
     """Connect a process' pipes (those that it has) to the session; returns its exit status."""
     feeding = asyncio.create_task(_feed(session, process.stdin)) if process.stdin else None
     streams = ((process.stdout, session.stdout), (process.stderr, session.stderr))
-    copies = [asyncio.create_task(_copy(reader, send)) for reader, send in streams if reader]
+    found = [_Copy(reader, send) for reader, send in streams if reader]
+    copies = {asyncio.create_task(copy.run()): copy for copy in found}
     try:
         code = await process.wait()
-        # What it has left running may hold its output open for ever.
-        if copies:
-            await asyncio.wait(copies, timeout=DRAIN)
+        await _drain(copies)
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -160,8 +175,37 @@ async def _feed(session: Session, stdin: asyncio.StreamWriter) -> None:
         stdin.close()
 
 
-async def _copy(reader: asyncio.StreamReader, send: Callable[[bytes], Awaitable[None]]) -> None:
-    # A terminal says EIO at its end; a client that is gone wants nothing.
-    with contextlib.suppress(OSError):
-        while data := await reader.read(CHUNK):
-            await send(data)
+class _Copy:
+    """One direction of one stream."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, send: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        self._reader = reader
+        self._send = send
+        self.is_idle = False
+        """There is nothing to send."""
+
+    async def run(self) -> None:
+        """Copy until the end."""
+        # A terminal says EIO at its end; a client that is gone wants nothing.
+        with contextlib.suppress(OSError):
+            while True:
+                self.is_idle = True
+                data = await self._reader.read(CHUNK)
+                self.is_idle = False
+                if not data:
+                    return
+                await self._send(data)
+
+
+async def _drain(copies: Mapping["asyncio.Task[None]", _Copy]) -> None:
+    """Send what a process that has ended has left, however slow the client is.
+
+    What it has left running may hold its output open for ever: nobody waits for that.
+    """
+    pending = set(copies)
+    while pending:
+        done, pending = await asyncio.wait(pending, timeout=DRAIN)
+        if not done and all(copies[task].is_idle for task in pending):
+            return

@@ -76,8 +76,13 @@ class NodeNetwork:
         if node is None or not node.internal_ips:
             return Fit(self._mtu)
         outer = ip_address(node.internal_ips[0])
-        with RtNetlink() as netlink:
-            found = fit(self._mode, underlay(netlink, outer), version=outer.version)
+        try:
+            with RtNetlink() as netlink:
+                found = fit(self._mode, underlay(netlink, outer), version=outer.version)
+        except LookupError:
+            if not self._mtu:
+                raise
+            return Fit(self._mtu)
         return replace(found, mtu=self._mtu or found.mtu)
 
     def _own(self) -> Node | None:

@@ -33,13 +33,12 @@ from kubewire.lang.nftables.expressions import (
     L4PROTO,
     NFPROTO,
     CtStatus,
-    DnatMap,
     FibLocal,
-    Lookup,
     Masquerade,
     Match,
     Verdict,
 )
+from kubewire.lang.nftables.lookups import DnatMap, Lookup
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import (
     IPV4,

@@ -21,10 +21,10 @@ from kubewire.lang.nftables.expressions import (
     IP_DADDR,
     IP_SADDR,
     NFPROTO,
-    Lookup,
     Masquerade,
     Match,
 )
+from kubewire.lang.nftables.lookups import Lookup
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import IPV4, IPV6
 

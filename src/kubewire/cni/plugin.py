@@ -201,7 +201,12 @@ class Plugin:
         config = parse(request, cidrs, pod, pools)
         if config.ipam.of_node and request.command in ("ADD", "STATUS"):
             self._refuse_foreign(cidrs)
-        fit = self._fit()
+        try:
+            fit = self._fit()
+        except LookupError:
+            if not config.mtu:
+                raise
+            return config
         return replace(config, mtu=config.mtu or fit.mtu, gso=fit.gso)
 
     async def _supplied(

@@ -274,11 +274,12 @@ class NodeRoutes:
 
 def underlay(netlink: RtNetlink, address: Address) -> Fit:
     """What the device takes that holds the node's own address; on the loopback, the way out."""
-    for found in netlink.addresses():
-        if found.address.ip == address:
-            link = netlink.link(found.index)
-            return _fit(link) if link.name != "lo" else _way_out(netlink, address.version)
-    raise LookupError(f"no device of this node has the address {address}")
+    # A pod's cable may have addresses, too, so a list of all is the longer the more pods there are.
+    found = netlink.route_to(address)
+    if found is None or found.kind != "local":
+        raise LookupError(f"no device of this node has the address {address}")
+    link = netlink.link(found.device)
+    return _fit(link) if link.name != "lo" else _way_out(netlink, address.version)
 
 
 def _fit(link: Link) -> Fit:

@@ -224,9 +224,8 @@ def finish(request: Request, response: Response) -> bytes:
     """Encode a response for its client, cut to what the client takes."""
     asked = request.message
     flags = QR | (asked.flags & 0x7800) | (response.rcode & 15)
-    flags |= asked.flags & (RD | CD) if response.rd is None else RD * response.rd
-    if response.cd is not None:
-        flags = flags & ~CD | CD * response.cd
+    flags |= asked.flags & RD if response.rd is None else RD * response.rd
+    flags |= asked.flags & CD if response.cd is None else CD * response.cd
     flags |= AA * response.aa | TC * response.tc | RA * response.ra | AD * response.ad
     message = Message(
         asked.id,

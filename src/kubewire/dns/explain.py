@@ -1,23 +1,30 @@
 """Answer questions without a server: the real chain over given objects, with the reasons.
 
-Nothing is sent anywhere: upstreams of ``forward`` are named, not asked.
+Nothing is sent anywhere: upstreams of ``forward`` are named, not asked. Unless a Corefile is given
+it is the cluster's own, from the ConfigMap among the objects, and where there is none, kubeadm's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kubewire.api.errors import InputError
+from kubewire.api.errors import InputError, StatusError
+from kubewire.api.resources import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
 from kubewire.dns.config import Configuration, Environment, Listener, build, load
 from kubewire.dns.dispatch import Dispatcher
 from kubewire.dns.plugin import Request, Response
+from kubewire.dns.plugins.kubernetes.objects import SERVICE_IMPORTS
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import Edns, Message, Question
 from kubewire.lang.dns.name import BadNameError, absolute, split, to_wire
 from kubewire.lang.dns.record import RR, rdata_text
+
+if TYPE_CHECKING:
+    from kubewire.client.rest import Client
 
 KUBEADM = """.:53 {{
     errors
@@ -46,6 +53,10 @@ KUBEADM = """.:53 {{
 """The Corefile that kubeadm 1.36 writes."""
 
 
+CONFIG_MAP = ("ConfigMap", "kube-system", "coredns")
+"""Where a cluster keeps the Corefile: kind, namespace, name."""
+
+
 def default_corefile(domain: str = "cluster.local") -> str:
     """kubeadm's Corefile for a cluster domain."""
     return KUBEADM.format(domain=domain.rstrip("."))
@@ -64,7 +75,9 @@ class Explainer:
     ) -> None:
         env = Environment(objects=objects)
         self.configuration: Configuration = (
-            load(conf, env) if conf else build(text or default_corefile(domain), "Corefile", env)
+            load(conf, env)
+            if conf
+            else build(text or _own(objects) or default_corefile(domain), "Corefile", env)
         )
         self._domain = absolute(domain)
         self._pods = {
@@ -98,7 +111,7 @@ class Explainer:
             if response.rcode != codes.NXDOMAIN and response.answer:
                 break
         else:
-            best = _best(tried)
+            best = _best(tried, literal_first=names[0] == absolute(name))
             if best != len(tried) - 1:
                 asked = names[best]
                 response = self._ask(Question(asked, qtype, qclass), client, proto)
@@ -109,7 +122,7 @@ class Explainer:
             "additional": _rows(response.additional),
             "plugin": response.plugin,
             "searched": tried,
-            "reason": response.reason or f"plugin {response.plugin}",
+            "reason": _reason(response, qtype),
         }
 
     def _ask(self, question: Question, client: str, proto: str) -> Response:
@@ -161,12 +174,35 @@ class Explainer:
         return list(dict.fromkeys(domains)), ndots
 
 
-def _best(tried: list[dict[str, Any]]) -> int:
-    """No name had the records: what the resolver would report (a name that exists, else the last)."""
-    for index, row in enumerate(tried):
-        if row["rcode"] == "NOERROR":
-            return index
+def _own(objects: Sequence[Mapping[str, Any]]) -> str:
+    """The Corefile that the cluster's DNS reads."""
+    for o in objects:
+        meta = o.get("metadata") or {}
+        if (o.get("kind"), meta.get("namespace"), meta.get("name")) == CONFIG_MAP:
+            return str((o.get("data") or {}).get("Corefile") or "")
+    return ""
+
+
+def _best(tried: list[dict[str, Any]], *, literal_first: bool) -> int:
+    """No name had the records: the one that glibc reports.
+
+    That is the name as it was given if it came first, else one that exists, one that failed, the
+    last.
+    """
+    if literal_first:
+        return 0
+    rcodes = [row["rcode"] for row in tried]
+    for wanted in ("NOERROR", "SERVFAIL"):
+        if wanted in rcodes:
+            return rcodes.index(wanted)
     return len(tried) - 1
+
+
+def _reason(response: Response, qtype: int) -> str:
+    reason = response.reason or f"plugin {response.plugin}"
+    if response.rcode or response.answer:
+        return reason
+    return f"{reason}; no record of type {codes.type_name(qtype)}"
 
 
 def _read(question: Mapping[str, Any]) -> tuple[str, int, int]:
@@ -196,11 +232,23 @@ def _rows(records: Sequence[RR]) -> list[list[Any]]:
     return [[r.name, r.ttl, codes.type_name(r.type), rdata_text(r)] for r in records]
 
 
-async def fetch(kubeconfig: str, context: str | None) -> list[dict[str, Any]]:
+async def fetch(client: Client) -> list[dict[str, Any]]:
     """Every object that DNS reads, from an API server."""
-    from kubewire.api.resources import ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
-    from kubewire.client.rest import Client
+    _, namespace, name = CONFIG_MAP
+    found: list[dict[str, Any]] = []
+    for resource in (SERVICES, ENDPOINT_SLICES, NAMESPACES, PODS):
+        found += await client.list(resource)
+    with _tolerating_absence():
+        found.append({**await client.get(CONFIG_MAPS, name, namespace), "kind": "ConfigMap"})
+    with _tolerating_absence():
+        found += await client.list(SERVICE_IMPORTS)
+    return found
 
-    async with Client.from_kubeconfig(kubeconfig, context) as client:
-        lists = [await client.list(r) for r in (SERVICES, ENDPOINT_SLICES, NAMESPACES, PODS)]
-    return [o for objects in lists for o in objects]
+
+@contextlib.contextmanager
+def _tolerating_absence() -> Iterator[None]:
+    try:
+        yield
+    except StatusError as error:
+        if error.reason != "NotFound":
+            raise

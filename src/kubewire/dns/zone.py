@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import parent, relative, split, within
-from kubewire.lang.dns.record import RR, cname, soa_numbers, split_rdata
+from kubewire.lang.dns.record import RR, cname, soa_numbers
 
 MAX_LINKS = 8
 Node = dict[int, list[RR]]
@@ -228,32 +228,6 @@ def _signatures(node: Node, rtype: int, owner: str, *, do: bool) -> list[RR]:
 
 def _canonical(name: str) -> list[str]:
     return list(reversed(split(name)))
-
-
-def parse(text: str, origin: str, file: str = "") -> Zone:
-    """Read a zone file (RFC 1035). Raises ValueError that names the file and line."""
-    import dns.exception
-    import dns.name
-    import dns.rdataclass
-    import dns.zone
-
-    try:
-        parsed = dns.zone.from_text(
-            text, origin=dns.name.from_text(origin), relativize=False, check_origin=False,
-            allow_include=False, filename=file or origin,
-        )  # fmt: skip
-    except dns.exception.DNSException as error:
-        raise ValueError(f"{error}" or type(error).__name__) from error
-    zone = Zone(origin)
-    for name, ttl, rdata in parsed.iterate_rdatas():
-        wire = rdata.to_wire()
-        owner = name.to_text()
-        if wire is None or not within(owner.lower(), origin):
-            continue
-        zone.add(RR(owner, int(rdata.rdtype), ttl, split_rdata(wire, 0, len(wire), rdata.rdtype)))
-    if zone.soa is None:
-        raise ValueError(f'file "{file}" has no SOA record for origin {origin}')
-    return zone
 
 
 def from_records(origin: str, records: Iterable[RR]) -> Zone:

@@ -50,6 +50,7 @@ PROTOCOL_KERNEL = 2
 _TYPES = {"unicast": 1, "local": 2, "multicast": 5, "blackhole": 6, "unreachable": 7}
 _TYPE_NAMES = {number: name for name, number in _TYPES.items()}
 _ONLINK = 0x4
+_FIB_MATCH = 0x2000
 _IFA_F_NODAD = 0x02
 _NUD_PERMANENT = 0x80
 _NUD_NOARP = 0x40
@@ -191,6 +192,22 @@ def add_route(route: Route) -> Message:
 def put_route(route: Route) -> Message:
     """Add a route or replace the one to the same destination."""
     return _route(NEWROUTE, _PUT, route)
+
+
+def get_route(destination: Address) -> Message:
+    """Ask which route leads to an address."""
+    head = _ROUTE.pack(
+        _family(destination),
+        destination.max_prefixlen,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        _FIB_MATCH,
+    )
+    return Message(GETROUTE, 0, head + attr(1, destination.packed), f"route to {destination}")
 
 
 def delete_route(route: Route) -> Message:

@@ -15,7 +15,7 @@ from kubewire.kernel import links, qdiscs, routes
 from kubewire.kernel.links import Link
 from kubewire.kernel.netlink import Failure, NetlinkError, NetlinkSocket
 from kubewire.kernel.netns import Netns
-from kubewire.kernel.routes import DeviceAddress, Neighbour, Route
+from kubewire.kernel.routes import Address, DeviceAddress, Neighbour, Route
 
 GROUP_LINK = 1
 GROUP_NEIGHBOUR = 3
@@ -90,6 +90,15 @@ class RtNetlink(NetlinkSocket):
             parsed = self._list(routes.GETROUTE, body, routes.parse_route, "list routes")
             found += [route for route in parsed if route]
         return found
+
+    def route_to(self, destination: Address) -> Route | None:
+        """The route that leads to an address: to one of our own a local one, of the device that has it."""
+        try:
+            return routes.parse_route(self.ask(routes.get_route(destination))[1])
+        except NetlinkError as error:
+            if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+                raise
+            return None
 
     def neighbours(self) -> list[Neighbour]:
         """Neighbours of both families."""

@@ -6,7 +6,7 @@ what differs is changed in them: what is left is the kernel's own work.
 
 They are kept no longer than they are sure to be what the kernel has: everybody who writes tables
 opens the lock file for it, and that is watched (inotify); whoever does not leaves a table of another
-shape. After that the table is fetched. What cannot be written here is left to the program
+shape. After that the table is fetched and compared. What cannot be written here is left to the program
 (`UnfitError`), before anything is written.
 """
 
@@ -20,7 +20,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +55,15 @@ class Info(NamedTuple):
     size: int
 
 
+class _Kept(NamedTuple):
+    info: Info
+    blob: Blob
+    right: bool = False
+    """Somebody has said so; our own changes do not alter that."""
+    sure: bool = True
+    """Nobody has taken the lock since."""
+
+
 class Tables:
     """One family's tables in the network namespace in which this was made."""
 
@@ -62,7 +71,7 @@ class Tables:
         self._version = version
         family, self._level = _FAMILIES[version]
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
-        self._kept: dict[str, tuple[Info, Blob]] = {}
+        self._kept: dict[str, _Kept] = {}
         self._lock: _Lock | None = None
 
     def close(self) -> None:
@@ -86,45 +95,81 @@ class Tables:
             raise UnfitError("the kernel's structures are known for 64 bits only")
         with self._locked():
             ready = [(c.table, *self._edited(c)) for c in changes]
-            for index, (table, info, blob, edit) in enumerate(ready):
+            for index, (table, kept, edit) in enumerate(ready):
                 try:
-                    self._replace(table, info, blob, edit)
+                    self._replace(table, kept, edit)
                 except OSError as error:
                     if not index:
                         raise UnfitError(f"the kernel refuses the table {table}: {error}") from None
                     raise IptablesError(f"table {table}: {error}") from None
 
+    def keep(self, tables: Iterable[str]) -> None:
+        """Fetch tables, so that they are at hand; whether they are right, `approve` says later."""
+        try:
+            with self._locked():
+                self._kept = {table: self._fetched(table) for table in tables}
+        except UnfitError as error:
+            log.debug("not kept: %s", error)
+
+    def approve(self) -> None:
+        """What is kept has turned out to be right."""
+        self._kept = {table: kept._replace(right=True) for table, kept in self._kept.items()}
+
+    def are_right(self, tables: Iterable[str]) -> bool:
+        """Tables are still what was approved, and what we have changed since; they are fetched for it."""
+        try:
+            return all(self._is_right(table) for table in tables)
+        except UnfitError:
+            return False
+
+    def _is_right(self, table: str) -> bool:
+        kept = self._kept.get(table)
+        if not kept or not kept.right:
+            return False
+        info = self.info(table)
+        return info == kept.info and kept.blob.is_like(self._entries(table, info))
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         try:
             if self._lock is None or self._lock.gone:
-                self._kept = {}
-                self._lock = _Lock(LOCK)
+                if self._lock:
+                    self._lock.close()
+                self._kept, self._lock = {}, _Lock(LOCK)
         except OSError as error:
             raise UnfitError(f"{LOCK}: {error.strerror}") from None
         with self._lock.held() as alone:
             if not alone:
-                self._kept = {}
+                self._kept = {t: kept._replace(sure=False) for t, kept in self._kept.items()}
             yield
 
-    def _edited(self, change: Change) -> tuple[Info, Blob, Edit]:
+    def _edited(self, change: Change) -> tuple[_Kept, Edit]:
         """Kept no more until it is in the kernel."""
-        info, blob = self._read(change.table)
+        kept = self._current(change.table)
         self._kept.pop(change.table, None)
-        return info, blob, blob.edit(change)
+        return kept, kept.blob.edit(change)
 
-    def _read(self, table: str) -> tuple[Info, Blob]:
+    def _current(self, table: str) -> _Kept:
+        kept, info = self._kept.get(table), self.info(table)
+        if not kept or kept.info != info:
+            return self._fetched(table)
+        if not kept.sure and not kept.blob.is_like(data := self._entries(table, info)):
+            return _Kept(info, Blob.read(self._version, data))
+        return kept._replace(sure=True)
+
+    def _fetched(self, table: str) -> _Kept:
         info = self.info(table)
-        kept = self._kept.get(table)
-        if kept and kept[0] == info:
-            return kept
+        return _Kept(info, Blob.read(self._version, self._entries(table, info)))
+
+    def _entries(self, table: str, info: Info) -> bytearray:
         data = bytearray(ROOM + info.size)
         request = memoryview(data)[ROOM - _NAMED.size :]
         _NAMED.pack_into(request, 0, table.encode(), info.size)
         self._ask(_GET_ENTRIES, request)
-        return info, Blob.read(self._version, data)
+        return data
 
-    def _replace(self, table: str, info: Info, blob: Blob, edit: Edit) -> None:
+    def _replace(self, table: str, kept: _Kept, edit: Edit) -> None:
+        info, blob = kept.info, kept.blob
         counters = bytearray(edit.before * COUNTERS)
         name, shape = table.encode(), (blob.count, blob.size)
         hold = (ctypes.c_char * len(counters)).from_buffer(counters)
@@ -137,13 +182,16 @@ class Tables:
         except OSError as error:
             log.warning("table %s: its counters are lost: %s", table, error)
         else:
-            self._kept[table] = (Info(info.hooks, info.places, *shape), blob)
+            self._kept[table] = _Kept(Info(info.hooks, info.places, *shape), blob, kept.right)
 
     def _ask(self, option: int, answer: bytearray | memoryview) -> None:
         length = ctypes.c_uint(len(answer))
         hold = (ctypes.c_char * len(answer)).from_buffer(answer)
         number = self._socket.fileno(), self._level, option
-        _checked(_libc.getsockopt(*number, hold, ctypes.byref(length)))
+        try:
+            _checked(_libc.getsockopt(*number, hold, ctypes.byref(length)))
+        except OSError as error:
+            raise UnfitError(f"the kernel does not tell: {error}") from None
 
     def _tell(self, option: int, request: bytearray) -> None:
         hold = (ctypes.c_char * len(request)).from_buffer(request)

@@ -23,6 +23,7 @@ from kubewire.kubelet.environment import Source
 from kubewire.kubelet.events import Recorder
 from kubewire.kubelet.files import Resolver, machine_resolver
 from kubewire.kubelet.furnish import Furnisher
+from kubewire.kubelet.live import Node
 from kubewire.kubelet.network import OpenGate, PodNetwork, PolicyGate
 from kubewire.kubelet.pod import Pod
 from kubewire.kubelet.prober import Prober
@@ -32,7 +33,7 @@ from kubewire.kubelet.serving.server import Tls, Workers, serve
 from kubewire.kubelet.sources import Sources
 from kubewire.kubelet.standin.control import Control
 from kubewire.kubelet.volumes import volume_references
-from kubewire.kubelet.worker import Node, PodWorker
+from kubewire.kubelet.worker import PodWorker
 
 STAND_IN_SOCKET = "standin.sock"
 RESOLV_CONF = Path("/etc/resolv.conf")

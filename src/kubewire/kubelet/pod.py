@@ -180,6 +180,9 @@ class Container(Wire, frozen=True, kw_only=True):
     liveness_probe: Probe | None = None
     startup_probe: Probe | None = None
     lifecycle: Hooks | None = None
+    stdin: bool = False
+    stdin_once: bool = False
+    tty: bool = False
     restart_policy: str | None = None
 
     @property

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kubewire.kernel import process
+from kubewire.kernel import process, terminal
 from kubewire.kubelet.capture import captured, kill_group
 from kubewire.kubelet.enter import Entrance
 from kubewire.kubelet.output import Output
@@ -214,16 +214,25 @@ class ProgramRuntime(_Processes):
 
     async def start(self, run: Run, entrance: Entrance) -> None:
         """Execute ``entrance.argv`` in the pod."""
-        with run.output.pipes() as (out, err):
+        container, environment = run.container, entrance.environment
+        if container.tty:
+            environment = terminal.ENVIRONMENT | environment
+
+        def prepare() -> None:
+            entrance.prepare()
+            if container.tty:
+                terminal.take()
+
+        with run.output.pipes(stdin=container.stdin, tty=container.tty) as (fed, out, err):
             try:
                 child = process.spawn(
                     entrance.argv,
                     netns=run.netns,
-                    env=entrance.environment,
-                    stdin=process.DEVNULL,
+                    env=environment,
+                    stdin=fed,
                     stdout=out,
                     stderr=err,
-                    prepare=entrance.prepare,
+                    prepare=prepare,
                 )
             except OSError as error:
                 raise StartError("RunContainerError", str(error)) from error
@@ -263,7 +272,7 @@ class BuiltinRuntime(_Processes):
             )
             builtin(told)
 
-        with run.output.pipes() as (out, err):
+        with run.output.pipes() as (_, out, err):
             try:
                 child = process.fork_into(
                     body, netns=run.netns, name=run.container.name, stdout=out, stderr=err

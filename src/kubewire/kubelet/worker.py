@@ -10,33 +10,29 @@ import logging
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kubewire.api.errors import StatusError
-from kubewire.api.meta import JSON
 from kubewire.api.resources import PODS
-from kubewire.client.rest import Client
 from kubewire.kubelet import lifecycle, rehearsal
 from kubewire.kubelet.adopt import adopted
-from kubewire.kubelet.enter import Entrance
 from kubewire.kubelet.environment import ConfigError, Source
-from kubewire.kubelet.events import Recorder
-from kubewire.kubelet.furnish import Furnisher, stand_in_note
+from kubewire.kubelet.furnish import stand_in_note
 from kubewire.kubelet.hooks import run_hook
-from kubewire.kubelet.network import NetworkError, PodNetwork, PolicyGate
+from kubewire.kubelet.live import Live, Node
+from kubewire.kubelet.network import NetworkError
 from kubewire.kubelet.output import Output
 from kubewire.kubelet.pod import Container, Pod
-from kubewire.kubelet.prober import Prober, Target
+from kubewire.kubelet.prober import Target
 from kubewire.kubelet.probes import Changed, Group, Kill, Kind, Outcome
 from kubewire.kubelet.probes import Run as RunProbe
 from kubewire.kubelet.record import ContainerRecord, PodRecord, Running
-from kubewire.kubelet.runtime import Run, Runtimes, StartError, log_path
-from kubewire.kubelet.sandbox import Host, Sandbox
-from kubewire.kubelet.status import pod_status
+from kubewire.kubelet.runtime import Run, StartError, log_path
+from kubewire.kubelet.sandbox import Sandbox
+from kubewire.kubelet.statuswriter import RETRY_SECONDS, StatusWriter
 
 SETTLE_SECONDS = 1.0
 """How long the first status may wait for the first probes: usually one write says it all."""
@@ -44,43 +40,11 @@ SETTLE_SECONDS = 1.0
 EAGER_SECONDS = 0.03
 """Between the probes of a builtin (DNS, ingress) that has not answered one yet."""
 
-RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 15.0
 SHORTEST_GRACE = 2.0
 """What is left for SIGTERM after a hook that used up the grace period."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Node:
-    """What all workers of a node share."""
-
-    client: Client
-    host: Host
-    network: PodNetwork
-    gate: PolicyGate
-    runtimes: Runtimes
-    furnisher: Furnisher
-    prober: Prober
-    recorder: Recorder
-    clock: Callable[[], float]
-    maximum_backoff: float = 300.0
-    on_settled: Callable[[], None] = lambda: None
-
-
-@dataclass(slots=True)
-class Live:
-    """A container that runs: its run, its entrance, its probes."""
-
-    run: Run
-    entrance: Entrance
-    probes: Group
-    stopping: "asyncio.Task[None] | None" = None
-    grace: float = 0.0
-    is_builtin: bool = False
-    has_passed: bool = False
-    """The readiness probe has succeeded once."""
 
 
 class PodWorker:
@@ -101,7 +65,7 @@ class PodWorker:
         self._survived = self._sandbox.survives
         self._record = adopted(pod, node.clock(), node.maximum_backoff, survived=self._survived)
         self._adoptable = self._survived
-        self._written: JSON = {}
+        self._status = StatusWriter(node.client, node.host.ips)
         self._hold_until = 0.0
         self._retry_at = 0.0
         self._failures = 0
@@ -522,24 +486,7 @@ class PodWorker:
         if self._holds_status():
             return self._hold_until
         self._hold_until = 0.0
-        written = self._written.get("conditions") or ()
-        status = pod_status(self.pod, self._record, self._node.host.ips, now, written)
-        if status == self._written:
-            return never
-        meta = self.pod.metadata
-        gone: JSON = {key: None for key in ("message", "reason") if key in self._written}
-        patch = {"metadata": {"uid": meta.uid}, "status": {**gone, **status}}
-        try:
-            await self._node.client.patch(
-                PODS, meta.name, patch, meta.namespace, kind="strategic", subresource="status"
-            )
-        except StatusError as error:
-            if error.code in (404, 409):
-                return never
-            log.warning("status of pod %s cannot be written: %s", self.pod.key, error)
-            return now + RETRY_SECONDS
-        self._written = status
-        return never
+        return await self._status.write(self.pod, self._record, now)
 
     def _event(
         self,

@@ -35,7 +35,7 @@ from kubewire.kubeproxy.plan import (
     node_port_addresses,
     plan_service,
 )
-from kubewire.kubeproxy.proxier import Proxier
+from kubewire.kubeproxy.proxier import CountsRules, Proxier, RuleCount
 from kubewire.kubeproxy.table import Change, ServiceTable
 from kubewire.kubeproxy.topology import NodeView
 
@@ -237,7 +237,11 @@ class KubeProxy:
 
     def _counting(self) -> Metrics:
         """Of the mode that there is now."""
-        return Metrics(self._made[0].mode, self._frontends)
+        counts = isinstance(self._proxier, CountsRules)
+        return Metrics(self._made[0].mode, self._frontends, self._rules if counts else None)
+
+    def _rules(self) -> Iterable[RuleCount]:
+        return self._proxier.rule_counts() if isinstance(self._proxier, CountsRules) else ()
 
     def _frontends(self) -> Iterable[Frontend]:
         return self._table.frontends.values()
@@ -274,11 +278,9 @@ class KubeProxy:
             hosts = [ip for v in (4, 6) for ip in node_port_addresses(self._view, config, v)]
         closed = await self._health_checks.update(self._checks, hosts)
         for key, fault in closed.items() - self._closed.items():
-            self._record(
-                self.services.store[key],
-                "FailedToStartServiceHealthcheck",
-                f'node {self._view.name} failed to start healthcheck "{key}" on {fault}',
-            )
+            if service := self.services.store.get(key):
+                text = f'node {self._view.name} failed to start healthcheck "{key}" on {fault}'
+                self._record(service, "FailedToStartServiceHealthcheck", text)
         self._closed = closed
 
     def _seen(self) -> NodeView:
@@ -365,10 +367,7 @@ class KubeProxy:
 
     def _faults(self, key: Key, skipped: set[str]) -> Mapping[str, str]:
         """What people should know about a Service: text -> reason of the Event."""
-        told = {
-            f"EndpointSlice {text} cannot be used: it is of another family, or of a link or loopback": "FailedToUseEndpoint"
-            for text in sorted(skipped)
-        }
+        told = dict.fromkeys(sorted(skipped), "FailedToUseEndpoint")
         for own, holder in self._table.conflicts(key):
             place = f"{own.key.address}:{own.key.port}/{own.key.protocol}"
             told[f"{own.kind} {place} belongs to {holder.reason}"] = "FrontendConflict"

@@ -10,7 +10,7 @@ from kubewire.api.errors import InputError
 from kubewire.api.meta import JSON, Key
 from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.plan import SOURCES, Frontend, ServicePlan
-from kubewire.kubeproxy.topology import Target, targets
+from kubewire.kubeproxy.topology import Target, pod_name, refused, targets
 from kubewire.kubeproxy.trace import Tracer, endpoint_text
 
 
@@ -113,6 +113,15 @@ def _endpoints(tracer: Tracer, key: Key) -> Iterator[JSON]:
                     "in": chosen,
                     "why": _why(target, chosen=chosen),
                 }
+        for piece, endpoint, why in refused(port, slices):
+            yield {
+                "address": next(iter(endpoint.addresses), ""),
+                "portName": port.name,
+                "pod": pod_name(piece, endpoint.target_ref) or None,
+                "local": False,
+                "in": False,
+                "why": why,
+            }
 
 
 def _why(target: Target, *, chosen: bool) -> str:

@@ -9,6 +9,7 @@ from kubewire.kernel.probe import MASQUERADED, OUTSIDE, PODS, Probe, Seen, Shot
 from kubewire.kubeproxy import backends
 from kubewire.kubeproxy.config import Config, contains
 from kubewire.kubeproxy.plan import FrontendKey
+from kubewire.kubeproxy.proxier import Remembers
 from kubewire.kubeproxy.table import Change
 from kubewire.kubeproxy.trace import LOOPBACK, Answer, Flow, Tracer, Verdict, endpoint_name
 
@@ -42,8 +43,18 @@ class KernelTracer:
             return expected  # It never leaves the sender.
         way_in = {"pod": PODS, "node": "", "other": OUTSIDE}[source]
         shot = Shot(asked.source, asked.target, asked.port, asked.protocol, way_in)
-        seen = self._probe.fire([shot] * _tries(len(expected.endpoints)))
-        return self._answer(asked, seen, expected)
+        return self._answer(asked, self._fire(shot, expected), expected)
+
+    def _fire(self, shot: Shot, expected: Answer) -> list[Seen]:
+        tries = _tries(len(expected.endpoints))
+        if expected.sticky is None or not isinstance(self._proxier, Remembers):
+            return self._probe.fire([shot] * tries)
+        # A client stays where it was sent first: each time it must be as if it had never come.
+        seen = []
+        for _ in range(tries):
+            self._proxier.forget()
+            seen += self._probe.fire([shot])
+        return seen
 
     def _answer(self, asked: Flow, seen: Sequence[Seen], expected: Answer) -> Answer:
         found = {self._judged(asked, one) for one in seen}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +22,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from kubewire.kubeproxy.plan import Frontend
+from kubewire.kubeproxy.proxier import RuleCount
 
 FAMILIES = ("IPv4", "IPv6")
 SYNC_BUCKETS = tuple(0.001 * 2**i for i in range(15))
@@ -52,16 +52,6 @@ PARTIAL = ("nftables", "envoy", "iptables")
 """Modes whose full and partial syncs are told apart."""
 
 
-class Rules(NamedTuple):
-    """iptables rules of one table and family."""
-
-    table: str
-    version: int
-    total: int
-    last: int
-    """Written by the last sync."""
-
-
 class Metrics:
     """The registry of one proxy in one mode: as upstream's, it starts anew with a new mode."""
 
@@ -69,7 +59,7 @@ class Metrics:
         self,
         mode: str,
         frontends: Callable[[], Iterable[Frontend]],
-        rules: Callable[[], Iterable[Rules]] | None = None,
+        rules: Callable[[], Iterable[RuleCount]] | None = None,
     ) -> None:
         """``rules``: of a back end that counts them as iptables."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -224,7 +214,7 @@ class _NoLocalEndpoints(Collector):
 class _Rules(Collector):
     """How many iptables rules there are, and how many the last sync wrote."""
 
-    def __init__(self, rules: Callable[[], Iterable[Rules]]) -> None:
+    def __init__(self, rules: Callable[[], Iterable[RuleCount]]) -> None:
         self._rules = rules
 
     def collect(self) -> Iterable[GaugeMetricFamily]:

@@ -65,10 +65,14 @@ class Nodes:
         return self._known[name]
 
     def meeting(self, flow: Flow) -> Tracer:
-        """The node that a packet meets first: the sender's, else the one that it is sent to."""
+        """The node whose rules a packet meets: the sender's, unless they let it pass to another one."""
         if self.fixed:
             return self.named("")
-        return self.named(self.home(flow.source) or self.home(flow.target))
+        target = self.home(flow.target)
+        first = self.named(self.home(flow.source) or target)
+        if target in ("", first.node.name) or first.ask(flow).verdict != "passthrough":
+            return first
+        return self.named(target)
 
     def all(self) -> list[Tracer]:
         """Every node, or the one that the question is about."""

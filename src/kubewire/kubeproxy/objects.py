@@ -125,6 +125,21 @@ def _service_faults(service: Service) -> Iterator[tuple[str, str]]:
     for index, ingress in enumerate(service.status.load_balancer.ingress or ()):
         if ingress.ip:
             yield from _address(f"status.loadBalancer.ingress[{index}].ip", ingress.ip)
+        place = f"status.loadBalancer.ingress[{index}].ipMode"
+        yield from _one_of(place, ingress.ip_mode, ("", "Proxy", "VIP"))
+    yield from _doubles(service)
+
+
+def _doubles(service: Service) -> Iterator[tuple[str, str]]:
+    """Ports of which one would hide the other."""
+    ports = service.spec.ports or ()
+    for suffix, keys in (
+        ("", [f"{p.port}/{p.protocol}" for p in ports]),
+        (".name", [p.name and f'"{p.name}"' for p in ports]),
+    ):
+        for index, key in enumerate(keys):
+            if key and key in keys[:index]:
+                yield f"spec.ports[{index}]{suffix}", f"Duplicate value: {key}"
 
 
 def _slice_faults(piece: EndpointSlice) -> Iterator[tuple[str, str]]:

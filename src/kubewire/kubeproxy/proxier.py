@@ -98,3 +98,29 @@ class Lingers(Protocol):
 
     def leave(self) -> bool:
         """Remove all that no open connection needs; True once that was everything."""
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A back end whose kernel remembers which endpoint a client had (session affinity)."""
+
+    def forget(self) -> None:
+        """Every client chooses anew."""
+
+
+class RuleCount(NamedTuple):
+    """How many rules a table of one family has."""
+
+    table: str
+    version: int
+    total: int
+    last: int
+    """Written by the last sync."""
+
+
+@runtime_checkable
+class CountsRules(Protocol):
+    """A back end of rules that upstream counts."""
+
+    def rule_counts(self) -> Iterable[RuleCount]:
+        """By table and family; quick, for it is asked by every scrape."""

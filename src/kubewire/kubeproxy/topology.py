@@ -8,13 +8,15 @@ they terminate are used.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from socket import AF_INET, inet_pton
 from typing import NamedTuple
 
-from kubewire.api.service import EndpointSlice, ForZone, ObjectReference, ServicePort
+from kubewire.api.service import Endpoint, EndpointSlice, ForZone, ObjectReference, ServicePort
 from kubewire.kubeproxy.config import sloppy
 
+VERSIONS = {"IPv4": 4, "IPv6": 6}
+"""addressType -> version."""
 NOBODY: frozenset[str] = frozenset()
 
 
@@ -77,7 +79,7 @@ def targets(
 ) -> tuple[Target, ...]:
     """Endpoints of one port and family: by port *name* and protocol, each address once.
 
-    ``skipped`` is told of addresses that cannot be used.
+    ``skipped`` is told which addresses cannot be used, and why.
     """
     wanted = "IPv4" if version == 4 else "IPv6"
     found: dict[tuple[str, int], Target] = {}
@@ -96,20 +98,47 @@ def _numbers(piece: EndpointSlice, port: ServicePort) -> list[int]:
     ]
 
 
-def reachable(text: str, version: int) -> str | None:
-    """An endpoint's address in its canonical form.
+def refused(
+    port: ServicePort, slices: Iterable[EndpointSlice]
+) -> Iterator[tuple[EndpointSlice, Endpoint, str]]:
+    """What is in a Service's slices and yet no endpoint of a port, and why."""
+    for piece in slices:
+        lacking = ""
+        if piece.address_type not in VERSIONS:
+            lacking = f"addressType {piece.address_type} has no address to send to"
+        elif not _numbers(piece, port):
+            name = f' named "{port.name}"' if port.name else ""
+            lacking = f"EndpointSlice {piece.metadata.name} has no {port.protocol} port{name} (pods without the targetPort?)"
+        for endpoint in piece.endpoints or ():
+            address = next(iter(endpoint.addresses), "")
+            if why := lacking or unreachable(address, VERSIONS[piece.address_type]):
+                yield piece, endpoint, why
 
-    None if it is of another family than its slice, or tied to a link or a machine.
-    """
+
+def reachable(text: str, version: int) -> str | None:
+    """An endpoint's address in its canonical form; None if it is ``unreachable``."""
     if version == 4 and _plain_ipv4(text):
         return text
-    text = sloppy(text)
+    return None if unreachable(text, version) else sloppy(text)
+
+
+def unreachable(text: str, version: int) -> str:
+    """Why an address cannot be an endpoint's in a slice of a family; "" if it can."""
     try:
-        ip = ipaddress.ip_address(text)
+        ip = ipaddress.ip_address(sloppy(text))
     except ValueError:
-        return None
-    tied = ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified
-    return text if ip.version == version and not tied else None
+        return "must be a valid IP address"
+    if ip.version != version:
+        return f"must be an IPv{version} address, as addressType says"
+    for fits, what in (
+        (ip.is_unspecified, "unspecified (0.0.0.0 or ::)"),
+        (ip.is_loopback, "in the loopback range (127.0.0.0/8, ::1/128)"),
+        (ip.is_link_local, "in the link-local range (169.254.0.0/16, fe80::/10)"),
+        (ip.is_multicast, "in the multicast range (224.0.0.0/4, ff00::/8)"),
+    ):
+        if fits:
+            return f"may not be {what}"
+    return ""
 
 
 def _plain_ipv4(text: str) -> bool:
@@ -139,7 +168,7 @@ def _collect(
         ip = reachable(text, version)
         if ip is None:
             if skipped is not None:
-                skipped.add(f"{piece.metadata.name}: {text}")
+                skipped.add(_complaint(piece, endpoint, unreachable(text, version)))
             continue
         state, hints, reference = endpoint.conditions, endpoint.hints, endpoint.target_ref
         target = new(
@@ -153,7 +182,7 @@ def _collect(
                 here is not None and endpoint.node_name == here,
                 NOBODY if hints is None else _named(hints.for_zones),
                 NOBODY if hints is None else _named(hints.for_nodes),
-                "" if reference is None else _pod(piece, reference),
+                "" if reference is None else pod_name(piece, reference),
                 weight,
             ),
         )
@@ -163,12 +192,19 @@ def _collect(
             found[ip, number] = target
 
 
+def _complaint(piece: EndpointSlice, endpoint: Endpoint, why: str) -> str:
+    meta, index = piece.metadata, (piece.endpoints or []).index(endpoint)
+    field = f"endpoints[{index}].addresses[0]"
+    return f'EndpointSlice {meta.namespace}/{meta.name}: {field}: Invalid value: "{endpoint.addresses[0]}": {why}'
+
+
 def _named(given: Iterable[ForZone] | None) -> frozenset[str]:
     return frozenset(one.name for one in given or ())
 
 
-def _pod(piece: EndpointSlice, reference: ObjectReference) -> str:
-    if reference.kind != "Pod":
+def pod_name(piece: EndpointSlice, reference: ObjectReference | None) -> str:
+    """ns/name of the pod that an endpoint is; "" if it is none."""
+    if reference is None or reference.kind != "Pod":
         return ""
     return f"{reference.namespace or piece.metadata.namespace}/{reference.name}"
 

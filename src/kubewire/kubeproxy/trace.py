@@ -150,11 +150,11 @@ class Tracer:
         """Only some back ends look after addresses and ports without a frontend."""
         what = f"{asked.target}:{asked.port}/{asked.protocol}"
         if self.config.mode == "ipvs":
-            # The address is on the node: without a rule its own ports would answer.
+            # The address is put on the node: without a rule its own ports would answer.
             owner = next(
                 (f for f in self.plan.frontends.values() if f.on_node == asked.target), None
             )
-            if owner:
+            if owner and asked.target not in (*self.node.ips, *self.node.addresses):
                 reason = f"Service {owner.service}: {asked.target} has no {asked.protocol} port {asked.port}"
                 return Answer("reject", reason=reason)
         if self.config.mode in ("nftables", "envoy"):

@@ -185,21 +185,13 @@ class Connection:
         return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def open_stream(stream: int, headers: dict[str, str]) -> bytes:
-    """The frame by which a client begins its first stream."""
-    deflate = zlib.compressobj(zdict=DICTIONARY)
-    block = deflate.compress(_block(headers)) + deflate.flush(zlib.Z_SYNC_FLUSH)
-    return _control(SYN_STREAM, struct.pack("!IIH", stream, 0, 0) + block)
-
-
 def _block(headers: dict[str, str]) -> bytes:
     words = [word.encode() for pair in headers.items() for word in pair]
     return struct.pack("!I", len(headers)) + b"".join(struct.pack("!I", len(w)) + w for w in words)
 
 
-def _control(kind: int, body: bytes, flags: int = 0) -> bytes:
-    head = struct.pack("!HH", 0x8000 | VERSION, kind) + bytes((flags,))
-    return head + len(body).to_bytes(3) + body
+def _control(kind: int, body: bytes) -> bytes:
+    return struct.pack("!HHI", 0x8000 | VERSION, kind, len(body)) + body
 
 
 def _data(stream: int, body: bytes, flags: int) -> bytes:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +65,8 @@ def test_cache_answers_at_its_addresses_and_leaves_nothing(tmp_path: Path) -> No
             # What is asked of the cluster's DNS may be tracked; what pods ask of the cache is not.
             assert not seen & set(LOCAL)
             assert nft.tables() == {"kubewire-nodelocal", "somebody"}
+            page = urllib.request.urlopen("http://127.0.0.1:9353/metrics", timeout=5).read()
+            assert b'coredns_nodecache_setup_errors_total{errortype="iptables"} 0' in page
             cache.send_signal(signal.SIGTERM)
             assert cache.wait() == 0
         assert nft.tables() == {"somebody"}
@@ -99,6 +102,16 @@ def test_a_template_is_filled_in_memory_and_followed(
         cache.kill()
         cache.wait()
     assert not list(scratch.iterdir())
+
+
+def test_what_stays_is_taken_over() -> None:
+    local = ["--node-local", "--localip", LOCAL[0], "--upstream", "127.0.0.2", "--skipteardown"]
+    with Nfnetlink() as nft:
+        for _ in range(2):
+            with serving(*local, lines=4) as cache:
+                cache.send_signal(signal.SIGTERM)
+                assert cache.wait() == 0
+            assert nft.tables() == {"kubewire-nodelocal"}
 
 
 def test_rules_that_somebody_flushed_come_back() -> None:

@@ -18,16 +18,14 @@ from kubewire.lang.nftables.expressions import (
     NFPROTO,
     ChangeMark,
     CtState,
-    DnatMap,
-    Lookup,
     MarkSet,
     Masquerade,
     Match,
     Numgen,
     Reject,
     Verdict,
-    Vmap,
 )
+from kubewire.lang.nftables.lookups import DnatMap, Lookup, Vmap
 from kubewire.lang.nftables.model import (
     Chain,
     Rule,

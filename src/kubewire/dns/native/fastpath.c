@@ -6,8 +6,11 @@
  * under the lock and never touches a Python object, so it runs without the interpreter's lock.
  *
  * Nearly all that an answer costs is the kernel's, so the loop spares it work: answers of one size
- * to one client leave as one packet that the kernel cuts up at the end of its way (UDP_SEGMENT),
- * and while questions come fast the thread naps shortly instead of being woken for each.
+ * to one client leave as one packet that the kernel cuts up at the end of its way (UDP_SEGMENT; the
+ * last piece may be shorter), and while questions come fast the thread naps shortly instead of being
+ * woken for each. A packet costs the kernel about as much as six answers inside of one, so the more
+ * packets a batch needs, the longer the nap: names of many lengths, as search paths make them, then
+ * cost no more than names of one.
  *
  * Plain C behind a small surface: Python loads it by ctypes, so one library serves every version.
  */
@@ -39,10 +42,14 @@
 #define ASIDE (1 << 18)   /* octets of messages that may wait for Python */
 #define SEGMENTS 64       /* what every kernel with UDP_SEGMENT takes */
 #define SEGMENT_SIZE 1200 /* fits every path that IPv6 knows */
+#define PACKET 65000      /* octets that fit into one datagram */
 #define SECRETS 4
 #define BUSY 64            /* messages ... */
 #define BUSY_WITHIN 1.3e-3 /* ... that come within so many seconds make a busy time */
-#define NAP 120000        /* ns between two batches in a busy time */
+#define NAP 120000        /* ns between two batches in a busy time ... */
+#define LONG_NAP 300000   /* ... and at most, where that makes fewer packets: */
+#define MANY 32           /* so many messages make a nap longer ... */
+#define FULL 10           /* ... unless so many share a packet */
 
 typedef struct {
     uint64_t hash;
@@ -67,11 +74,14 @@ typedef struct {
 typedef struct {
     const uint8_t *data;
     void *name, *control;
-    uint32_t size, group;
+    struct bundle *group;
+    uint32_t size;
 } letter;
 
-typedef struct {
-    letter *first;
+typedef struct bundle {
+    letter *first, *tail; /* the tail is shorter than the others and leaves last */
+    struct bundle *next;  /* of the same client, in a ring */
+    struct iovec *vectors;
     uint32_t count, placed;
     /* Room for control data as it came, then for UDP_SEGMENT. */
     _Alignas(8) uint8_t control[CONTROL + CMSG_SPACE(sizeof(uint16_t))];
@@ -79,10 +89,10 @@ typedef struct {
 
 typedef struct {
     letter letters[BATCH];
-    bundle bundles[BATCH];
+    bundle bundles[BATCH], *sent[BATCH];
     struct mmsghdr messages[BATCH];
     struct iovec vectors[BATCH];
-    uint32_t count;
+    uint32_t count, packets;
 } outbox;
 
 typedef struct {
@@ -415,34 +425,56 @@ static void post(outbox *o, const uint8_t *data, uint32_t size, void *name, void
     o->letters[o->count++] = (letter){.data = data, .size = size, .name = name, .control = control};
 }
 
-static int together(const loop *l, const letter *a, const letter *b) {
-    return a->size == b->size && !memcmp(a->name, b->name, l->name_size) &&
+static int same_client(const loop *l, const letter *a, const letter *b) {
+    return !memcmp(a->name, b->name, l->name_size) &&
            !memcmp(a->control, b->control, l->control_size);
+}
+
+static int has_room(const loop *l, const bundle *b) {
+    return !l->unsegmented && b->first->size <= SEGMENT_SIZE && b->count < SEGMENTS &&
+           (b->count + 1) * b->first->size <= PACKET;
 }
 
 /* Put each letter into the bundle of its client and size; gives how many bundles there are. */
 static uint32_t bundle_up(const loop *l, outbox *o) {
-    uint16_t cells[2 * BATCH] = {0}; /* number of a bundle + 1 */
+    uint8_t clients[2 * BATCH] = {0}; /* number of a client's first bundle + 1 */
     uint32_t bundles = 0;
     for (uint32_t i = 0; i < o->count; i++) {
         letter *one = &o->letters[i];
-        int alone = l->unsegmented || one->size > SEGMENT_SIZE;
-        uint64_t at = hash_of(one->name, l->name_size, one->size);
-        uint16_t *cell = &cells[at % (2 * BATCH)];
-        while (!alone && *cell && !together(l, o->bundles[*cell - 1].first, one))
-            cell = &cells[++at % (2 * BATCH)];
-        if (alone || !*cell || o->bundles[*cell - 1].count == SEGMENTS) {
-            bundle *fresh = &o->bundles[bundles++];
-            fresh->first = one;
-            fresh->count = fresh->placed = 0;
-            if (!alone) *cell = (uint16_t)bundles;
-            one->group = bundles - 1;
-        } else {
-            one->group = *cell - 1u;
+        uint64_t at = hash_of(one->name, l->name_size, 0) % (2 * BATCH);
+        while (clients[at] && !same_client(l, o->bundles[clients[at] - 1].first, one))
+            at = (at + 1) % (2 * BATCH);
+        bundle *first = clients[at] ? &o->bundles[clients[at] - 1] : NULL, *b = first;
+        while (b && (b->first->size != one->size || !has_room(l, b)))
+            b = b->next == first ? NULL : b->next;
+        if (!b) {
+            b = &o->bundles[bundles++];
+            *b = (bundle){.first = one, .next = first ? first->next : b};
+            if (first)
+                first->next = b;
+            else
+                clients[at] = (uint8_t)bundles;
         }
-        o->bundles[one->group].count++;
+        b->count++;
+        one->group = b;
     }
     return bundles;
+}
+
+/* A letter that is alone in its bundle goes along behind larger ones to the same client. */
+static void tuck_in(const loop *l, outbox *o, uint32_t bundles) {
+    for (uint32_t i = 0; i < bundles; i++) {
+        bundle *alone = &o->bundles[i], *host = NULL;
+        if (alone->count != 1) continue;
+        for (bundle *b = alone->next; b != alone && !(host && host->count > 1); b = b->next)
+            if (b->count && !b->tail && b->first->size > alone->first->size && has_room(l, b))
+                host = b;
+        if (!host) continue;
+        host->tail = alone->first;
+        host->tail->group = host;
+        host->count++;
+        alone->count = 0;
+    }
 }
 
 /* The header of a bundle, or of one letter. */
@@ -478,24 +510,31 @@ static void send_singly(loop *l, struct msghdr *whole, bundle *b, int flags) {
 }
 
 static void send_all(loop *l, outbox *o, int flags) {
-    uint32_t bundles = bundle_up(l, o), place = 0;
+    uint32_t bundles = bundle_up(l, o);
+    struct iovec *place = o->vectors;
+    tuck_in(l, o, bundles);
+    o->packets = 0;
     for (uint32_t i = 0; i < bundles; i++) {
         bundle *b = &o->bundles[i];
-        o->messages[i].msg_hdr =
-            (struct msghdr){.msg_iov = &o->vectors[place], .msg_iovlen = b->count};
-        address(l, &o->messages[i].msg_hdr, b, b->count > 1);
+        if (!b->count) continue;
+        struct msghdr *m = &o->messages[o->packets].msg_hdr;
+        *m = (struct msghdr){.msg_iov = place, .msg_iovlen = b->count};
+        address(l, m, b, b->count > 1);
+        b->vectors = place;
         place += b->count;
+        o->sent[o->packets++] = b;
     }
     for (uint32_t i = 0; i < o->count; i++) {
         letter *one = &o->letters[i];
-        struct iovec *vectors = o->messages[one->group].msg_hdr.msg_iov;
-        vectors[o->bundles[one->group].placed++] = (struct iovec){(void *)one->data, one->size};
+        bundle *b = one->group;
+        uint32_t at = one == b->tail ? b->count - 1 : b->placed++;
+        b->vectors[at] = (struct iovec){(void *)one->data, one->size};
     }
-    for (uint32_t first = 0; first < bundles;) {
-        int sent = sendmmsg(l->fd, o->messages + first, bundles - first, flags);
+    for (uint32_t first = 0; first < o->packets;) {
+        int sent = sendmmsg(l->fd, o->messages + first, o->packets - first, flags);
         if (sent < 0 && errno == EINTR) continue;
         /* One client that cannot be reached must not hold up the rest of the batch. */
-        if (sent <= 0) send_singly(l, &o->messages[first].msg_hdr, &o->bundles[first], flags);
+        if (sent <= 0) send_singly(l, &o->messages[first].msg_hdr, o->sent[first], flags);
         first += sent > 0 ? (uint32_t)sent : 1;
     }
     o->count = 0;
@@ -528,6 +567,7 @@ static int one_batch(loop *l, batch *b, int count, double at) {
     pthread_mutex_lock(&l->lock);
     pthread_rwlock_rdlock(&l->answers->lock);
     int idle = !l->aside_used;
+    b->out.packets = 0;
     look_ahead(l->answers, b, count);
     for (int i = 0; i < count; i++) {
         struct msghdr *in = &b->in[i].msg_hdr;
@@ -566,6 +606,13 @@ static void keep_pace(pace *p, int count, double at) {
     p->count = 0;
 }
 
+/* How long to wait for the next batch; clients that ask little at once gain nothing by more. */
+static long nap(uint32_t packets, int count) {
+    double spread = (double)packets * FULL / count;
+    if (count < MANY || spread < 1) return NAP;
+    return spread * spread * NAP < LONG_NAP ? (long)(spread * spread * NAP) : LONG_NAP;
+}
+
 static void *run(void *argument) {
     loop *l = argument;
     batch *b = calloc(1, sizeof *b);
@@ -589,7 +636,8 @@ static void *run(void *argument) {
             int behind = one_batch(l, b, count, at);
             keep_pace(&p, count, at);
             /* While Python is behind it needs the processor more than new messages need haste. */
-            if ((p.busy || behind) && count < BATCH / 2) nanosleep(&(struct timespec){0, NAP}, NULL);
+            if ((p.busy || behind) && count < BATCH)
+                nanosleep(&(struct timespec){0, nap(b->out.packets, count)}, NULL);
         } else if (errno != EINTR && errno != EAGAIN) {
             struct timespec pause = {0, 1000000};
             nanosleep(&pause, NULL);

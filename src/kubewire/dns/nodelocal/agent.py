@@ -9,9 +9,13 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_interface
 from typing import Self
 
+from kubewire.dns.metrics import Book
+from kubewire.dns.nodelocal.metrics import ERRORS, book
 from kubewire.dns.nodelocal.plan import TABLE, NodeLocal
 from kubewire.kernel import links, routes
 from kubewire.kernel.netlink import NetlinkError
@@ -35,10 +39,15 @@ class Agent:
         *,
         interface: str = "nodelocaldns",
         interval: float = INTERVAL,
+        stays: bool = False,
+        counters: Book | None = None,
     ) -> None:
         self._plan = plan
         self._interface = interface
         self._interval = interval
+        self._stays = stays
+        """Leave everything in place at the end."""
+        self._counters = counters or book()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="nodelocal", daemon=True)
 
@@ -50,17 +59,26 @@ class Agent:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.remove()
+        if not self._stays:
+            self.remove()
 
     def ensure(self) -> None:
         """Put in place what is missing."""
-        with RtNetlink() as netlink:
+        with self._counting("interface_add"), RtNetlink() as netlink:
             index = self._device(netlink)
             wanted = [ip_interface(ip) for ip in self._plan.local_ips]
             netlink.transact([routes.put_address(index, address) for address in wanted])
-        with Nfnetlink() as nft:
+        with self._counting("iptables"), Nfnetlink() as nft:
             if TABLE not in nft.tables():
                 nft.commit(model.replace(self._plan.table()))
+
+    @contextmanager
+    def _counting(self, kind: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._counters.add(ERRORS, kind)
+            raise
 
     def remove(self) -> None:
         """Take everything away that ``ensure`` puts there."""

@@ -23,9 +23,9 @@ from kubewire.lang.nftables.expressions import (
     NOTRACK,
     SPORT,
     Load,
-    Lookup,
     Match,
 )
+from kubewire.lang.nftables.lookups import Lookup
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Rule, Set, Table
 from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO, ip_bytes, port_bytes, proto_bytes
 from kubewire.lang.packet import PROTOCOLS

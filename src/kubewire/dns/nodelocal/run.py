@@ -12,7 +12,9 @@ from kubewire.api.resources import SERVICES
 from kubewire.client.kubeconfig import SERVICE_ACCOUNT
 from kubewire.client.rest import Client
 from kubewire.dns import run as server
+from kubewire.dns.http import split_address
 from kubewire.dns.nodelocal.agent import Agent
+from kubewire.dns.nodelocal.metrics import Page, book
 from kubewire.dns.nodelocal.plan import NodeLocal
 
 
@@ -26,6 +28,9 @@ def run(
     context: str,
     agent: str,
     quiet: bool,
+    interval: float,
+    stays: bool,
+    metrics: str,
 ) -> int:
     """Serve until SIGTERM; gives the exit status."""
     if not plan.local_ips:
@@ -37,7 +42,10 @@ def run(
     def corefile() -> str:
         return plan.filled(template.read_text()) if template else plan.corefile()
 
-    with Agent(plan, interface=interface):
+    counters = book()
+    page = Page(split_address(metrics) if metrics else None, counters)
+    placed = Agent(plan, interface=interface, interval=interval, stays=stays, counters=counters)
+    with placed, page:
         return server.run(
             template, text=corefile, kubeconfig=kubeconfig, context=context, agent=agent,
             quiet=quiet,

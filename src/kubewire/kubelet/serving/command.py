@@ -1,21 +1,14 @@
 """A program that somebody runs in a container: its streams, and the terminal if it has one."""
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import pty
-import struct
-import termios
 from collections.abc import Callable, Mapping, Sequence
 
 from kubewire.client.remotecommand import Size
-from kubewire.kernel import process
+from kubewire.kernel import process, terminal
 from kubewire.kubelet.capture import kill_group
 from kubewire.kubelet.enter import Entrance
-
-TERMINAL = {"TERM": "xterm"}
-"""What container runtimes set for programs with a terminal."""
 
 
 class Command:
@@ -90,10 +83,10 @@ async def _with_terminal(entrance: Entrance, argv: Sequence[str], *, stdin: bool
 
     def prepare() -> None:
         entrance.prepare()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        terminal.take()
 
     try:
-        environment = {**entrance.environment, **TERMINAL}
+        environment = {**entrance.environment, **terminal.ENVIRONMENT}
         child = _spawn(entrance, argv, environment, [theirs] * 3, prepare)
     except OSError:
         os.close(ours)
@@ -104,12 +97,7 @@ async def _with_terminal(entrance: Entrance, argv: Sequence[str], *, stdin: bool
     command.stdin = await _writer(os.dup(ours)) if stdin else None
     command.stdout = await _reader(ours)
 
-    def resize(size: Size) -> None:
-        with contextlib.suppress(OSError, struct.error):
-            packed = struct.pack("HHHH", size.height, size.width, 0, 0)
-            fcntl.ioctl(ours, termios.TIOCSWINSZ, packed)
-
-    command.on_resize = resize
+    command.on_resize = lambda size: terminal.resize(ours, size.width, size.height)
     return command
 
 

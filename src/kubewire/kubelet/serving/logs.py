@@ -10,7 +10,7 @@ from aiohttp import web
 from kubewire.api.errors import StatusError
 from kubewire.kubelet.lifecycle import will_restart
 from kubewire.kubelet.logs import Question, moment, tail_start
-from kubewire.kubelet.output import Output, previous, read_from
+from kubewire.kubelet.output import Output, previous
 from kubewire.kubelet.pod import Container
 from kubewire.kubelet.record import Running, Terminated, Waiting
 from kubewire.kubelet.rehearsal import parse
@@ -33,7 +33,7 @@ async def answer(
     if worker.is_played(container):
         shown = _played(worker, container, question, follow)
     else:
-        shown = records(path, question, follow)
+        shown = following(follow, question) if follow else records(path, question)
     response = web.StreamResponse(headers={"Content-Type": "text/plain"})
     response.enable_chunked_encoding()
     await response.prepare(request)
@@ -78,28 +78,40 @@ def asked(query: Mapping[str, str], *, now: float) -> Question:
     )
 
 
-async def records(
-    path: Path, question: Question, output: Output | None
-) -> AsyncGenerator[bytes, None]:
-    """What there is, and with an output what comes, until the run ends."""
-    data = read_from(path, 0)
-    at, cuts = len(data), output.cuts if output else 0
-    if question.tail is not None:
-        data = data[tail_start(data, question.tail) :]
-    while True:
-        for piece in _shown(data, question):
-            yield piece
-        if output is None or question.is_answered:
-            return
-        if cuts != output.cuts:
-            data, at, cuts = output.before(at), 0, output.cuts
-            continue
-        data = output.after(at)
-        at += len(data)
-        if not data and output.is_finished:
-            return
-        if not data:
+async def records(path: Path, question: Question) -> AsyncGenerator[bytes, None]:
+    """What a file holds."""
+    for piece in _shown(_tail(_text(path), question), question):
+        yield piece
+
+
+async def following(output: Output, question: Question) -> AsyncGenerator[bytes, None]:
+    """What there is, then what comes, until the run ends."""
+    with output.following():
+        data, at, cuts = output.read(0, output.cuts)
+        data = _tail(data, question)
+        while True:
+            for piece in _shown(data, question):
+                yield piece
+            if question.is_answered:
+                return
+            is_whole = cuts == output.cuts
+            data, at, cuts = output.read(at, cuts)
+            if data or not is_whole:
+                continue
+            if output.is_finished:
+                return
             await output.changed()
+
+
+def _text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _tail(data: bytes, question: Question) -> bytes:
+    return data if question.tail is None else data[tail_start(data, question.tail) :]
 
 
 def _shown(data: bytes, question: Question) -> "list[bytes]":

@@ -1,6 +1,6 @@
-"""/portForward: connections to a pod's loopback, over SPDY in a WebSocket, or WebSocket channels.
+"""/portForward: connections to a pod's loopback, over SPDY or over channels of a WebSocket.
 
-kubectl (1.31 and later) tunnels SPDY/3.1 through a WebSocket: for each connection it opens two
+kubectl speaks SPDY/3.1, since 1.31 in a tunnel through a WebSocket: for each connection it opens two
 streams with the same ``requestID``, one for data, one for what went wrong. Other clients name their
 ports in the query and get two channels each: 2i for data, 2i+1 for errors, both of which begin with
 the port's number (two bytes, little endian).
@@ -18,9 +18,11 @@ from aiohttp import WSMsgType, web
 from kubewire.api.errors import StatusError
 from kubewire.client import remotecommand
 from kubewire.kernel import netns
+from kubewire.kubelet.serving import bare
 from kubewire.kubelet.worker import PodWorker
 from kubewire.lang import spdy
 
+VERSION = "portforward.k8s.io"
 TUNNEL = "SPDY/3.1+portforward.k8s.io"
 CHUNK = 1 << 16
 BACKLOG = 64
@@ -34,9 +36,16 @@ async def answer(request: web.BaseRequest, worker: PodWorker) -> web.StreamRespo
     """Forward until the client goes."""
     if not worker.record.has_sandbox:
         raise StatusError("InternalError", f'pod "{worker.pod.metadata.name}" does not run')
+    if bare.is_asked(request):
+        async with (
+            bare.upgraded(request, (VERSION,)) as connection,
+            Streams(worker, connection.write) as streams,
+        ):
+            async for data in connection.read():
+                if not await streams.feed(data):
+                    break
+        return bare.finished()
     ws = web.WebSocketResponse(protocols=(TUNNEL, *remotecommand.PROTOCOLS))
-    if not ws.can_prepare(request):
-        raise StatusError("BadRequest", "unable to upgrade: a WebSocket is needed")
     await ws.prepare(request)
     if ws.ws_protocol == TUNNEL:
         async with Streams(worker, ws.send_bytes) as streams:

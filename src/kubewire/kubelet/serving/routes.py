@@ -27,6 +27,7 @@ IN_CONTAINER = {
     "attach": streams.attach,
 }
 """First part of the path -> who answers; NAMESPACE/POD[/UID]/CONTAINER follows."""
+UPGRADED = ("exec", "attach", "portForward")
 HEALTH = ("healthz", "livez", "readyz")
 
 
@@ -64,6 +65,8 @@ class Routes:
         first, *rest = [unquote(part) for part in request.path.strip("/").split("/")]
         if first in HEALTH:
             return web.Response(text="ok")
+        if first in UPGRADED and "Upgrade" not in request.headers:
+            raise StatusError("BadRequest", "Upgrade request required")
         if first in IN_CONTAINER and len(rest) in (3, 4):
             worker, container = self._container(rest[0], rest[1], rest[2:-1], rest[-1])
             return await IN_CONTAINER[first](request, worker, container)

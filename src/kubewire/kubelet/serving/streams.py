@@ -1,7 +1,8 @@
 """/exec, /run and /attach: programs beside a container, and its own output as it comes."""
 
 import asyncio
-from dataclasses import replace
+import contextlib
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -11,10 +12,11 @@ from kubewire.client.remotecommand import Session
 from kubewire.kubelet.capture import captured
 from kubewire.kubelet.enter import Entrance
 from kubewire.kubelet.enter import entrance as entrance_of
+from kubewire.kubelet.live import Live
 from kubewire.kubelet.output import Output
 from kubewire.kubelet.pod import Container
-from kubewire.kubelet.serving import command
-from kubewire.kubelet.worker import Live, PodWorker
+from kubewire.kubelet.serving import bare, command
+from kubewire.kubelet.worker import PodWorker
 
 TRUE = ("1", "true")
 
@@ -34,8 +36,7 @@ def entrance(worker: PodWorker, container: Container) -> Entrance:
     live = running(worker, container)
     if not worker.is_played(container):
         return live.entrance
-    found = entrance_of(worker.folder, container.name)
-    return replace(found, netns=str(worker.netns))
+    return entrance_of(worker.folder, container.name)
 
 
 async def execute(
@@ -63,7 +64,7 @@ async def execute(
         finally:
             running.close()
 
-    return await remotecommand.serve(request, work)
+    return await _serve(request, work)
 
 
 async def run(
@@ -91,11 +92,35 @@ async def attach(
     }
 
     async def work(session: Session) -> int:
-        await _follow(session, output, shown)
-        state = worker.record.containers[container.name].state
-        return int(getattr(state, "exit_code", 0))
+        session.on_resize = lambda size: output.resize(size.width, size.height)
+        writer = await output.input() if query.get("input") in TRUE else None
+        typing = asyncio.create_task(_type(session, writer, once=container.stdin_once))
+        try:
+            await _follow(session, output, shown)
+        finally:
+            typing.cancel()
+        # As upstream: how the container ended is said by the pod's status.
+        return 0
 
-    return await remotecommand.serve(request, work)
+    return await _serve(request, work)
+
+
+async def _serve(
+    request: web.BaseRequest, work: Callable[[Session], Awaitable[int]]
+) -> web.StreamResponse:
+    server = bare.serve if bare.is_asked(request) else remotecommand.serve
+    return await server(request, work)
+
+
+async def _type(session: Session, writer: asyncio.StreamWriter | None, *, once: bool) -> None:
+    """Pass on what the client types; its end is the program's only if ``stdinOnce`` says so."""
+    with contextlib.suppress(ConnectionError):
+        async for data in session.stdin():
+            if writer is not None:
+                writer.write(data)
+                await writer.drain()
+        if writer is not None and once:
+            writer.close()
 
 
 async def _follow(session: Session, output: Output, shown: set[str]) -> None:

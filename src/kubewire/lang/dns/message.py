@@ -172,7 +172,8 @@ def _read_record(data: bytes, at: int, message: Message, section: list[RR]) -> i
         )
     elif rtype == codes.TSIG:
         message.tsig = RR(name, rtype, ttl, (data[start:end],), rclass)
-    elif length == 0:
+    elif length == 0 and rclass != codes.IN:
+        # Conditions of an update say with an empty rdata that they are about any.
         section.append(RR(name, rtype, ttl, (), rclass))
     else:
         section.append(RR(name, rtype, ttl, split_rdata(data, start, end, rtype), rclass))

@@ -48,6 +48,8 @@ _LAYOUT: dict[int, tuple[int | str, ...]] = {
     codes.TYPES["AFSDB"]: (2, "n"),
     codes.TYPES["MINFO"]: ("n", "n"),
 }
+_FIXED = {codes.A: 4, codes.AAAA: 16}
+_STRINGS = frozenset({codes.TXT, codes.HINFO, codes.TYPES["SPF"]})
 COMPRESSED = frozenset({codes.NS, codes.CNAME, codes.PTR, codes.SOA, codes.MX})
 
 
@@ -229,6 +231,10 @@ def split_rdata(data: bytes, start: int, end: int, rtype: int) -> Rdata:
 
     shape = _LAYOUT.get(rtype)
     if shape is None:
+        if rtype in _STRINGS:
+            _check_strings(data[start:end])
+        elif end - start != _FIXED.get(rtype, end - start):
+            raise ValueError("rdata has another length than its type")
         return (data[start:end],)
     parts: list[bytes | str] = []
     at = start
@@ -244,6 +250,14 @@ def split_rdata(data: bytes, start: int, end: int, rtype: int) -> Rdata:
     if at != end:
         raise ValueError("rdata has another length than its fields")
     return tuple(parts)
+
+
+def _check_strings(raw: bytes) -> None:
+    at = 0
+    while at < len(raw):
+        at += 1 + raw[at]
+    if at != len(raw) or not raw:
+        raise ValueError("strings have another length than the rdata")
 
 
 def owner_labels(record: RR) -> list[str]:

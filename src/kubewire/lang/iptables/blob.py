@@ -122,6 +122,22 @@ class Blob:
         if any(after <= before for before, after in pairwise(names)):
             raise UnfitError("chains that are not sorted by their names")
 
+    def is_like(self, data: bytearray) -> bool:
+        """Whether bytes from the kernel hold the same, whatever they have counted."""
+        if len(data) != len(self.data):
+            return False
+        here, there = memoryview(self.data)[ROOM:], memoryview(data)[ROOM:]
+        lengths, own = here.cast("H"), HEADERS[self.version].size
+        at, size, end = 0, len(here), OFFSETS[self.version] + 4
+        while at < size:
+            after = at + lengths[(at + end - 2) >> 1]
+            if here[at : at + end] != there[at : at + end]:
+                return False
+            if here[at + own : after] != there[at + own : after]:
+                return False
+            at = after
+        return True
+
     # -- what is where ----------------------------------------------------------------------------
 
     def _name(self, head: int) -> bytes:

@@ -55,6 +55,12 @@ class Change:
         parts = (self.inserted, self.appended, self.removed_rules, self.removed)
         return bool(self.written) or any(parts)
 
+    @property
+    def rules(self) -> int:
+        """How many rules it puts in, once it is settled."""
+        written = sum(len(list(rules)) for _, rules in self.written)
+        return written + len(self.inserted) + len(self.appended)
+
     def lines(self, limit: int = ENDLESS) -> Iterator[str]:
         """What ``iptables-restore`` reads; nothing if nothing is to be done."""
         length = 0

@@ -247,6 +247,11 @@ class Transaction:
         """Remove elements that are there."""
         self._elements(DELELEMENTS, 0, table, one, elements)
 
+    def flush_set(self, table: str, name: str) -> None:
+        """Remove every element."""
+        body = wire.string(1, table) + wire.string(2, name)
+        self.add(DELELEMENTS, 0, body, f"delete elements of {name}")
+
     def _elements(
         self, kind: int, flags: int, table: str, one: Set, elements: Mapping[bytes, Data]
     ) -> None:

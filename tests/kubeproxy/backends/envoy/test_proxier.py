@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from kubewire.kubeproxy.backends.envoy.proxier import ENDED, EnvoyProxier
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import plan
 from kubewire.kubeproxy.table import Change
-from kubewire.lang.nftables.expressions import IP_DADDR, IP_SADDR, Lookup, Reject
+from kubewire.lang.nftables.expressions import IP_DADDR, IP_SADDR, Reject
+from kubewire.lang.nftables.lookups import Lookup
 from kubewire.lang.nftables.model import Chain, Rule, Set, Table, Transaction, replace
 from kubewire.lang.nftables.types import IPV4, ip_bytes
 from tests.kubeproxy.backends.envoy.world import OUTSIDE, VIEW, world
@@ -148,6 +150,22 @@ async def test_a_dead_endpoint_is_tried_again_elsewhere(tmp_path: Path) -> None:
             assert (await node.line(POD, VIP))[0] == TWO
 
 
+async def test_a_reset_comes_through(tmp_path: Path) -> None:
+    async with world(tmp_path) as node:
+        await node.serve(ONE)
+        node.show([service()], [slice_(A)])
+        connection = await node.dial(POD, VIP)
+        await connection.line()
+        for stream in node.streams:
+            if stream.get_extra_info("sockname")[0] == ONE:
+                stream.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+                stream.transport.abort()
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(connection.reader.read(1), 10)
+
+
 async def test_metrics_name_the_service(tmp_path: Path) -> None:
     async with world(tmp_path) as node:
         await node.serve(ONE)
@@ -238,6 +256,61 @@ async def test_the_next_one_takes_over_what_runs(tmp_path: Path) -> None:
         node.frontends = {}
         node.show([service()], [slice_(A)])
         assert (await line.line())[0] == ONE
+        assert (await node.line(POD, VIP))[0] == ONE
+
+
+def restarting(config: Config, states: list[list[Change]], go: int) -> None:
+    """Starts again and again with more Services or fewer, until it is killed."""
+    while True:
+        for state in states:
+            proxier = EnvoyProxier(config, ["10.96.0.0/16"])
+            proxier.sync(state, {})
+            proxier.close()
+            os.write(go, b".")
+
+
+def killed(child: int) -> None:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+async def test_killed_in_the_middle(tmp_path: Path) -> None:
+    names = {f"s{i}": f"10.96.1.{i}" for i in range(60)}
+    async with world(tmp_path) as node:
+        await node.serve(ONE)
+        services, slices = [service()], [slice_(A)]
+        more = [service(name, ip) for name, ip in names.items()]
+        node.show(services, slices)
+        line = await node.dial(POD, VIP)
+        assert (await line.line())[0] == ONE
+        node.proxier.close()
+        found = plan(
+            [*services, *more], [*slices, *(slice_(A, of=n) for n in names)], VIEW, node.config
+        )
+        many = [Change(key, None, f) for key, f in found.frontends.items()]
+        few = [change for change in many if change.key.address == VIP]
+        for kills in range(3):
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                asyncio.events._set_running_loop(None)
+                restarting(node.config, [many, few], writing)
+            os.close(writing)
+            os.read(reading, 1 + kills)
+            # Each time at another point: after so many connections.
+            for _ in range(3 + 5 * kills):
+                assert (await line.line())[0] == ONE
+                assert (await node.line(POD, VIP))[0] == ONE
+            killed(child)
+            os.close(reading)
+            assert (await line.line())[0] == ONE
+            assert (await node.line(POD, VIP))[0] == ONE
+        node.proxier = EnvoyProxier(node.config, ["10.96.0.0/16"])
+        node.frontends = {}
+        node.show(services, slices)
+        assert (await line.line())[0] == ONE
+        dump = node.proxier.dump()
+        assert dump.actual == dump.desired, "nothing of the others is left"
         assert (await node.line(POD, VIP))[0] == ONE
 
 

@@ -91,6 +91,36 @@ def test_change_by_change_it_comes_to_the_same(
         assert not proxier.heal()
 
 
+def counted(variant: str) -> dict[tuple[int, str], int]:
+    """Rules in our chains, as the kernel lists them."""
+    found: dict[tuple[int, str], int] = {}
+    for version in (4, 6):
+        table = ""
+        for line in Iptables(version, variant).save().splitlines():
+            table = line[1:] if line[:1] == "*" else table
+            if table in ("nat", "filter"):
+                found.setdefault((version, table), 0)
+                found[version, table] += line.startswith("-A KUBE-")
+    return found
+
+
+def test_rules_are_counted(proxier: IptablesProxier, variant: str) -> None:
+    proxier.sync(*told("plain"))
+    for fixture in FIXTURES[::4]:
+        given, addresses = told(fixture)
+        proxier.apply(given, addresses)
+        counts = {(c.version, c.table): c for c in proxier.rule_counts()}
+        assert {place: c.total for place, c in counts.items()} == counted(variant), fixture
+        before = {place: c.total for place, c in counts.items()}
+        proxier.apply([Change(c.key, c.new, None) for c in given], dict.fromkeys(addresses, ()))
+        assert not any(c.last for c in proxier.rule_counts())
+        assert {(c.version, c.table): c.total for c in proxier.rule_counts()} == counted(variant)
+        proxier.apply(given, addresses)
+        for one in proxier.rule_counts():
+            assert one.last <= before[one.version, one.table], fixture
+        proxier.apply([Change(c.key, c.new, None) for c in given], dict.fromkeys(addresses, ()))
+
+
 def test_one_changed_service_writes_only_what_differs(
     proxier: IptablesProxier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +223,27 @@ def test_where_the_kernel_counts_changes_nothing_is_read_for_nothing(
     assert len(reads) == 2, "somebody else has changed something: both families are read"
     assert not proxier.heal()
     assert len(reads) == 2
+
+
+def test_legacy_tables_that_were_found_right_are_compared_as_bytes(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxier = IptablesProxier(config, variant="legacy")
+    given, addresses = told("lb-ranges")
+    proxier.sync(given, addresses)
+    assert not proxier.heal(), "all of it is read once"
+    with monkeypatch.context() as blind:
+        blind.delattr(Iptables, "save")
+        assert not proxier.heal()
+        proxier.apply([Change(c.key, c.new, None) for c in given], {})
+        proxier.apply(given, addresses)
+        assert not proxier.heal()
+    _a_rule(Iptables(4, "legacy"))
+    proxier.apply(*told("sticky"))
+    assert proxier.heal(), "the harm was there before our last change"
+    dump = proxier.dump()
+    assert dump.actual == dump.desired
+    proxier.close()
 
 
 def plan_of(piece: EndpointSlice) -> dict[FrontendKey, Frontend]:

@@ -8,11 +8,11 @@ import os
 import re
 from pathlib import Path
 
-from kubewire.dns.config import Environment
+from kubewire.dns.config import Block, Environment
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Fallthrough, Setup, duration
 from kubewire.dns.plugins.file import Zones
-from kubewire.dns.zone import parse
+from kubewire.dns.zonefile import load
 from kubewire.lang.dns.name import longest_zone, normalize
 
 log = logging.getLogger("kubewire.dns.plugin.auto")
@@ -24,7 +24,7 @@ class Auto(Zones):
     name = "auto"
     replayable = False
 
-    def __init__(self, served: list[str], env: Environment) -> None:
+    def __init__(self, served: list[str], env: Environment, block: Block) -> None:
         super().__init__()
         self.folder = ""
         self.pattern = re.compile(r"db\.(.*)")
@@ -32,12 +32,13 @@ class Auto(Zones):
         self.interval = 60.0
         self._served = served
         self._env = env
+        self._block = block
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
     def setup(cls, setup: Setup) -> Auto:
         """Read the directive."""
-        plugin = cls(setup.zones(setup.once()), setup.env)
+        plugin = cls(setup.zones(setup.once()), setup.env, setup.block)
         for word, args in setup.properties():
             match word, args:
                 case "directory", [folder, *rest]:
@@ -85,13 +86,15 @@ class Auto(Zones):
 
     def _load(self, origin: str, path: Path) -> None:
         try:
-            zone = parse(path.read_text(), origin, str(path))
+            zone = load(str(path), origin)
         except (OSError, ValueError) as error:
             log.warning("plugin/auto: %s", error)
             return
         old = self.zones.get(origin)
         if old is None or old.serial != zone.serial:
             self.zones[origin] = zone
+            if self._task is not None:
+                self.changed(self._block, origin)
 
     async def start(self) -> None:
         """Look at the folder from time to time."""

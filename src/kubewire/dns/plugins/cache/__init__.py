@@ -238,7 +238,7 @@ class Cache(Plugin):
         return response
 
     def _keep(self, request: Request, key: Key, response: Response, now: float) -> None:
-        kind = self._kind(key[1], response)
+        kind = self._kind(key, response)
         if kind is None:
             return
         off = self.policy.no_success if kind == "success" else self.policy.no_denial
@@ -282,15 +282,14 @@ class Cache(Plugin):
                 del kept[key]
                 return
 
-    def _kind(self, qtype: int, response: Response) -> str | None:
-        if response.tc or qtype in (codes.AXFR, codes.IXFR, codes.TSIG):
+    def _kind(self, key: Key, response: Response) -> str | None:
+        if response.tc or key[1] in (codes.AXFR, codes.IXFR, codes.TSIG):
             return None
         has_soa = any(r.type == codes.SOA for r in response.authority)
         match response.rcode:
             case codes.NOERROR if response.answer:
-                ends = response.answer[-1].type
-                chain = ends == codes.CNAME and qtype not in (codes.CNAME, codes.ANY)
-                return None if chain and not has_soa else "success"
+                found = has_soa or _is_answered(key, response.answer)
+                return "success" if found else None
             case codes.NOERROR if has_soa:
                 return "denial"
             case codes.NOERROR if any(r.type == codes.NS for r in response.authority):
@@ -300,6 +299,20 @@ class Cache(Plugin):
             case codes.SERVFAIL | codes.NOTIMP:
                 return "servfail"
         return None
+
+
+def _is_answered(key: Key, answer: list[RR]) -> bool:
+    """Tell whether records are about the question, over any CNAMEs: others are nobody's answer."""
+    name, qtype, qclass, *_ = key
+    if qtype == codes.ANY:
+        return True
+    links = {r.name.lower(): r.target.lower() for r in answer if r.type == codes.CNAME}
+    held = {r.name.lower() for r in answer if r.type == qtype and r.rclass == qclass}
+    for _ in range(len(links) + 1):
+        if name in held:
+            return True
+        name = links.get(name, "")
+    return False
 
 
 def _aged(record: RR, ttl: int) -> RR:

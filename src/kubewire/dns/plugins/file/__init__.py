@@ -6,9 +6,12 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+from kubewire.dns.config import Block
 from kubewire.dns.plugin import Fallthrough, Plugin, Replay, Request, Response, Setup, duration
-from kubewire.dns.zone import Result, Zone, parse
+from kubewire.dns.zone import Result, Zone
+from kubewire.dns.zonefile import load
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import longest_zone
 from kubewire.lang.dns.record import RR
@@ -16,6 +19,14 @@ from kubewire.lang.dns.record import RR
 log = logging.getLogger("kubewire.dns.plugin.file")
 
 RETRY = 60.0
+
+
+@runtime_checkable
+class Teller(Protocol):
+    """The transfer plugin."""
+
+    def tell(self, zone: str) -> None:
+        """A zone changed."""
 
 
 class Zones(Plugin):
@@ -41,7 +52,7 @@ class Zones(Plugin):
         if request.qtype in (codes.AXFR, codes.IXFR):
             return self.fail(codes.REFUSED, "zone transfers are the transfer plugin's")
         result = zone.lookup(request.name, request.qname, request.qtype, do=request.do)
-        if result.rcode == codes.NXDOMAIN and self.fall.through(request.name):
+        if result.rcode == codes.NXDOMAIN and not result.answer and self.fall.through(request.name):
             return await self.next.serve(request)
         replay: Replay | None = Replay((("zone", id(self), origin),))
         if result.outside:
@@ -63,6 +74,12 @@ class Zones(Plugin):
     async def notified(self, request: Request, origin: str) -> Response:
         """Somebody says that a zone changed."""
         return self.reply(aa=True, reason="NOTIFY is taken note of")
+
+    def changed(self, block: Block, origin: str) -> None:
+        """Have the transfer plugin tell secondaries."""
+        plugin: object = block.plugin("transfer")
+        if isinstance(plugin, Teller):
+            plugin.tell(origin)
 
     def transfer(self, zone: str, serial: int) -> list[RR] | None:
         """Every record of a zone, or its SOA if the client is up to date; None: not ours."""
@@ -117,18 +134,21 @@ class File(Zones):
     def _load(self, origin: str, source: _Source) -> None:
         try:
             state = Path(source.path).stat()
-            text = Path(source.path).read_text()
+            # A file that is wrong is not read again until it changes.
+            source.stamp = (state.st_mtime, state.st_size)
+            zone = load(source.path, origin)
         except OSError as error:
+            source.stamp = None
             log.warning("plugin/file: Failed to open %s: trying again in 1m0s", error)
             self.zones.setdefault(origin, None)
             return
-        source.stamp = (state.st_mtime, state.st_size)
-        zone = parse(text, origin, source.path)
         old = self.zones.get(origin)
         if old is not None and old.serial == zone.serial:
             return
         self.zones[origin] = zone
         self._forget(origin)
+        if self._tasks and self._setup is not None:
+            self.changed(self._setup.block, origin)
 
     def _forget(self, origin: str) -> None:
         if self._setup and self._setup.block.configuration:

@@ -83,6 +83,8 @@ class Forward(Plugin):
         why, last = "no healthy proxies", None
         failovers = 0
         async for upstream in self._turns(stanza, end):
+            if request.block is not None and request.block.metadata:
+                request.metadata["forward/upstream"] = upstream.__str__
             try:
                 answer = await _answer(stanza, upstream, request, end)
             except UpstreamError as error:
@@ -90,7 +92,7 @@ class Forward(Plugin):
                 if stanza.max_fails:
                     upstream.failed()
                 continue
-            last = _response(answer, upstream)
+            last = _response(request, answer, upstream)
             failovers += answer.rcode in stanza.failover
             if answer.rcode not in stanza.failover or failovers >= len(stanza.upstreams):
                 return last
@@ -136,10 +138,12 @@ async def _answer(stanza: Stanza, upstream: Upstream, request: Request, end: flo
     return answer
 
 
-def _response(answer: Message, upstream: Upstream) -> Response:
+def _response(request: Request, answer: Message, upstream: Upstream) -> Response:
     flags = answer.flags
+    # A code that only EDNS can carry would be cut to another one for who does not speak it.
+    rcode = answer.rcode if answer.rcode < 16 or request.message.edns else codes.SERVFAIL
     response = Response(
-        answer.rcode,
+        rcode,
         answer=answer.answer,
         authority=answer.authority,
         additional=answer.additional,

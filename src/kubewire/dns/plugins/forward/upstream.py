@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from kubewire.dns.metrics import SECONDS, Book, Metric
 from kubewire.dns.plugins.forward.streams import Keeping, Streams
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.message import Message, Question, WireError, encode, parse
+from kubewire.lang.dns.message import QR, Message, Question, WireError, encode, parse
 
 if TYPE_CHECKING:
     from kubewire.dns.plugins.forward.https import Https
@@ -76,7 +76,7 @@ class _Udp(asyncio.DatagramProtocol):
 
 
 def _fits(question: Question | None, answer: Message) -> bool:
-    if question is None or not answer.flags & 0x8000:
+    if question is None or not answer.flags & QR or answer.opcode != codes.QUERY:
         return False
     found = answer.question
     if found is None:

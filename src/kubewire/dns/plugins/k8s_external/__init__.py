@@ -183,6 +183,8 @@ class K8sExternal(Plugin):
                     host = kubernetes.records.host_of(endpoint, ip)
                     if len(below) == 1 and below[0] != host.lower():
                         continue
+                    if not slice_.ports and len(below) < 2:
+                        yield ip, None, f"{host}.{base}"
                     for port in slice_.ports or ():
                         if len(below) == 2 and not _fits(below, port.name, port.protocol):
                             continue
@@ -193,7 +195,8 @@ class K8sExternal(Plugin):
     ) -> tuple[list[RR], list[RR]]:
         own = kubernetes.options.ttl
         if request.qtype == codes.SRV:
-            weight = max(1, 100 // len(entries))
+            entries = [e for e in entries if e[1] is not None]
+            weight = max(1, 100 // max(1, len(entries)))
             answer: dict[tuple[str, int], RR] = {}
             extra: dict[tuple[str, str], RR] = {}
             for target, port, host in entries:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.name import normalize, within
+from kubewire.lang.dns.message import CD, parse
+from kubewire.lang.dns.name import normalize, to_wire, within
+from kubewire.lang.dns.record import rdata_wire
 
 log = logging.getLogger("kubewire.dns.plugin.log")
 
@@ -97,6 +99,8 @@ def render(text: str, request: Request, response: Response, seconds: float) -> s
     if request.message.flags & 0x0100:
         flags.append("rd")
     flags += [n for n in ("ra", "ad") if getattr(response, n)]
+    if request.message.flags & CD if response.cd is None else response.cd:
+        flags.append("cd")
     remote = f"[{request.client[0]}]" if ":" in request.client[0] else request.client[0]
     values = {
         "type": codes.type_name(request.qtype),
@@ -122,15 +126,24 @@ def render(text: str, request: Request, response: Response, seconds: float) -> s
         if key.startswith("/"):
             found = request.metadata.get(key[1:])
             return (found() if found else "") or "-"
-        return values.get(key, "-")
+        return values.get(key, match[0])
 
     return _FIELD.sub(value, text)
 
 
 def _size(request: Request, response: Response) -> int:
+    """Octets of the answer as it is sent, if names were not compressed."""
     from kubewire.dns.dispatch import finish
 
-    return 0 if response.drop or response.raw is not None else len(finish(request, response))
+    if response.drop or response.raw is not None:
+        return 0
+    message = parse(finish(request, response))
+    size = 12 + len(to_wire(request.qname)) + 4
+    for record in (*message.answer, *message.authority, *message.additional):
+        size += len(to_wire(record.name)) + 10 + len(rdata_wire(record))
+    if message.edns:
+        size += 11 + sum(4 + len(data) for _, data in message.edns.options)
+    return size
 
 
 PLUGIN = Log

@@ -6,9 +6,10 @@ from kubewire.dns.config import Block
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.dns.plugins.rewrite.rules import (
+    MATCHES,
     ClassRule,
     EdnsRule,
-    MatchedRule,
+    Matcher,
     NameRule,
     RcodeRule,
     Rule,
@@ -20,12 +21,19 @@ from kubewire.lang.dns.name import normalize
 from kubewire.lang.dns.record import cname
 
 
-class CnameRule(MatchedRule):
+class CnameRule(Rule):
     """Another target of CNAME records; its addresses are looked up."""
 
     def __init__(self, args: list[str]) -> None:
-        super().__init__("cname", args, 1)
-        self.target = normalize(self.values[0])
+        if len(args) not in (2, 3):
+            raise CorefileError(f"too few ({len(args)}) arguments for a cname rule")
+        kind = args[0].lower() if len(args) == 3 else "exact"
+        if kind not in MATCHES:
+            raise CorefileError(f"unknown cname rewrite type: {kind}")
+        source, target = (a.lower() for a in args[-2:])
+        if kind == "exact":
+            source, target = normalize(source), normalize(target)
+        self.match = Matcher(kind, source, target)
 
 
 RULES: dict[str, type[Rule]] = {
@@ -83,15 +91,18 @@ class Rewrite(Plugin):
                 step(response)
         if current is not request:
             response.replay = None
+        if current.name != request.name:
+            response.reason = f"rewritten to {current.name}: {response.reason}"
         return response
 
     async def _alias(self, rule: CnameRule, request: Request, response: Response) -> None:
         for index, record in enumerate(response.answer):
-            if record.type != codes.CNAME or rule.match(record.target.lower()) is None:
+            target = rule.match(record.target.lower()) if record.type == codes.CNAME else None
+            if target is None:
                 continue
-            response.answer[index:] = [cname(record.name, record.ttl, rule.target)]
+            response.answer[index:] = [cname(record.name, record.ttl, target)]
             if request.qtype != codes.CNAME:
-                found = await self._block.lookup(request, rule.target, request.qtype)
+                found = await self._block.lookup(request, target, request.qtype)
                 response.answer += found.answer
             return
 

@@ -166,7 +166,8 @@ class NameRule(Rule):
             if self.match.kind == "suffix":
                 change = _suffix(self.match.target, self.match.source)
             undo += [_owners(change), _values(change)]
-        return Changed(request.asking(name, request.qtype), [*undo, *self.answers])
+        # What was said last is undone first.
+        return Changed(request.asking(name, request.qtype), [*reversed(self.answers), *undo])
 
 
 def _answer_rules(kind: str, args: list[str]) -> tuple[bool, list[Undo]]:

@@ -13,8 +13,9 @@ from typing import Protocol, runtime_checkable
 from kubewire.dns.config import Block, Environment
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
+from kubewire.dns.plugins.file import Zones
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.message import AA, QR, Message, Question, encode
+from kubewire.lang.dns.message import AA, QR, RD, Message, Question, encode
 from kubewire.lang.dns.name import longest_zone
 from kubewire.lang.dns.record import RR, soa_numbers
 
@@ -66,7 +67,7 @@ class Transfer(Plugin):
                     if value == "*":
                         permission.everybody = True
                     else:
-                        permission.targets.append(_target(value))
+                        permission.targets.append(target(value))
             if not permission.everybody and not permission.targets:
                 raise setup.err("'to' is required")
             permissions.append(permission)
@@ -76,12 +77,25 @@ class Transfer(Plugin):
         """Tell the secondaries that we are here."""
         if self._env.offline:
             return
-        for permission in self.permissions:
-            for zone in permission.zones:
-                for target in permission.targets:
-                    task = asyncio.create_task(notify(zone, target), name=f"notify {zone}")
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+        zones = {z for permission in self.permissions for z in permission.zones}
+        for plugin in self._block.plugins.values():
+            if isinstance(plugin, Zones):
+                zones |= {origin for origin, zone in plugin.zones.items() if zone is not None}
+        for zone in sorted(zones):
+            self.tell(zone)
+
+    def tell(self, zone: str) -> None:
+        """A zone changed: tell its secondaries."""
+        if self._env.offline:
+            return
+        permission = self._permission(zone)
+        for secondary in permission.targets if permission else ():
+            self._notify(zone, secondary)
+
+    def _notify(self, zone: str, secondary: tuple[str, int]) -> None:
+        task = asyncio.create_task(notify(zone, secondary), name=f"notify {zone}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def stop(self, *, final: bool) -> None:
         """Tell nobody any more."""
@@ -125,7 +139,10 @@ class Transfer(Plugin):
         response.raw = []
         for start in range(0, len(records), CHUNK):
             message = Message(
-                0, QR | AA, request.message.question, answer=records[start : start + CHUNK]
+                0,
+                QR | AA | request.message.flags & RD,
+                request.message.question,
+                answer=records[start : start + CHUNK],
             )
             response.raw.append(encode(message))
         return response
@@ -169,7 +186,8 @@ class _Notify(asyncio.DatagramProtocol):
             self._waiting.set_exception(exc)
 
 
-def _target(text: str) -> tuple[str, int]:
+def target(text: str) -> tuple[str, int]:
+    """Address and port of a server. Raises CorefileError."""
     host, port = text, 53
     if text.startswith("[") or text.count(":") == 1:
         host, _, tail = text.rpartition(":")

@@ -56,11 +56,11 @@ from kubewire.lang.nftables.expressions import (
     IP_SADDR,
     ChangeMark,
     FibLocal,
-    Lookup,
     MarkSet,
     Masquerade,
     Match,
 )
+from kubewire.lang.nftables.lookups import Lookup
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Set, Table
 from kubewire.lang.nftables.model import Rule as NftRule
 from kubewire.lang.nftables.types import IPV4, IPV6, ifname_bytes, ip_bytes

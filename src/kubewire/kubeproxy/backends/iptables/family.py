@@ -41,6 +41,8 @@ class Family:
         self._groups: dict[ServicePort, Group] = {}
         self._entries: dict[Place, dict[str, None]] = {place: {} for place in SHARED}
         self._fixed = base(version, self._setting)
+        self._of_ports = 0
+        """Rules in the chains that Service ports have for themselves."""
 
     # -- whole ------------------------------------------------------------------------------------
 
@@ -76,12 +78,14 @@ class Family:
     def _chains(self, actual: Listing, nat: Change) -> Iterator[Written]:
         """Chains of the nat table that are not there as they should be."""
         yield from self._fixed_chains(actual, "nat")
+        self._of_ports = 0
         own = set(self._fixed.chains)
         for port, group in self._groups.items():
             compiled = self._compile(port, group)
             for chain in compiled.chains.values():
                 own.add(("nat", chain.name))
                 lines = list(chain.lines())
+                self._of_ports += len(lines)
                 if actual.chains.get(("nat", chain.name)) != lines:
                     yield chain.name, lines
             for place, rule in compiled.entries:
@@ -181,6 +185,7 @@ class Family:
     ) -> None:
         old = self._compile(port, self._groups.get(port, {}))
         new = self._compile(port, group)
+        self._of_ports += _rules(new) - _rules(old)
         for chain in new.chains.values():
             if old.chains.get(chain.name) != chain:
                 written.append((chain.name, chain.lines()))
@@ -206,6 +211,12 @@ class Family:
         for rule in after:
             if rule not in before:
                 nat.append(names.SERVICES, rule)
+
+    def total(self, table: str) -> int:
+        """How many rules there are."""
+        fixed = sum(len(rules) for place, rules in self._fixed.chains.items() if place[0] == table)
+        entries = sum(len(own) for place, own in self._entries.items() if place[0] == table)
+        return fixed + entries + (self._of_ports if table == "nat" else 0)
 
     # -- what should be there ---------------------------------------------------------------------
 
@@ -240,6 +251,10 @@ def removal(actual: Listing) -> list[Change]:
 def _may_remove(place: Place, actual: Listing) -> bool:
     """A kubelet makes the same KUBE-FIREWALL, and relies on it."""
     return place[1] != names.KUBELET_FIREWALL or not actual.kubelet
+
+
+def _rules(compiled: Compiled) -> int:
+    return sum(len(chain.rules) for chain in compiled.chains.values())
 
 
 def _endpoints(group: Group) -> int:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from kubewire.api.errors import InputError
 from kubewire.api.meta import Key
@@ -29,7 +31,7 @@ from kubewire.kubeproxy.backends.iptables.family import Family, removal
 from kubewire.kubeproxy.backends.iptables.listing import Listing
 from kubewire.kubeproxy.backends.iptables.names import CANARY, KUBELET_FIREWALL
 from kubewire.kubeproxy.config import Config
-from kubewire.kubeproxy.proxier import Dump
+from kubewire.kubeproxy.proxier import Dump, RuleCount
 from kubewire.kubeproxy.table import Change
 from kubewire.lang.iptables.change import Change as Rules
 from kubewire.lang.iptables.entries import UnfitError
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 _NFT_FAMILIES = {4: 2, 6: 10}
+RECENT = Path("/proc/thread-self/net/xt_recent")
 LOOKED_AT = ("mangle", "nat", "filter")
 LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
 
@@ -58,6 +61,8 @@ class IptablesProxier:
         """Of the kernel's nftables rules when ours were last known to be right; 0: unknown."""
         self._seen = 0
         """The generation at which a quick look found nothing wrong; 0 as well: it cannot tell."""
+        self._last: Counter[tuple[int, str]] = Counter()
+        """(family, table) -> rules that the last sync wrote."""
         self._tables: dict[int, Tables] = {}
         """The legacy variant's, by family."""
         self._shapes: dict[tuple[int, str], Info] = {}
@@ -93,11 +98,17 @@ class IptablesProxier:
 
     def _repair(self) -> bool:
         before, sections = self._now(), 0
+        self._last = Counter()
         for version, family in self._all().items():
+            if not self._uses_nft:
+                self._legacy(version).keep(LOOKED_AT)
             actual = self._read(version)
             if version == 4 and not self._config.localhost_node_ports:
                 _close_loopback(actual)
-            sections += self._write(version, family.repair(actual))
+            written = self._write(version, family.repair(actual))
+            if not self._uses_nft and not written:
+                self._legacy(version).approve()
+            sections += written
         if self._config.node_ports_on_loopback:
             # Only now that the guard is in may packets to 127.0.0.0/8 be routed at all.
             sysctl.write(ROUTE_LOCALNET, 1)
@@ -133,8 +144,13 @@ class IptablesProxier:
 
         def counted() -> Iterator[str]:
             nonlocal sections
+            table = ""
             for line in itertools.chain([first], lines):
                 sections += line == "COMMIT"
+                if line[0] == "*":
+                    table = line[1:]
+                elif line.startswith(("-A KUBE-", "-I KUBE-")):
+                    self._last[version, table] += 1
                 yield line
 
         programs.restore(counted())
@@ -143,6 +159,7 @@ class IptablesProxier:
     def apply(self, changes: Iterable[Change], cluster_ips: dict[Key, tuple[str, ...]]) -> None:
         """Write what changed, one section for each table."""
         told, before, sections = list(changes), self._generation, 0
+        self._last = Counter()
         for version, family in self._all().items():
             sections += self._change(version, family.apply(told))
         self._remember(before + sections if before else 0)
@@ -154,6 +171,8 @@ class IptablesProxier:
             return self._write(version, due)
         try:
             self._legacy(version).apply(due)
+            for change in due:
+                self._last[version, change.table] += change.rules
         except UnfitError as error:
             log.info("written by %s: %s", Iptables(version, self.variant).program("restore"), error)
             return self._write(version, due)
@@ -163,6 +182,13 @@ class IptablesProxier:
         if version not in self._tables:
             self._tables[version] = Tables(version)
         return self._tables[version]
+
+    def rule_counts(self) -> Iterator[RuleCount]:
+        """Of the tables that kube-proxy counts."""
+        for version, family in self._families.items():
+            for table in ("filter", "nat"):
+                total, last = family.total(table), self._last[version, table]
+                yield RuleCount(table, version, total, last)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -188,9 +214,15 @@ class IptablesProxier:
     def heal(self) -> bool:
         """Compare the kernel with what is meant; write what differs."""
         closed = self._config.node_ports_on_loopback and sysctl.read(ROUTE_LOCALNET) != "1"
-        if self._generation and self._now() == self._generation and not closed:
+        if not closed and self._is_right():
             return False
         return self._repair() or closed
+
+    def _is_right(self) -> bool:
+        """Without reading and comparing all of it as text."""
+        if self._uses_nft:
+            return self._generation != 0 and self._now() == self._generation
+        return all(self._legacy(version).are_right(LOOKED_AT) for version in self._all())
 
     def intact(self) -> bool:
         """Chains that a foreign flush takes away are there; legacy tables have not become smaller."""
@@ -208,6 +240,11 @@ class IptablesProxier:
         if whole:
             self._seen = generation
         return whole
+
+    def forget(self) -> None:
+        """No client has an endpoint of its own any more."""
+        for remembered in RECENT.glob("KUBE-SEP-*"):
+            remembered.write_text("/")
 
     def _as_large_as_before(self) -> bool:
         """Others' new rules are none of our business; where any have gone, ours may be among them."""

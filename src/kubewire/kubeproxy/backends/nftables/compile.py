@@ -45,20 +45,16 @@ from kubewire.lang.nftables.expressions import (
     ChangeMark,
     CtState,
     CtStatus,
-    DnatMap,
     FibLocal,
     Load,
-    Lookup,
     MarkSet,
     Masquerade,
     Match,
     Numgen,
     Reject,
-    RememberingDnat,
-    StickyDnat,
     Verdict,
-    Vmap,
 )
+from kubewire.lang.nftables.lookups import DnatMap, Lookup, RememberingDnat, StickyDnat, Vmap
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import (
     INDEX,

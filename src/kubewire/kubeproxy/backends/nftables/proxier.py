@@ -91,6 +91,8 @@ class NftablesProxier:
         self._users = Users()
         self._frontends: dict[FrontendKey, Frontend] = {}
         self._cluster_ips: dict[Key, tuple[str, ...]] = {}
+        self._holders: Counter[str] = Counter()
+        """ClusterIPs, and how many Services say that they have each."""
         self._rules: dict[str, list[KernelRule]] = {}
         self._generation = 0
         """Of the kernel's rules when they were last known to be as they should; 0: unknown."""
@@ -122,6 +124,7 @@ class NftablesProxier:
         """
         self._frontends = {c.key: c.new for c in changes if c.new}
         self._cluster_ips = dict(cluster_ips)
+        self._holders = Counter(ip for ips in cluster_ips.values() for ip in ips)
         users = Users()
         table = self._wanted(users)
         live = self._netlink.hooked() & set(self._names)
@@ -192,8 +195,7 @@ class NftablesProxier:
                     users.count(found, 1)
                 yield found
 
-        addresses = [ip for ips in self._cluster_ips.values() for ip in ips]
-        return nftables.assembled(self._base, compiled(), addresses)
+        return nftables.assembled(self._base, compiled(), self._holders)
 
     def _load(self, table: Table) -> None:
         """Whole in one transaction; too large for that, beside the old one, then switch at once."""
@@ -320,12 +322,24 @@ class NftablesProxier:
     def _addresses(
         self, cluster_ips: dict[Key, tuple[str, ...]], added: Elements, dropped: Elements
     ) -> None:
+        told: Counter[str] = Counter()
         for service, ips in cluster_ips.items():
-            before = set(self._cluster_ips.get(service, ()))
-            for ip in before - set(ips):
+            told.subtract(self._cluster_ips.get(service, ()))
+            told.update(ips)
+        for ip, by in told.items():
+            before, after = self._holders[ip], self._holders[ip] + by
+            _put(self._holders, ip, after or None)
+            if before and not after:
                 dropped.setdefault(_cluster_ip_set(ip), {})[ip_bytes(ip)] = None
-            for ip in set(ips) - before:
+            elif after and not before:
                 added.setdefault(_cluster_ip_set(ip), {})[ip_bytes(ip)] = None
+
+    def forget(self) -> None:
+        """No client has an endpoint of its own any more."""
+        change = Transaction("inet")
+        for version in nftables.VERSIONS:
+            change.flush_set(self._name, f"affinity{version}")
+        self._netlink.commit(change)
 
     def heal(self) -> bool:
         """Compare the kernel with what was committed; mend this table, touch no other."""

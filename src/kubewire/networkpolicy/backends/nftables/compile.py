@@ -38,12 +38,11 @@ from kubewire.lang.nftables.expressions import (
     SPORT,
     CtState,
     FibLocal,
-    Lookup,
     Match,
     Payload,
     Verdict,
-    Vmap,
 )
+from kubewire.lang.nftables.lookups import Lookup, Vmap
 from kubewire.lang.nftables.model import Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO
 from kubewire.networkpolicy.backends.nftables.expressions import (
