@@ -305,6 +305,34 @@ def test_an_agent_killed_in_the_middle_of_an_add(served: Runtime) -> None:
         served.delete(None)
 
 
+def test_an_add_that_is_killed_before_its_answer_is_read() -> None:
+    """All is made, but the runtime takes it for failed: the next call undoes it."""
+    install.install_programs(BIN, socket=SOCKET, standalone=True)
+    runtime = Runtime([MAIN], [BIN])
+    netns.create(Path("/run/netns/c1"))
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0"}  # fmt: skip
+    with subprocess.Popen(BIN / "kubewire-cni", env=env, stdin=subprocess.PIPE, stdout=writing) as add:  # fmt: skip
+        assert add.stdin is not None
+        add.stdin.write(json.dumps(runtime.config(MAIN, None)).encode())
+        add.stdin.close()
+        while "pipe_write" not in Path(f"/proc/{add.pid}/wchan").read_text():
+            assert add.poll() is None
+            os.sched_yield()
+        assert len(cables()) == 1
+        add.kill()
+    os.close(reading)
+    os.close(writing)
+    result = runtime.add("c2")
+    assert cables() == [result["interfaces"][0]["name"]]
+    runtime.delete(result, "c2")
+
+
 def test_parallel_adds_get_different_addresses(served: Runtime) -> None:
     for number in range(40):
         netns.create(Path(f"/run/netns/p{number}"))
