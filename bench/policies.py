@@ -37,14 +37,19 @@ def figures() -> Iterator[dict[str, Any]]:
             found = sandbox.run(lambda size=size, loader=loader: measure(loader, *size))
             assert isinstance(found, dict)
             yield found
+    dual = sandbox.run(lambda: measure("nftables", *SIZES[0], dual=True))
+    assert isinstance(dual, dict)
+    yield dual
     yield from policypath.figures(*SIZES[0])
+    yield from policypath.figures(*SIZES[0], dual=True)
 
 
-def pod(i: int, spaces: int, nodes: int, choose: random.Random) -> PodFacts:
+def pod(i: int, spaces: int, nodes: int, choose: random.Random, *, dual: bool) -> PodFacts:
     labels = {"app": f"a{(i // spaces) % 50}", "id": str(i), "tier": choose.choice("abc")}
-    address = ip_address(0x0AF40000 + i)
+    first = (0x0AF40000, 0xFD << 120) if dual else (0x0AF40000,)
+    addresses = tuple(ip_address(a + i) for a in first)
     ports = (("http", "TCP", 80),)
-    return PodFacts(Key(f"n{i % spaces}", f"p{i}"), labels, (address,), ports, f"node{i % nodes}")
+    return PodFacts(Key(f"n{i % spaces}", f"p{i}"), labels, addresses, ports, f"node{i % nodes}")
 
 
 def policy(i: int, spaces: int, choose: random.Random) -> Policy:
@@ -64,10 +69,12 @@ def policy(i: int, spaces: int, choose: random.Random) -> Policy:
     )
 
 
-def world(policies: int, pods: int, nodes: int) -> tuple[list[PodFacts], list[Policy], int]:
+def world(
+    policies: int, pods: int, nodes: int, *, dual: bool = False
+) -> tuple[list[PodFacts], list[Policy], int]:
     choose = random.Random(1)
     spaces = max(1, pods // 100)
-    facts = [pod(i, spaces, nodes, choose) for i in range(pods)]
+    facts = [pod(i, spaces, nodes, choose, dual=dual) for i in range(pods)]
     return facts, [policy(i, spaces, choose) for i in range(policies)], spaces
 
 
@@ -82,8 +89,10 @@ def planned(facts: list[PodFacts], rules: list[Policy], spaces: int) -> Plan:
     return plan
 
 
-def measure(loader: str, policies: int, pods: int, nodes: int) -> dict[str, Any]:
-    facts, rules, spaces = world(policies, pods, nodes)
+def measure(
+    loader: str, policies: int, pods: int, nodes: int, *, dual: bool = False
+) -> dict[str, Any]:
+    facts, rules, spaces = world(policies, pods, nodes, dual=dual)
     start, busy = time.perf_counter(), _cpu()
     plan = planned(facts, rules, spaces)
     apply = _loader(loader, plan)
@@ -104,6 +113,7 @@ def measure(loader: str, policies: int, pods: int, nodes: int) -> dict[str, Any]
         "policies": policies,
         "pods": pods,
         "nodes": nodes,
+        "dual_stack": dual,
         "full_load_s": round(loaded, 3),
         "full_load_cpu_s": round(busy, 3),
         "change_p50_ms": round(statistics.median(taken) * 1000, 2),

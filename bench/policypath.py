@@ -47,26 +47,29 @@ DORMANT = 1
 Measure = Callable[[], Iterator[float]]
 
 
-def figures(policies: int, pods: int, nodes: int) -> Iterator[dict[str, Any]]:
-    found = sandbox.run(lambda: _measure(policies, pods, nodes))
+def figures(
+    policies: int, pods: int, nodes: int, *, dual: bool = False
+) -> Iterator[dict[str, Any]]:
+    found = sandbox.run(lambda: _measure(policies, pods, nodes, dual))
     assert isinstance(found, list)
     yield from found
 
 
-def _measure(policies: int, pods: int, nodes: int) -> list[dict[str, Any]]:
+def _measure(policies: int, pods: int, nodes: int, dual: bool) -> list[dict[str, Any]]:
     from bench.policies import planned, world
 
-    facts, rules, spaces = world(policies, pods, nodes)
+    facts, rules, spaces = world(policies, pods, nodes, dual=dual)
     client, server = facts[0], facts[1]
     plan = planned(facts, [*rules, _let(client, server), _let(server, client)], spaces)
-    plan.set_node(NodeFacts("node0", {}, (), ("10.244.0.0/16",)))
+    plan.set_node(NodeFacts("node0", {}, (), ("10.244.0.0/16", "fd00::/64")[: 1 + dual]))
     taken: dict[tuple[str, str], list[float]] = {}
     for number in range(NODES):
         node = _Node(f"{number}", plan, client, server)
         for figure, rates in node.turns().items():
             taken.setdefault(figure, []).append(statistics.quantiles(rates, n=4)[2])
     return [
-        _figure(kind, what, found, taken["none", what]) for (kind, what), found in taken.items()
+        _figure(kind, what, found, taken["none", what], dual=dual)
+        for (kind, what), found in taken.items()
     ]
 
 
@@ -174,12 +177,15 @@ def _tracking() -> nft.Table:
     )
 
 
-def _figure(kind: str, what: str, found: list[float], none: list[float]) -> dict[str, Any]:
+def _figure(
+    kind: str, what: str, found: list[float], none: list[float], *, dual: bool
+) -> dict[str, Any]:
     """Each node against itself without policies."""
     ratios = [a / b for a, b in zip(found, none, strict=True)]
     return {
         "what": kind,
         "figure": what,
+        "dual_stack": dual,
         "p50": round(statistics.median(found)),
         "ratio_to_none": round(statistics.median(ratios), 3),
         "least": round(min(ratios), 3),

@@ -163,6 +163,22 @@ def test_why_takes_names_of_workloads_live_as_from_manifests(
     assert listed["pod"].startswith(f"{source}-")
 
 
+OPEN = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: open, namespace: shop}
+spec: {podSelector: {matchLabels: {app: worker}}, ingress: [{}]}
+"""
+
+
+def test_counters_are_asked_for_when_every_node_has_what_was_applied(shop: Kubewire) -> None:
+    shop.apply(OPEN)
+    rules = json.loads(shop("policy stats", "-o", "json").stdout)["rules"]
+    assert "NetworkPolicy shop/open" in {r["policy"] for r in rules}
+    shop("policy stats", "--no-sync")
+    shop("policy list", "--no-sync", worker(shop))
+
+
 SITE = """
 apiVersion: v1
 kind: Pod

@@ -402,6 +402,19 @@ def test_bad_questions_name_the_field(line: JSON, message: str) -> None:
         Asker(worlds.objects(fixture())).ask(from_json(line))
 
 
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [
+        ("extensions/v1beta1", "NetworkPolicy"),
+        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
+        ("policy.networking.k8s.io/v1alpha1", "ClusterNetworkPolicy"),
+    ],
+)
+def test_a_policy_that_nothing_enforces_is_not_passed_over(version: str, kind: str) -> None:
+    with pytest.raises(InputError, match=f'no matches for kind "{kind}" in version "{version}"'):
+        worlds.objects([*fixture(), DENY_Y | {"apiVersion": version, "kind": kind}])
+
+
 def test_a_host_port_leads_to_its_pod() -> None:
     front = pod(Pod("y", "b"))
     front["spec"]["containers"][0]["ports"].append({"containerPort": 80, "hostPort": 8080})

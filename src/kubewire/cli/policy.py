@@ -18,6 +18,7 @@ from kubewire.cli.options import (
 
 if TYPE_CHECKING:
     from kubewire.api.meta import JSON
+    from kubewire.client.rest import Client
     from kubewire.networkpolicy.objects import Objects
 
 FILES = click.option(
@@ -27,6 +28,9 @@ FILES = click.option(
     multiple=True,
     metavar="FILE|DIR|-",
     help="Objects to answer from (no cluster is asked).",
+)
+NO_SYNC = click.option(
+    "--no-sync", is_flag=True, help="Live: do not wait until all agents are up to date."
 )
 
 
@@ -46,6 +50,7 @@ def policy() -> None:
     metavar="NAME=ADDRESS",
     help="What DNS answers for a name, for peers by domain name.",
 )
+@NO_SYNC
 @server_options
 @namespace_option
 @output_option
@@ -55,6 +60,7 @@ def why(
     files: tuple[str, ...],
     flows: str | None,
     dns: tuple[str, ...],
+    no_sync: bool,
     name: str,
     kubeconfig: str | None,
     context: str | None,
@@ -75,7 +81,7 @@ def why(
         raise click.UsageError("give FROM and TO, or --flows")
     if flows == "-" and "-" in files:
         raise click.UsageError("standard input cannot be both -f and --flows")
-    objects = _objects(files, name, kubeconfig, context, namespace)
+    objects = _objects(files, name, kubeconfig, context, namespace, sync=not no_sync)
     learned = {} if files or kubeconfig else _learned(objects, name)
     asker = questions.Asker(objects, namespace, _names(dns), learned)
     if flows:
@@ -150,12 +156,14 @@ def _table(title: str, answer: JSON) -> str:
 @policy.command(name="list")
 @click.argument("pod", metavar="[NS/]POD")
 @FILES
+@NO_SYNC
 @server_options
 @namespace_option
 @output_option
 def list_(
     pod: str,
     files: tuple[str, ...],
+    no_sync: bool,
     name: str,
     kubeconfig: str | None,
     context: str | None,
@@ -169,7 +177,8 @@ def list_(
     from kubewire.networkpolicy.listing import policies_of
     from kubewire.networkpolicy.why import Asker
 
-    asker = Asker(_objects(files, name, kubeconfig, context, namespace), namespace)
+    objects = _objects(files, name, kubeconfig, context, namespace, sync=not no_sync)
+    asker = Asker(objects, namespace)
     record, *others = [policies_of(asker.plan, p) for p in asker.parties(pod, "POD")]
     differing = [r for r in others if {**r, "pod": record["pod"]} != record]
     if output != "table":
@@ -206,12 +215,14 @@ def _show_policies(record: JSON) -> None:
     metavar="FILE|DIR|-",
     help="What there is now (default: the cluster).",
 )
+@NO_SYNC
 @server_options
 @namespace_option
 @output_option
 def diff(
     files: tuple[str, ...],
     old: tuple[str, ...],
+    no_sync: bool,
     name: str,
     kubeconfig: str | None,
     context: str | None,
@@ -224,8 +235,8 @@ def diff(
     """
     from kubewire.trace.reachability import difference, matrix, overlay, ports_of
 
-    before = _objects(old, name, kubeconfig, context, namespace)
-    after = overlay(before, _objects(files, name, kubeconfig, context, namespace))
+    before = _objects(old, name, kubeconfig, context, namespace, sync=not no_sync)
+    after = overlay(before, _read(files, namespace))
     ports = ports_of([before, after])
     was, now = matrix(before, ports), matrix(after, ports)
     opened, closed = difference(was, now)
@@ -261,10 +272,11 @@ def diff(
 @policy.command()
 @name_option
 @click.option("--netns", type=click.Path(), help="A node's network namespace, for `netpol`.")
+@NO_SYNC
 @output_option
-def stats(name: str, netns: str | None, output: str) -> None:
+def stats(name: str, netns: str | None, no_sync: bool, output: str) -> None:
     """Count the connections that each rule decided, per node."""
-    rows = _counted(name, netns)
+    rows = _counted(name, netns, sync=not no_sync)
     if output != "table":
         echo_record({"rules": rows}, output)
         return
@@ -276,7 +288,7 @@ def stats(name: str, netns: str | None, output: str) -> None:
         click.echo(f"{row['node']:12} {row['packets']:>9}  {row['direction']:9}  {who}")
 
 
-def _counted(name: str, netns: str | None) -> list[JSON]:
+def _counted(name: str, netns: str | None, *, sync: bool) -> list[JSON]:
     from kubewire.networkpolicy.backends import BACKENDS, enforcer, installed
 
     def read(path: str) -> dict[str, int]:
@@ -292,6 +304,8 @@ def _counted(name: str, netns: str | None) -> list[JSON]:
         from kubewire.cluster import inside, state
 
         cluster = state.load(name)
+        if sync:
+            asyncio.run(_synced(str(cluster.kubeconfig)))
         found = inside.call(
             cluster,
             lambda: {n: read(str(inside.node_netns(cluster, n))) for n in cluster.nodes},
@@ -313,18 +327,41 @@ def _counted(name: str, netns: str | None) -> list[JSON]:
 
 
 def _objects(
-    files: tuple[str, ...], name: str, kubeconfig: str | None, context: str | None, namespace: str
+    files: tuple[str, ...],
+    name: str,
+    kubeconfig: str | None,
+    context: str | None,
+    namespace: str,
+    *,
+    sync: bool,
 ) -> Objects:
+    if files:
+        return _read(files, namespace)
+    # Only the agents of a local cluster can be waited for.
+    return asyncio.run(
+        _live(kubeconfig_of(name, kubeconfig), context, sync=sync and not kubeconfig)
+    )
+
+
+def _read(files: tuple[str, ...], namespace: str) -> Objects:
+    from kubewire.client.manifests import load
     from kubewire.networkpolicy.objects import Source, read
 
-    if files:
-        from kubewire.client.manifests import load
-
-        return read((Source(m.obj, m.where) for m in load(files, namespace=namespace)), namespace)
-    return asyncio.run(_live(kubeconfig_of(name, kubeconfig), context))
+    return read((Source(m.obj, m.where) for m in load(files, namespace=namespace)), namespace)
 
 
-async def _live(kubeconfig: str, context: str | None) -> Objects:
+async def _synced(kubeconfig: str) -> None:
+    from kubewire.client.rest import Client
+
+    async with Client.from_kubeconfig(kubeconfig, None) as client:
+        await _sync(client)
+
+
+async def _sync(client: Client) -> None:
+    await client.request("POST", "/kubewire/v1/sync", params={"timeoutSeconds": "10"})
+
+
+async def _live(kubeconfig: str, context: str | None, *, sync: bool) -> Objects:
     from kubewire.api import resources
     from kubewire.api.errors import StatusError
     from kubewire.client.rest import Client
@@ -350,6 +387,8 @@ async def _live(kubeconfig: str, context: str | None) -> Objects:
             raise
 
     async with Client.from_kubeconfig(kubeconfig, context) as client:
+        if sync:
+            await _sync(client)
         found = await asyncio.gather(*(listed(client, k) for k in kinds))
     return read(Source(o, _where(o)) for objects in found for o in objects)
 

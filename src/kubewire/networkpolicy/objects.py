@@ -24,6 +24,11 @@ T = TypeVar("T")
 Where = Callable[[str], str]
 IP_ANNOTATION = "kubewire.dev/ip"
 
+POLICIES = {
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+}
+"""The versions that are enforced."""
 CLUSTER_SCOPED = ("Namespace", "Node", "ClusterNetworkPolicy")
 WORKLOADS = {
     "Deployment": ("spec", "template"),
@@ -91,6 +96,10 @@ def _add(found: Objects, source: Source, version: str, kind: str) -> None:
     group = version.partition("/")[0] if "/" in version else ""
     obj = source.obj
     match (group, kind):
+        case _ if kind.endswith("NetworkPolicy") and (version, kind) not in POLICIES:
+            # Skipped, it would make every answer about it wrong.
+            where = source.where("apiVersion")
+            raise InputError(f'{where}: no matches for kind "{kind}" in version "{version}"')
         case ("networking.k8s.io", "NetworkPolicy"):
             _refuse(source, network_policy_errors(obj, strict=True))
             found.policies.append(_decode(source, NetworkPolicy))

@@ -2,11 +2,12 @@
 
     POSTROUTING -> KWP-EGRESS
       established, related -> ACCEPT
-      an address of this node's pods that is not known -> DROP (fails closed)
       the source's chain (tree.py); every way out of it is DROP or KWP-INGRESS
+      an address of this node's pods that is not known -> DROP (fails closed)
       all others -> KWP-INGRESS
     KWP-INGRESS
       the destination's chain; every way out of it is DROP or ACCEPT
+      an address of this node's pods that is not known -> DROP
       all others -> ACCEPT
     KWP-EXEMPT, asked before something is denied
       of the node itself -> ACCEPT; a pod to itself -> ACCEPT
@@ -223,26 +224,31 @@ def _exempt(family: int) -> Iterator[Rule]:
 def _egress(program: Program, family: int, roots: Iterable[Rule]) -> Iterator[Rule]:
     yield from _answers(program, family)
     yield Rule((REPLIES,), ACCEPT)
-    known = known_set(family)
-    other = m.AddrType("LOCAL", "src", invert=True)
-    for block in program.guarded:
-        network = ip_network(block, strict=False)
-        if network.version == family:
-            for side, at in (("src", m.Source(str(network))), ("dst", m.Destination(str(network)))):
-                unknown = m.InSet(known, (side,), invert=True)
-                yield Rule((at, unknown, other, m.Comment(UNKNOWN)), DROP)
     if program.strict:
         for side in ("src", "dst"):
-            cut = (m.Proto("tcp"), Midstream(), m.InSet(known, (side,)))
+            cut = (m.Proto("tcp"), Midstream(), m.InSet(known_set(family), (side,)))
             yield Rule(cut, Jump(EXEMPT))
             yield Rule((*cut, m.Comment(CUT)), DROP)
     yield from roots
+    yield from _guard(program, family, "src")
     yield Rule((), Jump(INGRESS, goto=True))
 
 
 def _ingress(program: Program, family: int, roots: Iterable[Rule]) -> Iterator[Rule]:
     yield from roots
+    yield from _guard(program, family, "dst")
     yield Rule((), ACCEPT)
+
+
+def _guard(program: Program, family: int, side: str) -> Iterator[Rule]:
+    """Who has no profile may be a pod that is not known yet."""
+    unknown = m.InSet(known_set(family), (side,), invert=True)
+    other = m.AddrType("LOCAL", "src", invert=True)
+    for block in program.guarded:
+        network = ip_network(block, strict=False)
+        if network.version == family:
+            at = (m.Source if side == "src" else m.Destination)(str(network))
+            yield Rule((at, unknown, other, m.Comment(UNKNOWN)), DROP)
 
 
 def _program_chain(name: str, chain: ProgramChain, family: int) -> Chain:
