@@ -333,6 +333,21 @@ def test_an_add_that_is_killed_before_its_answer_is_read() -> None:
     runtime.delete(result, "c2")
 
 
+def test_an_add_whose_answer_nobody_reads() -> None:
+    install.install_programs(BIN, socket=SOCKET, standalone=True)
+    runtime = Runtime([MAIN], [BIN])
+    netns.create(Path("/run/netns/c1"))
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0"}  # fmt: skip
+    stdin = json.dumps(runtime.config(MAIN, None)).encode()
+    done = subprocess.run(BIN / "kubewire-cni", env=env, input=stdin, stdout=writing, check=False)
+    os.close(writing)
+    assert done.returncode == 1
+    result = runtime.add("c2")
+    assert cables() == [result["interfaces"][0]["name"]]
+
+
 def test_parallel_adds_get_different_addresses(served: Runtime) -> None:
     for number in range(40):
         netns.create(Path(f"/run/netns/p{number}"))
