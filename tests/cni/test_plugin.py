@@ -305,6 +305,49 @@ def test_an_agent_killed_in_the_middle_of_an_add(served: Runtime) -> None:
         served.delete(None)
 
 
+def test_an_add_that_is_killed_before_its_answer_is_read() -> None:
+    """All is made, but the runtime takes it for failed: the next call undoes it."""
+    install.install_programs(BIN, socket=SOCKET, standalone=True)
+    runtime = Runtime([MAIN], [BIN])
+    netns.create(Path("/run/netns/c1"))
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0"}  # fmt: skip
+    with subprocess.Popen(BIN / "kubewire-cni", env=env, stdin=subprocess.PIPE, stdout=writing) as add:  # fmt: skip
+        assert add.stdin is not None
+        add.stdin.write(json.dumps(runtime.config(MAIN, None)).encode())
+        add.stdin.close()
+        while "pipe_write" not in Path(f"/proc/{add.pid}/wchan").read_text():
+            assert add.poll() is None
+            os.sched_yield()
+        assert len(cables()) == 1
+        add.kill()
+    os.close(reading)
+    os.close(writing)
+    result = runtime.add("c2")
+    assert cables() == [result["interfaces"][0]["name"]]
+    runtime.delete(result, "c2")
+
+
+def test_an_add_whose_answer_nobody_reads() -> None:
+    install.install_programs(BIN, socket=SOCKET, standalone=True)
+    runtime = Runtime([MAIN], [BIN])
+    netns.create(Path("/run/netns/c1"))
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0"}  # fmt: skip
+    stdin = json.dumps(runtime.config(MAIN, None)).encode()
+    done = subprocess.run(BIN / "kubewire-cni", env=env, input=stdin, stdout=writing, check=False)
+    os.close(writing)
+    assert done.returncode == 1
+    result = runtime.add("c2")
+    assert cables() == [result["interfaces"][0]["name"]]
+
+
 def test_parallel_adds_get_different_addresses(served: Runtime) -> None:
     for number in range(40):
         netns.create(Path(f"/run/netns/p{number}"))
@@ -458,7 +501,8 @@ def test_networks_that_give_the_same_address(served: Runtime) -> None:
     netns.create(Path("/run/netns/c2"))
     done = served.call("ADD", served.config(MAIN, None) | {"name": "other"}, "c2")
     assert (done.status, done.answer["code"]) == (1, 100)
-    assert done.answer["msg"].startswith("address 10.1.0.2: has a route on this node already")
+    assert done.answer["msg"].startswith("route 10.1.0.2/32 dev ")
+    assert "is there already, to an attachment of another network" in done.answer["msg"]
     assert len(cables()) == 1
     served.check(result)
 

@@ -77,7 +77,7 @@ def add(node: RtNetlink, room: Room, request: Request, config: Config, assigned:
     try:
         wiring.wire(node, room, cable)
     except wiring.TakenError as error:
-        raise CniError(FAILED, f"address {error}: has a route on this node already, to another attachment") from None  # fmt: skip
+        raise CniError(FAILED, f"{error}: is there already, to an attachment of another network") from None  # fmt: skip
     try:
         if config.limits:
             where = cable.host_interface, room.netlink, cable.interface

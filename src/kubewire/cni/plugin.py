@@ -136,14 +136,25 @@ class Plugin:
         for ports in self._ports.values():
             ports.close()
 
-    async def run(self, program: str, env: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
-        """Answer one call: exit status and stdout."""
-        try:
-            answer = await self._answer(program, env, stdin)
-        except Exception as error:
-            failed = _as_cni_error(error)
-            return 1, msgspec.json.encode(failed.to_wire(_wanted_version(stdin)))
-        return 0, b"" if answer is None else msgspec.json.encode(answer)
+    async def run(
+        self,
+        program: str,
+        env: Mapping[str, str],
+        stdin: bytes,
+        held: contextlib.ExitStack | None = None,
+    ) -> tuple[int, bytes]:
+        """Answer one call: exit status and stdout.
+
+        The mark of an ADD goes when ``held`` is closed: once the answer has been given, for an ADD
+        of which the runtime does not hear has failed.
+        """
+        with contextlib.ExitStack() as own:
+            try:
+                answer = await self._answer(program, env, stdin, held or own)
+            except Exception as error:
+                failed = _as_cni_error(error)
+                return 1, msgspec.json.encode(failed.to_wire(_wanted_version(stdin)))
+            return 0, b"" if answer is None else msgspec.json.encode(answer)
 
     async def recover(self) -> None:
         """Undo the ADDs that a killed process has left in any network."""
@@ -169,7 +180,9 @@ class Plugin:
                 size, used = ipam.size(ranges), ipam.used(ranges, owners)
                 yield Usage(folder.name, pool, ipam.title(ranges), size, used)
 
-    async def _answer(self, program: str, env: Mapping[str, str], stdin: bytes) -> JSON | None:
+    async def _answer(
+        self, program: str, env: Mapping[str, str], stdin: bytes, held: contextlib.ExitStack
+    ) -> JSON | None:
         request = parse_request(env, stdin)
         if request.command == "VERSION":
             return versions(request.version)
@@ -178,10 +191,11 @@ class Plugin:
         elif program in PROGRAMS:
             config = await self._config(request)
             network = await self._network(config)
-            # A mark for the time of the call: what a kill leaves of it is undone.
-            adding = request.command == "ADD"
-            with network.journal.mark(program, env, stdin) if adding else contextlib.nullcontext():
-                result = await self._supplied(self._main if program == MAIN else self._ipam, request, config)  # fmt: skip
+            if request.command == "ADD":
+                # What a kill leaves of it is undone.
+                held.enter_context(network.journal.mark(program, env, stdin))
+            work = self._main if program == MAIN else self._ipam
+            result = await self._supplied(work, request, config)
             if self._pools and request.command in ("DEL", "GC"):
                 self._pools.freed()
         else:

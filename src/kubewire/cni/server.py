@@ -60,12 +60,13 @@ class Server:
             data = await reader.read(-1)
             if len(data) <= LIMIT:
                 program, env, stdin = parse_call(data)
-                status, answer = await self._plugin.run(program, env, stdin)
-                try:
-                    writer.write(b"%d\n" % status + answer)
-                    await writer.drain()
-                except ConnectionError:
-                    await self._unheard(program, env, stdin, status)
+                with contextlib.ExitStack() as held:
+                    status, answer = await self._plugin.run(program, env, stdin, held)
+                    try:
+                        writer.write(b"%d\n" % status + answer)
+                        await writer.drain()
+                    except ConnectionError:
+                        await self._unheard(program, env, stdin, status)
         except Exception:
             # No answer makes the client say "try again later"; the cause is here.
             log.exception("CNI call failed")

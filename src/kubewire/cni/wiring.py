@@ -43,7 +43,7 @@ _NEXT_HOPS = {4: NEXT_HOP_V4, 6: NEXT_HOP_V6}
 
 
 class TakenError(Exception):
-    """Another cable of the node leads to one of the addresses: networks that give the same ones."""
+    """The node has a route to one of the addresses: another network gives the same ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +105,23 @@ def wire(node: RtNetlink, room: Room, cable: Cable) -> None:
         inner = room.netlink.index(cable.interface)
         # The node's end first: without a carrier it comes up without a walk through all routes.
         node.transact([links.set_link(outer, alias=cable.alias), *links.bring_up(outer)])
-        room.netlink.transact(pod_side(inner, cable))
-        _add_node_side(node, outer, cable)
+        room.netlink.transact(links.bring_up(inner))
+        # The kernel looks at the new carrier while the rest is put together.
+        inside, outside = pod_side(inner, cable), node_side(outer, cable)
+        room.netlink.transact(inside)
+        _refusing_taken(node, outside)
     except BaseException:
         unwire(node, cable.host_interface)
         raise
 
 
-def _add_node_side(node: RtNetlink, outer: int, cable: Cable) -> None:
+def _refusing_taken(node: RtNetlink, batch: list[Message]) -> None:
     try:
-        node.transact(node_side(outer, cable))
+        node.transact(batch)
     except NetlinkError as error:
-        for address in cable.addresses:
-            taken = routes.add_route(Route(ip_network(address), outer))
-            if any(f.message == taken and f.errno == errno.EEXIST for f in error.failures):
-                raise TakenError(str(address)) from None
+        taken = [f for f in error.failures if f.errno == errno.EEXIST]
+        if taken:
+            raise TakenError(taken[0].message.what) from None
         raise
 
 
@@ -157,8 +159,8 @@ def _multicast(index: int) -> Route:
 
 
 def pod_side(index: int, cable: Cable) -> list[Message]:
-    """Requests inside the pod."""
-    batch = [*links.bring_up(index)]
+    """Requests inside the pod once its end is up."""
+    batch: list[Message] = []
     for address in cable.addresses:
         batch.append(routes.add_address(index, ip_interface(address)))
         if address.version == 6:
