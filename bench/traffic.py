@@ -120,7 +120,7 @@ def _connect(network: Network, to: tuple[str, int]) -> float:
     connection tracker with TIME_WAIT of both ways: neither is the ClusterIP's.
     """
     kind = (socket.AF_INET, socket.SOCK_STREAM)
-    clients = [socket_in(network._pods[CLIENT], *kind) for _ in range(CONNECTIONS)]
+    clients = [socket_in(network.pods[CLIENT], *kind) for _ in range(CONNECTIONS)]
     port = 8082 if to == DIRECT else 81
     before = time.perf_counter()
     for client in clients:
