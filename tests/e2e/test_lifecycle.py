@@ -75,19 +75,20 @@ def _kill_ingress(kubewire: Kubewire) -> None:
 
 
 def test_the_foreground_ends_on_interrupt(kubewire: Kubewire) -> None:
+    # What runs in the background of a shell is born deaf to it, and so would be its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     argv = [sys.executable, "-m", "kubewire", "up", "-f", "-"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         argv, env=kubewire.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin and process.stdout
-    process.stdin.write(SMALL)
-    process.stdin.close()
-    for line in process.stdout:
-        if "Ctrl-C" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    process.stdout.close()
+    ) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write(SMALL)
+        process.stdin.close()
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
     assert members(kubewire.home) == []
     assert not (kubewire.home / "kubewire").exists()
 
