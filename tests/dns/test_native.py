@@ -36,7 +36,7 @@ BIG = "big.default.svc.cluster.local."
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Each way of serving UDP; the compiled one only where there is one."""
     if request.param == "compiled" and native.library() is None:
-        pytest.skip("no compiler built the fast path")
+        pytest.skip("this machine has no C compiler (cc), so there is no library")
     if request.param == "python":
         monkeypatch.setattr(native, "library", lambda: None)
     yield request.param
@@ -222,7 +222,7 @@ def test_a_library_of_another_version_is_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if native.library() is None:
-        pytest.skip("no compiler built the fast path")
+        pytest.skip("this machine has no C compiler (cc), so there is no library")
     monkeypatch.setattr(native, "VERSION", 99)
     native.library.cache_clear()
     try:
