@@ -216,12 +216,12 @@ class Plugin:
         if config.ipam.of_node and request.command in ("ADD", "STATUS"):
             self._refuse_foreign(cidrs)
         try:
-            fit = self._fit()
+            fit = self._fit().at(config.mtu)
         except LookupError:
             if not config.mtu:
                 raise
             return config
-        return replace(config, mtu=config.mtu or fit.mtu, gso=fit.gso)
+        return replace(config, mtu=fit.mtu, gso=fit.gso)
 
     async def _supplied(
         self,
