@@ -136,6 +136,8 @@ ROWS = [
     Row("hairpin of an endpoint whose node nobody names", [service()], [slice_("10.244.0.99")], VIP, endpoints=ends(99), masquerade=True),
     Row("hairpin on the second port of an address", [service()], [slice_(f"{POD}@node-a", ports=[{"name": "p", "port": n} for n in (9, 8080)])], VIP, endpoints=[*ends(99), *ends(99, port=9)], masquerade=True),
     Row("an address that a pod got from one that ends", [service()], [slice_(A + "!t"), slice_(A + "!n", name="y")], VIP, verdict="reject"),
+    Row("endpoints of the node itself", [service()], [slice_(A, f"{NODE_IP}@node-a", ports=[{"name": "p", "port": n} for n in (9, 8080)])], VIP, endpoints=[*ends(1), *ends(1, port=9), f"{NODE_IP}:8080", f"{NODE_IP}:9"]),
+    Row("endpoints of the node itself, UDP", [service(ports=UDP)], [slice_(A, f"{NODE_IP}@node-a", ports=[{"name": "p", "port": 9, "protocol": "UDP"}])], VIP, port=53, protocol="UDP", endpoints=[*ends(1, port=9), f"{NODE_IP}:9"]),
     Row("masqueradeAll", [service()], [slice_(A)], VIP, endpoints=ends(1), masquerade=True, config=Config(cluster_cidrs=PODS, masquerade_all=True)),
     Row("pods are unknown", [service()], [slice_(A)], VIP, OUTSIDE, endpoints=ends(1), config=Config()),
     Row("wrong port", [service()], [slice_(A)], VIP, port=81, verdict="reject"),
