@@ -200,7 +200,7 @@ def _balance(
         keys = map(key.__add__, _indexes(len(packed), local=bool(second)))
         ends.update(zip(keys, packed, strict=True))
         for target in endpoints:
-            if target.local:
+            if target.near:
                 add("hairpin", ip_bytes(target.ip) * 2, None)
         if frontend.affinity is not None:
             for data in packed:
