@@ -23,7 +23,6 @@ from networkpolicy.table import ALL, FLOWS, ROWS, Row, audited, cluster, fixture
 from networkpolicy.table import P as Pod
 
 NODES = ("node-0", "node-1")
-XA = ip_address(Pod("x", "a").ip)
 
 
 def through(programs: dict[str, Any], flow: Any, version: int, backend: str = "nftables") -> bool:
@@ -184,10 +183,11 @@ def test_numbers_of_profiles_are_not_used_again() -> None:
     plan = worlds.plan(fixture())
     compiler, spelled = Compiler(plan, "node-0"), nftables.Compiler("t")
     seen: set[bytes] = set()
+    target = ip_address(XA.ip).packed
     for name in "abc":
         (policy,) = worlds.objects([netpol(name, "x", {"podSelector": {}})]).policies
         plan.set_policy(as_policy(policy))
-        number = spelled.table(compiler.program()).sets["ingress4"].elements[XA.packed]
+        number = spelled.table(compiler.program()).sets["ingress4"].elements[target]
         plan.remove_policy(("NetworkPolicy", policy.key))
         none = spelled.table(compiler.program())
         assert list(none.sets["ingress-profiles"].elements.values()) == [ACCEPT]
