@@ -9,6 +9,9 @@ import pytest
 
 from kubewire.cluster.dialer import Dial, Result, dial_all
 from kubewire.kernel import netns
+from kubewire.kernel.nfnetlink import Nfnetlink
+from kubewire.lang.nftables.expressions import DROP
+from kubewire.lang.nftables.model import Chain, Rule, Table, replace
 
 pytestmark = pytest.mark.kernel
 
@@ -69,3 +72,13 @@ def test_refused_and_unanswered_flows_say_so() -> None:
             Result(error="connection refused"),
             Result(error="timed out"),
         ]
+
+
+@pytest.mark.usefixtures("pods")
+def test_a_datagram_that_its_own_node_drops_is_an_answer() -> None:
+    """A policy or a Service without endpoints, met by a pod of the host's network."""
+    output = Chain("output", (Rule((DROP,)),), "filter", "output", 0)
+    with Nfnetlink(PODS) as kernel, opened(socket.SOCK_DGRAM) as server:
+        kernel.commit(replace(Table("t", "inet", {}, {"output": output})))
+        found = dial_all([dial(server.getsockname()[1], "UDP")], 0.1)
+    assert found == [Result(error="operation not permitted")]

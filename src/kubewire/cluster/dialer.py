@@ -72,6 +72,15 @@ def dial_all(dials: Sequence[Dial], limit: float) -> list[Result]:
     return results
 
 
+def _sent(made: socket.socket, data: bytes) -> int:
+    """Send; gives the error's number: the sender's own node may refuse a packet at once."""
+    try:
+        made.send(data)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
 def _descriptors() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -117,22 +126,20 @@ class _Round:
         """Send unanswered datagrams once more, as the kernel does for TCP: one may be lost."""
         for flow in self._open.values():
             if flow.dial.protocol == "UDP":
-                with contextlib.suppress(
-                    OSError
-                ):  # What went wrong, the next turn of the poll tells.
-                    flow.made.send(_question(flow.dial))
+                # What went wrong, the next turn of the poll tells.
+                _sent(flow.made, _question(flow.dial))
 
     def _start(self, dial: Dial, made: socket.socket | OSError) -> Result:
         if isinstance(made, OSError):
             return Result(error=_text(made.errno or 0))
         flow = _Flow(dial, made, time.monotonic())
         code = made.connect_ex((dial.ip, dial.port))
+        if code == 0 and dial.protocol == "UDP":
+            code = _sent(made, _question(dial))
         if code not in (0, errno.EINPROGRESS):
             flow.result.error = _text(code)
             made.close()
             return flow.result
-        if dial.protocol == "UDP":
-            made.send(_question(dial))
         events = select.EPOLLIN if dial.protocol == "UDP" else select.EPOLLOUT
         self._poll.register(made, events)
         self._open[made.fileno()] = flow
