@@ -36,14 +36,14 @@ def apiserver(
 ) -> None:
     """Serve the Kubernetes API by itself."""
     import contextlib
-    import tempfile
 
-    from kubewire.apiserver import server
+    from kubewire.kernel import scratch
 
     with contextlib.ExitStack() as stack:
-        files = data_dir or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="kubewire-"))
-        )
+        files = data_dir or stack.enter_context(scratch.folder("kubewire-"))
+        # After the folder: its keeper is a copy of this process.
+        from kubewire.apiserver import server
+
         folder = cert_dir or files / "pki"
         kubeconfig = flags["kubeconfig_out"] or files / "kubeconfig"
         options = server.Options(

@@ -29,12 +29,12 @@ def ingress(
     if ctx.invoked_subcommand:
         return
     import asyncio
-    import tempfile
     from pathlib import Path
 
     from kubewire.api.meta import Key
     from kubewire.client.rest import Client
     from kubewire.ingress.run import serve
+    from kubewire.kernel import scratch
 
     namespace, _, service = publish_service.rpartition("/")
 
@@ -44,8 +44,8 @@ def ingress(
                 client, folder, agent="ingress/kubewire", service=Key(namespace, service)
             )
 
-    with tempfile.TemporaryDirectory(prefix="kubewire-ingress-") as folder:
-        status = asyncio.run(main(Path(folder)))
+    with scratch.folder("kubewire-ingress-") as folder:
+        status = asyncio.run(main(folder))
     raise click.exceptions.Exit(status)
 
 
