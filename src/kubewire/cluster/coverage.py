@@ -35,6 +35,7 @@ ACTED: dict[str, frozenset[str] | None] = {
     "NetworkPolicy": None,
     "ClusterNetworkPolicy": None,
     "Ingress": None,
+    "PodDisruptionBudget": None,
     "Pod": _POD,
     "Deployment": frozenset(("replicas", "selector", "template", "strategy", "minReadySeconds", "revisionHistoryLimit", "paused", "progressDeadlineSeconds")),
     "ReplicaSet": frozenset(("replicas", "selector", "template", "minReadySeconds")),

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+from kubewire.api.release import MAJOR, MINOR
 from kubewire.kernel import netns
 from kubewire.kubelet.pod import GRPC, Container, HTTPGet, HTTPHeader, Probe, TCPSocket
 from kubewire.kubelet.probes import Outcome
 from kubewire.kubelet.standin import grpc
 
-USER_AGENT = "kube-probe/1.36"
+USER_AGENT = f"kube-probe/{MAJOR}.{MINOR}"
 MAX_BODY = 10 * 1024
 MAX_HEAD = 64 * 1024
 MAX_REDIRECTS = 10
