@@ -47,6 +47,19 @@ class Outcome(StrEnum):
     ERROR = "error"
 
 
+def complaint_of(kind: Kind, outcome: Outcome, message: str) -> tuple[str, str] | None:
+    """Reason and text of the event that tells of a probe's end; a success needs none."""
+    title = f"{kind.capitalize()} probe"
+    match outcome:
+        case Outcome.FAILURE:
+            return "Unhealthy", f"{title} failed: {message}"
+        case Outcome.WARNING:
+            return "ProbeWarning", f"{title} warning: {message}"
+        case Outcome.ERROR:
+            return "Unhealthy", f"{title} errored and resulted in unknown state: {message}"
+    return None
+
+
 INITIAL = {
     Kind.READINESS: Result.FAILURE,
     Kind.LIVENESS: Result.SUCCESS,

@@ -50,6 +50,10 @@ def pod_status(
         status["initContainerStatuses"] = [
             container_status(pod, c, record, now) for c in pod.spec.inits
         ]
+    if pod.spec.ephemerals:
+        status["ephemeralContainerStatuses"] = [
+            container_status(pod, c, record, now) for c in pod.spec.ephemerals
+        ]
     if record.ips:
         status["podIP"] = record.ips[0]
         status["podIPs"] = [{"ip": ip} for ip in record.ips]
@@ -128,6 +132,7 @@ def _states(pod: Pod, container: Container, record: PodRecord, now: float) -> tu
         and state.reason == "ContainerCreating"
         and pod.spec.inits
         and record.has_sandbox
+        and container not in pod.spec.ephemerals
         and not is_initialized(pod, record)
     ):
         state = Waiting("PodInitializing")
