@@ -103,6 +103,15 @@ def test_a_killed_ingress_program_leaves_nothing(tmp_path: Path) -> None:
 WRONG = [
     (["apiserver", "--service-cluster-ip-range", "10.0.0.0/33"], "--service-cluster-ip-range"),
     (["apiserver", "--service-cluster-ip-range", "10.0.0.0/16,10.1.0.0/16"], "at most one range"),
+    (["apiserver", "--port", "70000"], "70000 is not in the range 0<=x<=65535"),
+    (["apiserver", "--port", "0", "--data-dir", "/proc/none"], "/proc/none: No such file"),
+    (["apiserver", "--port", "0", "--cert-dir", "/proc/none"], "/proc/none: No such file"),
+    (["apiserver", "--port", "0", "--kubeconfig-out", "/proc/none/k"], "/proc/none: No such file"),
+    (
+        ["apiserver", "--port", "0", "--bind-address", "no.such.invalid"],
+        "--bind-address no.such.invalid: ",
+    ),
+    (["ingress", "--publish-service", "x"], "--publish-service: 'x': expected NAMESPACE/NAME"),
     (["api-proxy", "-u", "/x", "-p", "1"], "cannot set --unix-socket and --port at the same time"),
     (["api-proxy", "--kubeconfig", "/none", "--accept-hosts", "("], "--accept-hosts"),
 ]

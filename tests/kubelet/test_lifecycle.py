@@ -230,6 +230,7 @@ def test_an_ephemeral_container_runs_once_and_ends_with_the_pod() -> None:
     life.end("i")
     life.step()
     assert life.status()["phase"] == "Running"
+    assert life.status()["ephemeralContainerStatuses"][0]["ready"] is False
     life.end("debug", 3)
     assert life.step() == []
     [shown] = life.status()["ephemeralContainerStatuses"]

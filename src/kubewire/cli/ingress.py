@@ -36,7 +36,11 @@ def ingress(
     from kubewire.ingress.run import serve
     from kubewire.kernel import scratch
 
-    namespace, _, service = publish_service.rpartition("/")
+    namespace, _, service = publish_service.partition("/")
+    if not (namespace and service) or "/" in service:
+        raise click.BadParameter(
+            f"{publish_service!r}: expected NAMESPACE/NAME", ctx, param_hint="--publish-service"
+        )
 
     async def main(folder: Path) -> int:
         async with Client.from_kubeconfig(kubeconfig_of(name, kubeconfig), context) as client:

@@ -222,7 +222,8 @@ class Group:
             worker.result = worker.last
             actions.append(Changed(kind, worker.result))
         if worker.result is Result.FAILURE and kind is not Kind.READINESS:
-            self._held = True
+            # It has spoken; readiness goes on until the container has ended.
+            worker.stopped = True
             actions.append(Kill(kind, worker.spec.termination_grace_period_seconds))
         return actions
 

@@ -88,7 +88,9 @@ def container_status(pod: Pod, container: Container, record: PodRecord, now: flo
     known = record.containers[container.name]
     state, last = _states(pod, container, record, now)
     is_done_init = container in pod.spec.inits and not container.is_sidecar
-    ready = _is_completed(known) if is_done_init else known.ready
+    # As upstream: readiness of an ephemeral container is nobody's business.
+    is_ready = known.ready and container not in pod.spec.ephemerals
+    ready = _is_completed(known) if is_done_init else is_ready
     status: JSON = {
         "name": container.name,
         "image": container.image,
