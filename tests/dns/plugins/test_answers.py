@@ -44,6 +44,7 @@ ROWS: list[tuple[str, str, str, list[str], list[str], list[str]]] = [
     ("local", "1.0.0.127.in-addr.arpa. PTR", "NOERROR", ["1.0.0.127.in-addr.arpa. 604800 PTR localhost."], [], []),
     ("local", "2.0.0.127.in-addr.arpa. A", "NXDOMAIN", [], [f"127.in-addr.arpa. 604800 {LOCAL_SOA}"], []),
     ("hosts hosts test", "20.2.0.192.in-addr.arpa. PTR", "NOERROR aa", ["20.2.0.192.in-addr.arpa. 3600 PTR one.test."], [], []),
+    ("hosts hosts test {\nfallthrough\n}\nwhoami", "one.test. PTR", "NOERROR aa", [], [], ["one.test. 0 A 10.0.0.1", "_udp.one.test. 0 SRV 0 0 4000 ."]),
     ("hosts hosts test {\nfallthrough\nfallthrough_unsupported\n}\nwhoami", "one.test. TXT", "NOERROR aa", [], [], ["one.test. 0 A 10.0.0.1", "_udp.one.test. 0 SRV 0 0 4000 ."]),
     ("file zone example.org {\nfallthrough\n}\nwhoami", "lost.example.org. A", "NXDOMAIN aa", ["lost.example.org. 300 CNAME nothing.example.org."], [SOA], []),
     ("rewrite cname suffix example.org. example.net.\nfile zone example.org", "lost.example.org. A", "NXDOMAIN aa", ["lost.example.org. 300 CNAME nothing.example.net."], [SOA], []),
