@@ -29,7 +29,7 @@ import msgspec
 
 from kubewire.api.errors import StatusError
 from kubewire.api.meta import JSON
-from kubewire.cni import attach, builtin_ipam, check, delegate, ipam, journal, loopback, wiring
+from kubewire.cni import attach, builtin_ipam, check, ipam, journal, loopback, wiring
 from kubewire.cni.config import (
     BUILTIN_IPAM,
     DEFAULT_DATA_DIR,
@@ -41,6 +41,7 @@ from kubewire.cni.config import (
     parse,
     pod_of,
 )
+from kubewire.cni.delegate import Delegate
 from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping, table_name
 from kubewire.cni.ipam import Address, ExhaustedError, IpamError
 from kubewire.cni.journal import Journal
@@ -379,9 +380,9 @@ class Plugin:
         command = command or request.command
         if config.ipam.type == BUILTIN_IPAM:
             return self._builtin_ipam(request, config, command)
-        if command in ("GC", "STATUS") and not await delegate.supports(request, LATEST):
-            return None
-        return await delegate.call(request, command)
+        folder = config.data_dir / config.name
+        delegate = Delegate(request, folder, config.valid_attachments or frozenset())
+        return await delegate.run(command)
 
     def _builtin_ipam(self, request: Request, config: Config, command: str) -> Result | None:
         store = self._networks[config.data_dir / config.name].store
