@@ -71,6 +71,15 @@ def test_a_requested_address_is_given_and_does_not_move_the_turn() -> None:
     assert taken(sets, 1, leases) == ["10.1.0.2"]
 
 
+def test_two_requests_of_one_set_are_both_named() -> None:
+    wanted = [ip_address("10.1.0.9"), ip_address("10.1.0.7")]
+    with pytest.raises(IpamError) as caught:
+        ipam.choose(ipam.range_sets(["10.1.0.0/24"]), Leases(), wanted)
+    assert str(caught.value) == (
+        "requested address 10.1.0.7: 10.1.0.9 is requested, too, and 10.1.0.1-10.1.0.254 gives one address only"
+    )
+
+
 @pytest.mark.parametrize(
     ("wanted", "text"),
     [

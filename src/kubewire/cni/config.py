@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from kubewire.api.meta import JSON
 from kubewire.api.selectors import LabelSelector
-from kubewire.cni import ipam
+from kubewire.cni import bandwidth, ipam
 from kubewire.cni.bandwidth import Limits
 from kubewire.cni.ipam import Address, ExhaustedError, IpamError, Network, Range, RangeSet
 from kubewire.cni.pools import Pod, Pool, Supply
@@ -131,6 +131,9 @@ class _Attachment(_Wire, frozen=True):
     ifname: str
 
 
+_VALID, _ATTACHMENTS = "cni.dev/valid-attachments", "cni.dev/attachments"
+
+
 class _CniArgs(_Wire, frozen=True):
     ips: list[str] = []
 
@@ -150,9 +153,12 @@ class _Network(_Wire, frozen=True):
     data_dir: str = ""
     ip_masq: bool = False
     non_masquerade: list[str] = msgspec.field(name="nonMasqueradeCIDRs", default=[])
-    disable_gc: bool = msgspec.field(name="disableGC", default=False)
+    disable_gc: bool | Literal["true", "false"] = msgspec.field(name="disableGC", default=False)
+    """A string in the text of the specification, a boolean in what people write."""
     prev_result: JSON | None = None
-    valid: list[_Attachment] | None = msgspec.field(name="cni.dev/valid-attachments", default=None)
+    valid: list[_Attachment] | None = msgspec.field(name=_VALID, default=None)
+    attachments: list[_Attachment] | None = msgspec.field(name=_ATTACHMENTS, default=None)
+    """What the text of the specification called it at first; libcni gives both."""
 
 
 _CANONICAL = {
@@ -241,11 +247,15 @@ def parse(
         limits=_limits(runtime.bandwidth),
         masquerade=wire.ip_masq,
         not_masqueraded=tuple(_cidrs("nonMasqueradeCIDRs", wire.non_masquerade)),
-        valid_attachments=None if wire.valid is None else frozenset(
-            f"{one.container_id}/{one.ifname}" for one in wire.valid
-        ),
-        disable_gc=wire.disable_gc,
+        valid_attachments=_owners(wire.attachments if wire.valid is None else wire.valid),
+        disable_gc=wire.disable_gc in (True, "true"),
     )  # fmt: skip
+
+
+def _owners(attachments: list[_Attachment] | None) -> frozenset[str] | None:
+    if attachments is None:
+        return None
+    return frozenset(f"{one.container_id}/{one.ifname}" for one in attachments)
 
 
 def for_removal(request: Request) -> Config:
@@ -285,7 +295,7 @@ def _present(value: Any) -> Any:
     return [_present(v) for v in value] if isinstance(value, list) else value
 
 
-_NULLABLE = frozenset({"cni.dev/valid-attachments"})
+_NULLABLE = frozenset({_VALID, _ATTACHMENTS})
 
 
 def _canonical(value: Any) -> Any:
@@ -472,10 +482,17 @@ def _is_hex(text: str) -> bool:
 
 def _limits(wire: _Bandwidth) -> Limits:
     """The wire has bits everywhere; a burst is counted in bytes from here on."""
-    for name, value in msgspec.structs.asdict(wire).items():
-        if value < 0:
-            where = f"runtimeConfig.bandwidth.{_CANONICAL[name.replace('_', '')]}"
-            raise CniError(INVALID_CONFIG, f"{where} {value}: must not be negative")
+    for name, rate, burst in (
+        ("ingress", wire.ingress_rate, wire.ingress_burst),
+        ("egress", wire.egress_rate, wire.egress_burst),
+    ):
+        where = f"runtimeConfig.bandwidth.{name}"
+        if rate and not bandwidth.MINIMUM <= rate <= bandwidth.MAXIMUM:
+            raise CniError(INVALID_CONFIG, f"{where}Rate {rate}: must be between 1k and 1P")
+        if burst < 0:
+            raise CniError(INVALID_CONFIG, f"{where}Burst {burst}: must not be negative")
+        if burst and not rate:
+            raise CniError(INVALID_CONFIG, f"{where}Burst {burst}: needs {name}Rate")
     return Limits(wire.ingress_rate, wire.egress_rate, wire.ingress_burst // 8, wire.egress_burst // 8)  # fmt: skip
 
 

@@ -237,24 +237,24 @@ class Choice:
 
 def choose(sets: Sequence[RangeSet], leases: Leases, wanted: Iterable[Address] = ()) -> Choice:
     """Pick one free address from each set; a ``wanted`` one where the set holds it."""
-    requests = set(wanted)
+    requests = dict.fromkeys(wanted)
     chosen: list[Address] = []
     last: dict[str, Address] = {}
     for ranges in sets:
         asked = next((a for a in requests if holds(ranges, a)), None)
         if asked is not None:
-            requests.discard(asked)
+            del requests[asked]
             chosen.append(_static(asked, leases.owners))
         else:
             given = _next_free(ranges, leases.owners, leases.last.get(title(ranges)))
             last[title(ranges)] = given
             chosen.append(given)
-    if requests:
-        names = ", ".join(map(title, sets))
-        one = min(requests, key=str)
-        if any(holds(ranges, one) for ranges in sets):
-            raise IpamError(f"requested address {one}: each of the range sets ({names}) gives one address only")  # fmt: skip
-        raise IpamError(f"requested address {one}: is not in any range ({names})")
+    for one in requests:
+        where = f"requested address {one}"
+        for ranges, given in zip(sets, chosen, strict=True):
+            if holds(ranges, one):
+                raise IpamError(f"{where}: {given} is requested, too, and {title(ranges)} gives one address only")  # fmt: skip
+        raise IpamError(f"{where}: is not in any range ({', '.join(map(title, sets))})")
     return Choice(tuple(chosen), last)
 
 
