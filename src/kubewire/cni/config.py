@@ -36,6 +36,7 @@ LOOPBACK = "loopback"
 BUILTIN_IPAM = "kubewire-ipam"
 DEFAULT_DATA_DIR = Path("/var/lib/cni/kubewire")
 ANNOTATION_IP = "kubewire.dev/ip"
+_SMALLEST_V6_MTU = 1280
 
 T = TypeVar("T")
 
@@ -233,10 +234,15 @@ def parse(
         raise CniError(INVALID_CONFIG, f"mtu {wire.mtu}: must be between 68 and 65535")
     _check_data_dir("dataDir", wire.data_dir)
     adding = request.command in ("ADD", "STATUS")
+    given = _ipam(wire.ipam, pod_cidrs, pools, strict=adding)
+    if adding:
+        refuse_small_mtu(
+            wire.mtu, (r.subnet.version for ranges in given.supply.sets for r in ranges)
+        )
     return Config(
         name=request.name,
         mtu=wire.mtu,
-        ipam=_ipam(wire.ipam, pod_cidrs, pools, strict=adding),
+        ipam=given,
         previous=None if wire.prev_result is None else _previous(wire.prev_result),
         data_dir=_data_dir(request.config),
         pod=pod,
@@ -256,6 +262,12 @@ def _owners(attachments: list[_Attachment] | None) -> frozenset[str] | None:
     if attachments is None:
         return None
     return frozenset(f"{one.container_id}/{one.ifname}" for one in attachments)
+
+
+def refuse_small_mtu(mtu: int, versions: Iterable[int]) -> None:
+    """The kernel has no IPv6 on a device that takes less; 0: it is not known yet."""
+    if 0 < mtu < _SMALLEST_V6_MTU and 6 in versions:
+        raise CniError(INVALID_CONFIG, f"mtu {mtu}: IPv6 needs {_SMALLEST_V6_MTU} at least")
 
 
 def for_removal(request: Request) -> Config:
