@@ -149,9 +149,9 @@ def test_what_the_runtime_knows_by_either_name(name: str) -> None:
     assert found.valid_attachments == {"c1/eth0"}
 
 
-@pytest.mark.parametrize(("written", "disabled"), [(True, True), ("true", True), ("false", False)])
-def test_disable_gc_as_people_write_it(written: Any, disabled: bool) -> None:
-    assert parse({"disableGC": written}).disable_gc is disabled
+@pytest.mark.parametrize(("text", "disabled"), [(True, True), ("true", True), ("false", False)])
+def test_disable_gc_as_people_write_it(text: Any, disabled: bool) -> None:
+    assert parse({"disableGC": text}).disable_gc is disabled
 
 
 @pytest.mark.parametrize("capital", [False, True])

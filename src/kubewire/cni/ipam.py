@@ -166,6 +166,11 @@ def _range(subnet: str, start: str, end: str, gateway: str, exclude: tuple[str, 
 RangeSet = tuple[Range, ...]
 
 
+def within(part: Network, whole: Network) -> bool:
+    """One network is another, or a part of it."""
+    return part.version == whole.version and part.subnet_of(whole)  # type: ignore[arg-type]
+
+
 def title(ranges: RangeSet) -> str:
     """How a set is written, and what its turn is remembered by."""
     return ", ".join(map(str, ranges))
