@@ -85,12 +85,16 @@ def test_two_requests_of_one_set_are_both_named() -> None:
     [
         ("10.1.0.50", "requested address 10.1.0.50: is held by other"),
         ("10.9.0.1", r"requested address 10.9.0.1: is not in any range (10.1.0.1-10.1.0.254)"),
-        ("10.1.0.1", r"requested address 10.1.0.1: is not in any range (10.1.0.1-10.1.0.254)"),
+        ("10.1.0.1", r"requested address 10.1.0.1: is the gateway of 10.1.0.0/24"),
+        (
+            "10.1.0.17",
+            r"requested address 10.1.0.17: is in 10.1.0.16/28, which 10.1.0.1-10.1.0.254 leaves out",
+        ),
         ("fd00::1", r"requested address fd00::1: is not in any range (10.1.0.1-10.1.0.254)"),
     ],
 )
 def test_a_request_that_cannot_be_met(wanted: str, text: str) -> None:
-    sets = ipam.range_sets(["10.1.0.0/24"])
+    sets = [(Range.of("10.1.0.0/24", exclude=["10.1.0.16/28"]),)]
     leases = Leases()
     leases.take("other", ipam.choose(sets, leases, [ip_address("10.1.0.50")]))
     with pytest.raises(IpamError) as caught:

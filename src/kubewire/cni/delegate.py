@@ -80,7 +80,9 @@ class Given:
 
     def forget(self, owner: str) -> None:
         """It has been taken back."""
-        self._path(owner).unlink(missing_ok=True)
+        path = self._path(owner)
+        path.with_suffix(".new").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
     def owners(self) -> Iterator[str]:
         """Everyone who may hold something."""

@@ -259,8 +259,18 @@ def choose(sets: Sequence[RangeSet], leases: Leases, wanted: Iterable[Address] =
         for ranges, given in zip(sets, chosen, strict=True):
             if holds(ranges, one):
                 raise IpamError(f"{where}: {given} is requested, too, and {title(ranges)} gives one address only")  # fmt: skip
-        raise IpamError(f"{where}: is not in any range ({', '.join(map(title, sets))})")
+        raise IpamError(f"{where}: {_why_not(sets, one)}")
     return Choice(tuple(chosen), last)
+
+
+def _why_not(sets: Iterable[RangeSet], address: Address) -> str:
+    """Why no range gives an address."""
+    for one in (one for ranges in sets for one in ranges):
+        if address == one.gateway:
+            return f"is the gateway of {one.subnet}"
+        if excluding := next((n for n in one.exclude if address in n), None):
+            return f"is in {excluding}, which {one} leaves out"
+    return f"is not in any range ({', '.join(map(title, sets))})"
 
 
 def _static(address: Address, owners: Mapping[Address, str]) -> Address:
