@@ -92,6 +92,23 @@ def test_a_port_that_one_pod_has_twice() -> None:
     ports.close()
 
 
+@pytest.mark.kernel
+def test_a_container_of_two_networks_has_its_ports_on_the_first() -> None:
+    ports, other = HostPorts(Path("/run/h")), PortMapping(8080, "TCP", "10.2.0.2", 80)
+    packet = Packet("172.30.0.99", "172.30.0.10", "tcp", dport=8080, daddr_local=True)
+    both = {"one:c1/eth0": (WEB,), "two:c1/eth1": (other,)}
+    assert evaluate([hostports.table(both)], "prerouting", packet).targets == (("10.1.0.2", 80),)
+    for owner, wanted in both.items():
+        ports.put(owner, wanted)
+    assert ports.lost("one:c1/eth0", [WEB]) == ports.lost("two:c1/eth1", [other]) == []
+    with pytest.raises(HostPortError, match="hostPort 8080/TCP: is held by two:c1/eth1"):
+        ports.put("two:c2/eth1", [other])
+    ports.drop("one:c1/eth0")
+    assert ports.lost("two:c1/eth1", [other]) == []
+    assert ports.lost("two:c2/eth1", [other]) == [other]
+    ports.close()
+
+
 def reaches(client_in: Path, address: tuple[str, int], server: socket.socket) -> bool:
     """Connect, and see whether it is that server which gets the connection."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET

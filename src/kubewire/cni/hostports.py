@@ -136,8 +136,10 @@ def table(mappings: Mappings, name: str = NAME) -> Table:
         chosen = [m for found in mappings.values() for m in found if m.version == version]
         address, data = _ADDRESS[version], (_ADDRESS[version], PORT)
         one, every, back = f"one{version}", f"every{version}", f"back{version}"
-        ones: dict[bytes, Data] = {_key(m): _target(m) for m in chosen if m.host_ip}
-        everys: dict[bytes, Data] = {_key(m): _target(m) for m in chosen if not m.host_ip}
+        # The first of a container's networks has its ports; the next one follows when that goes.
+        first = list(reversed(chosen))
+        ones: dict[bytes, Data] = {_key(m): _target(m) for m in first if m.host_ip}
+        everys: dict[bytes, Data] = {_key(m): _target(m) for m in first if not m.host_ip}
         backs: dict[bytes, Data] = {ip_bytes(m.target) * 2: None for m in chosen}
         sets[one] = Set(one, (address, PROTO, PORT), data, elements=ones)
         sets[every] = Set(every, (PROTO, PORT), data, elements=everys)
@@ -209,14 +211,15 @@ class HostPorts:
         self._conntrack.close()
 
     def put(self, owner: str, wanted: Iterable[PortMapping]) -> None:
-        """Map an owner's ports; HostPortError if another owner has one of them, or one leads to two."""
+        """Map an owner's ports; HostPortError if another container has one of them, or one leads to two."""
         mappings = tuple(dict.fromkeys(wanted))
         slots = [_slot(one) for one in mappings]
         if not mappings and not self._path.exists():
             return
         with self._locked():
             before = self._load()
-            taken = {_slot(m): other for other, ms in before.items() if other != owner for m in ms}
+            others = (other for other in before if _container(other) != _container(owner))
+            taken = {_slot(m): other for other in others for m in before[other]}
             for one, slot in zip(mappings, slots, strict=True):
                 if holder := taken.get(slot):
                     raise HostPortError(f"{one}: is held by {holder}")
@@ -234,12 +237,14 @@ class HostPorts:
         hooked = self._name in self._nftables.hooked()
         names = [f"{kind}{version}" for kind in ("one", "every") for version in (4, 6)]
         actual = self._nftables.elements(self._name, names) if hooked else {}
-        return [
-            one
-            for one in wanted
-            if actual.get(f"{'one' if one.host_ip else 'every'}{one.version}", {}).get(_key(one))
-            != _target(one)
-        ]
+        own = [ms for other, ms in self._load().items() if _container(other) == _container(owner)]
+        targets = {(_slot(m), _target(m)) for ms in own for m in ms}
+
+        def found(one: PortMapping) -> Data:
+            kind = f"{'one' if one.host_ip else 'every'}{one.version}"
+            return actual.get(kind, {}).get(_key(one))
+
+        return [one for one in wanted if (_slot(one), found(one)) not in targets]
 
     def owners(self) -> tuple[str, ...]:
         """Everyone who has a mapping."""
@@ -296,6 +301,11 @@ class HostPorts:
             yield
         finally:
             os.close(fd)
+
+
+def _container(owner: str) -> str:
+    """Whose attachment it is: NETWORK:CONTAINER/INTERFACE; runtimes map its ports on each network."""
+    return owner.rpartition(":")[2].partition("/")[0]
 
 
 def _slot(found: PortMapping) -> tuple[int, int, str, str]:
