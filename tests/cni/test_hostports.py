@@ -201,6 +201,16 @@ async def test_udp_follows_the_pod_although_the_client_keeps_its_port(lab: Lab) 
 
 
 @pytest.mark.kernel
+def test_a_file_that_cannot_be_read_counts_for_nothing() -> None:
+    ports = HostPorts(Path("/run/h"))
+    ports.put("a", [WEB])
+    Path("/run/h/hostports.json").write_bytes(b"{")
+    ports.put("b", [DNS])
+    assert ports.owners() == ("b",)
+    ports.close()
+
+
+@pytest.mark.kernel
 def test_a_kernel_that_lost_the_table_gets_it_back() -> None:
     from kubewire.kernel.nfnetlink import Nfnetlink
     from kubewire.lang.nftables.model import Transaction

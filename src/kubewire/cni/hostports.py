@@ -12,6 +12,7 @@ What is mapped is kept in a file; the kernel's table follows from it, whoever re
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ from kubewire.lang.nftables.types import (
     proto_bytes,
 )
 from kubewire.lang.packet import PROTOCOLS
+
+log = logging.getLogger(__name__)
 
 NAME = "kubewire-hostports"
 
@@ -286,6 +289,9 @@ class HostPorts:
                 self._path.read_bytes(), type=dict[str, tuple[PortMapping, ...]]
             )
         except FileNotFoundError:
+            return {}
+        except msgspec.DecodeError as error:
+            log.warning("%s: counts for nothing: %s", self._path, error)
             return {}
 
     def _save(self, mappings: Mappings) -> None:

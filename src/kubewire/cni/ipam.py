@@ -24,6 +24,16 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
+_NOT_FOR_PODS = [
+    ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4"),
+        *("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"),
+    )
+]
+"""What the kernel takes for itself, for one link or for groups."""
+
+
 class IpamError(Exception):
     """An address cannot be given; the text names the field or the range."""
 
@@ -148,6 +158,9 @@ def _collapsed(networks: Sequence[Network]) -> tuple[Network, ...]:
 def _range(subnet: str, start: str, end: str, gateway: str, exclude: tuple[str, ...]) -> Range:
     """Remembered: every call comes with its configuration, and it is the same one."""
     network = _network("subnet", subnet)
+    for special in _NOT_FOR_PODS:
+        if network.version == special.version and network.overlaps(special):
+            raise IpamError(f"subnet {subnet}: overlaps {special}, which is not for pods")
     if network.num_addresses < 4:
         raise IpamError(f"subnet {subnet}: too small to allocate from")
     first, last = _usable(network)
