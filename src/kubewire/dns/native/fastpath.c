@@ -16,6 +16,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <pthread.h>
@@ -40,6 +41,8 @@
 #define CONTROL 40
 #define NAME 28
 #define ASIDE (1 << 18)   /* octets of messages that may wait for Python */
+#define HEAD (4 + NAME + CONTROL) /* what stands before each of them */
+#define NO_SLOT UINT32_MAX /* an answer of Python's that is not kept, at least not now */
 #define SEGMENTS 64       /* what every kernel with UDP_SEGMENT takes */
 #define SEGMENT_SIZE 1200 /* fits every path that IPv6 knows */
 #define PACKET 65000      /* octets that fit into one datagram */
@@ -145,7 +148,7 @@ static entry **cell_of(table *t, uint64_t hash, const uint8_t *key, uint32_t len
 }
 
 /* Counted up when the surface below changes: Python refuses a library of another age. */
-uint32_t kw_version(void) { return 2; }
+uint32_t kw_version(void) { return 3; }
 
 table *kw_table_new(void) {
     table *t = calloc(1, sizeof *t);
@@ -193,18 +196,17 @@ static int slot_room(table *t, uint32_t slot) {
     return 0;
 }
 
-/* `answers` holds `count` answers of the given sizes in a row, ids included. 0, or -1: not kept. */
-int kw_table_put(table *t, const uint8_t *key, uint32_t key_length, const uint8_t *answers,
-                 const uint32_t *sizes, uint32_t count, double until, uint32_t slot) {
+static entry *make(const table *t, const uint8_t *key, uint32_t key_length, const uint8_t *answers,
+                   const uint32_t *sizes, uint32_t count, double until, uint32_t slot) {
     uint32_t total = 0;
     for (uint32_t i = 0; i < count; i++) {
-        if (sizes[i] < 12 || sizes[i] > SIZE) return -1;
+        if (sizes[i] < 12 || sizes[i] > SIZE) return NULL;
         total += sizes[i];
     }
     /* The offsets stand behind the octets, at the next multiple of four. */
     uint32_t offsets_at = (key_length + total + 3) & ~3u;
     entry *e = count ? malloc(sizeof *e + offsets_at + (count + 1) * sizeof(uint32_t)) : NULL;
-    if (!e) return -1;
+    if (!e) return NULL;
     e->until = until;
     e->key_length = key_length;
     e->count = count;
@@ -216,36 +218,56 @@ int kw_table_put(table *t, const uint8_t *key, uint32_t key_length, const uint8_
     memcpy(e->data + key_length, answers, total);
     e->offsets[0] = key_length;
     for (uint32_t i = 0; i < count; i++) e->offsets[i + 1] = e->offsets[i] + sizes[i];
-    pthread_rwlock_wrlock(&t->lock);
-    if (slot_room(t, slot) || (t->used * 2 > t->mask && grow(t))) {
-        pthread_rwlock_unlock(&t->lock);
+    return e;
+}
+
+/* Under the lock. */
+static int place(table *t, entry *e) {
+    if (!e || slot_room(t, e->slot) || (t->used * 2 > t->mask && grow(t))) {
         free(e);
         return -1;
     }
-    entry **cell = cell_of(t, e->hash, key, key_length);
+    entry **cell = cell_of(t, e->hash, e->data, e->key_length);
     t->used += !*cell;
     free(*cell);
     *cell = e;
-    pthread_rwlock_unlock(&t->lock);
     return 0;
 }
 
-void kw_table_remove(table *t, const uint8_t *key, uint32_t length) {
+/* `answers` holds `count` answers of the given sizes in a row, ids included. 0, or -1: not kept. */
+int kw_table_put(table *t, const uint8_t *key, uint32_t key_length, const uint8_t *answers,
+                 const uint32_t *sizes, uint32_t count, double until, uint32_t slot) {
+    entry *e = make(t, key, key_length, answers, sizes, count, until, slot);
     pthread_rwlock_wrlock(&t->lock);
+    int failed = place(t, e);
+    pthread_rwlock_unlock(&t->lock);
+    return failed;
+}
+
+/* Under the lock. */
+static void take_out(table *t, const uint8_t *key, uint32_t length) {
     entry **cell = cell_of(t, hash_of(key, length, t->seed), key, length);
-    if (*cell) {
-        free(*cell);
-        *cell = NULL;
-        t->used--;
-        /* Close the gap: move up what a look-up would no longer find behind it. */
-        uint64_t gap = (uint64_t)(cell - t->cells);
-        for (uint64_t at = (gap + 1) & t->mask; t->cells[at]; at = (at + 1) & t->mask) {
-            uint64_t home = t->cells[at]->hash & t->mask;
-            if (((at - home) & t->mask) < ((at - gap) & t->mask)) continue;
-            t->cells[gap] = t->cells[at];
-            t->cells[at] = NULL;
-            gap = at;
-        }
+    if (!*cell) return;
+    free(*cell);
+    *cell = NULL;
+    t->used--;
+    /* Close the gap: move up what a look-up would no longer find behind it. */
+    uint64_t gap = (uint64_t)(cell - t->cells);
+    for (uint64_t at = (gap + 1) & t->mask; t->cells[at]; at = (at + 1) & t->mask) {
+        uint64_t home = t->cells[at]->hash & t->mask;
+        if (((at - home) & t->mask) < ((at - gap) & t->mask)) continue;
+        t->cells[gap] = t->cells[at];
+        t->cells[at] = NULL;
+        gap = at;
+    }
+}
+
+/* `keys` holds keys in a row, each behind its length (4 octets). */
+void kw_table_remove(table *t, const uint8_t *keys, uint32_t size) {
+    pthread_rwlock_wrlock(&t->lock);
+    for (uint32_t at = 0, length; at < size; at += 4 + length) {
+        memcpy(&length, keys + at, 4);
+        take_out(t, keys + at + 4, length);
     }
     pthread_rwlock_unlock(&t->lock);
 }
@@ -407,7 +429,7 @@ static void restore(batch *b, int i) {
 
 /* Python reads: length of the message, then name, control data, message. */
 static int put_aside(loop *l, batch *b, int i) {
-    uint32_t length = b->in[i].msg_len, whole = 4 + NAME + CONTROL + length;
+    uint32_t length = b->in[i].msg_len, whole = HEAD + length;
     if (l->aside_used + whole > ASIDE) {
         l->shed++;
         return 0;
@@ -416,7 +438,7 @@ static int put_aside(loop *l, batch *b, int i) {
     memcpy(at, &length, 4);
     memcpy(at + 4, b->names[i], NAME);
     memcpy(at + 4 + NAME, b->controls[i], CONTROL);
-    memcpy(at + 4 + NAME + CONTROL, b->received[i], length);
+    memcpy(at + HEAD, b->received[i], length);
     l->aside_used += whole;
     return 1;
 }
@@ -685,16 +707,39 @@ uint32_t kw_loop_take(loop *l, uint8_t *out) {
     return used;
 }
 
-/* Send answers of Python's, laid out as `put_aside` lays out messages. */
-void kw_loop_send(loop *l, uint8_t *packed, uint32_t size) {
+/* What stands before each answer of Python's. */
+typedef struct {
+    uint32_t at; /* of the message in what was taken */
+    uint32_t size, slot;
+} reply;
+
+/* An answer that has a slot is kept as the first of many, and counted. */
+static void keep_all(table *t, const uint8_t *taken, const uint8_t *replies, uint32_t size) {
+    reply r;
+    pthread_rwlock_wrlock(&t->lock);
+    for (uint32_t at = 0; at < size; at += sizeof r + r.size) {
+        memcpy(&r, replies + at, sizeof r);
+        if (r.slot == NO_SLOT) continue;
+        uint32_t length;
+        memcpy(&length, taken + r.at, 4);
+        entry *e = make(t, taken + r.at + HEAD + 2, length - 2, replies + at + sizeof r, &r.size, 1,
+                        INFINITY, r.slot);
+        if (!place(t, e)) t->hits[r.slot]++;
+    }
+    pthread_rwlock_unlock(&t->lock);
+}
+
+/* Send answers to messages that were taken; those that have a slot are kept in the table. */
+void kw_loop_answer(loop *l, table *t, uint8_t *taken, const uint8_t *replies, uint32_t size) {
     outbox o;
+    reply r;
+    keep_all(t, taken, replies, size);
     o.count = 0;
     for (uint32_t at = 0; at < size;) {
-        uint32_t length;
-        memcpy(&length, packed + at, 4);
-        uint8_t *name = packed + at + 4;
-        post(&o, name + NAME + CONTROL, length, name, name + NAME);
-        at += 4 + NAME + CONTROL + length;
+        memcpy(&r, replies + at, sizeof r);
+        uint8_t *name = taken + r.at + 4;
+        post(&o, replies + at + sizeof r, r.size, name, name + NAME);
+        at += sizeof r + r.size;
         if (o.count == BATCH || at >= size) send_all(l, &o, MSG_DONTWAIT);
     }
 }

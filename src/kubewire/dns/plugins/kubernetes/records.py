@@ -368,7 +368,7 @@ class Records:
         if not ask.service:
             found.reason = f"namespace {ask.namespace} exists; the name holds no records"
             return []
-        ip = _dashed_address(ask.service)
+        ip = dashed_address(ask.service)
         if not ip:
             found.exists, found.reason = False, f"{ask.service} is not a dashed address"
             return []
@@ -472,7 +472,7 @@ def dashed(ip: str) -> str:
     return label + "0" if label.endswith("-") else label
 
 
-def _dashed_address(label: str) -> str:
+def dashed_address(label: str) -> str:
     text = label.replace("-", "." if label.count("-") == 3 and "--" not in label else ":")
     return canonical(text) if is_address(text) else ""
 

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from kubewire.dns.corefile import CorefileError
-from kubewire.dns.plugin import Plugin, Request, Response, Setup, duration
+from kubewire.dns.plugin import Plugin, Request, Response, Setup, Shortcut, duration
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import absolute, normalize
 from kubewire.lang.dns.record import RR, address_text
@@ -78,6 +78,10 @@ class LoadBalance(Plugin):
                 moved.sort(key=self._rank)
             response.answer = fixed + moved
         return response
+
+    def shortcut(self, behind: Shortcut | None, server: str, view: str) -> Shortcut | None:
+        """One record has no order."""
+        return behind
 
     def _by_weight(self, records: list[RR]) -> list[RR]:
         weights = self._weights.get(records[0].name.lower())
