@@ -473,6 +473,9 @@ def dashed(ip: str) -> str:
 
 
 def dashed_address(label: str) -> str:
+    """The address that a label stands for; "" if it stands for none."""
+    if "." in label:
+        return ""
     text = label.replace("-", "." if label.count("-") == 3 and "--" not in label else ":")
     return canonical(text) if is_address(text) else ""
 
