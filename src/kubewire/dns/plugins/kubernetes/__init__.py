@@ -20,7 +20,8 @@ from kubewire.dns.plugin import (
     duration,
 )
 from kubewire.dns.plugins.kubernetes.cluster import Cluster, from_objects
-from kubewire.dns.plugins.kubernetes.records import Found, Options, Records, parse
+from kubewire.dns.plugins.kubernetes.names import parse
+from kubewire.dns.plugins.kubernetes.records import Found, Options, Records
 from kubewire.dns.plugins.kubernetes.shortcut import Labelled
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import is_reverse, longest_zone, within

@@ -16,7 +16,8 @@ from collections.abc import Hashable
 
 from kubewire.dns.plugin import Plain
 from kubewire.dns.plugins.kubernetes.cluster import namespace_dep, pod_dep, service_dep
-from kubewire.dns.plugins.kubernetes.records import Records, dashed_address
+from kubewire.dns.plugins.kubernetes.names import dashed_address
+from kubewire.dns.plugins.kubernetes.records import Records
 from kubewire.lang.dns import codes
 
 Deps = tuple[Hashable, ...]
