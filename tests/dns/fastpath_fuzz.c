@@ -233,7 +233,7 @@ static void answer_aside(loop *l, table *t) {
     for (uint32_t at = 0; at < size; at += HEAD + length) {
         memcpy(&length, taken + at, 4);
         CHECK(length >= 12 && at + HEAD + length <= size);
-        reply r = {at, length, chance(2) ? NO_SLOT : chance(5)};
+        reply r = {at, length, chance(2) ? NO_SLOT : chance(5), 0, 0};
         memcpy(replies + used, &r, sizeof r);
         memcpy(replies + used + sizeof r, taken + at + HEAD, length);
         used += (uint32_t)sizeof r + length;

@@ -47,7 +47,7 @@ def check(of: Dispatcher, data: bytes, family: int = 1, *, text: bool = True) ->
     kept = of.shortcuts.answer(data, family)
     if kept is None:
         return False
-    answer, deps, labels = kept
+    answer, deps, labels, *_ = kept
     table = of.tables["udp"]
     table.clear()
     assert of.receive(data, (CLIENTS[family], 53), ("127.0.0.1", 53), "udp") == answer

@@ -19,8 +19,8 @@ import msgspec
 from kubewire.dns.config import Block, Listener
 from kubewire.dns.options import PLAIN, Option, put_on, take_off
 from kubewire.dns.plugin import Replay, Request, Response, opt_reply
-from kubewire.dns.shortcut import Shortcuts, labels_of
-from kubewire.dns.table import Entry, Labels, Table
+from kubewire.dns.shortcut import Kept, Shortcuts, labels_of
+from kubewire.dns.table import Entry, Table
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import (
     AA,
@@ -133,12 +133,12 @@ class Dispatcher:
         entry.hits += found is not None
         return found
 
-    def keep(self, key: bytes, answer: bytes, deps: tuple[Hashable, ...], labels: Labels) -> bytes:
+    def keep(self, key: bytes, kept: Kept) -> bytes:
         """Keep an answer of ``shortcuts``, and count it: nobody else did."""
-        entry = Entry((answer,), math.inf, deps, labels)
+        entry = Entry((kept.answer,), math.inf, kept.deps, kept.labels)
         entry.hits = 1
         self.tables["udp"].put(key, entry)
-        return answer
+        return kept.answer
 
     def _signed(self, options: tuple[Option, ...], client: Peer) -> tuple[Option, ...] | None:
         """Options as they go back; None: a cookie is malformed."""

@@ -48,6 +48,8 @@ class Plain(NamedTuple):
     body: bytes
     deps: tuple[Hashable, ...]
     """What it was made of, as in ``Replay``."""
+    cut: int = 0
+    """So many labels below the zone make it true: all names below them get the same answer."""
 
 
 class Shortcut(NamedTuple):

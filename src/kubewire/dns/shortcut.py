@@ -16,22 +16,35 @@ from typing import TYPE_CHECKING, NamedTuple
 from kubewire.dns.plugin import Counted, Plain, Shortcut
 from kubewire.dns.table import Labels
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.name import to_wire, within
+from kubewire.lang.dns.name import split, to_wire, within
 
 if TYPE_CHECKING:
     from kubewire.dns.config import Block
 
 log = logging.getLogger(__name__)
 
-Kept = tuple[bytes, tuple[Hashable, ...], Labels]
-"""An answer, what it was made of and what it counts as."""
 
-_COUNTS, _COUNTS_OPT = b"\0\1\0\0\0\0\0\0", b"\0\1\0\0\0\0\0\1"
+class Kept(NamedTuple):
+    """An answer that may be given again."""
+
+    answer: bytes
+    deps: tuple[Hashable, ...]
+    """What it was made of."""
+    labels: Labels
+    """What it counts as."""
+    cut: bytes = b""
+    """The name (lower-case labels, uncompressed) below which nothing exists, if that is the reason."""
+    depth: int = 0
+    """How many labels it has."""
+
+
+_COUNTS = frozenset({(b"\0\1\0\0\0\0\0\0", 0), (b"\0\1\0\0\0\0\0\1", 11)})
+"""One question, and octets behind it: none, or an OPT record without options."""
 _IN = b"\0\1"
-_NAME, _OPT = 12, 11
-"""Where the name begins; octets of an OPT record without options."""
-_OPT_HEAD, _OPT_TAILS = b"\0\0\x29", frozenset({bytes(6), b"\0\0\x80\0\0\0"})
-"""Around the size in an OPT record of version 0, without and with DO."""
+_NAME = 12
+"""Where the name begins."""
+_OPT = frozenset({bytes(6), b"\0\0\x80\0\0\0"})
+"""An OPT record of version 0 behind the size, without and with DO."""
 MAX_WIRE, MAX_LABEL = 255, 63
 
 
@@ -40,6 +53,7 @@ class _Zone(NamedTuple):
 
     wire: bytes
     """Lower-case labels, without the root's."""
+    depth: int
     shortcut: Shortcut
     name: str
     view: str
@@ -54,19 +68,8 @@ class Shortcuts:
 
     def answer(self, data: bytes, family: int) -> Kept | None:
         """Answer a message from a client of this family (1: IPv4, 2: IPv6); None: not this way."""
-        if not self._zones or data[2] & 0xF8:
-            return None
         end = data.find(0, _NAME)
-        after = end + 5
-        opt = data[after:]
-        if opt:
-            if data[4:12] != _COUNTS_OPT or len(opt) != _OPT or opt[5:] not in _OPT_TAILS:
-                return None
-            if not opt.startswith(_OPT_HEAD):
-                return None
-        elif data[4:12] != _COUNTS:
-            return None
-        if end < 0 or len(data) < after or data[end + 3 : after] != _IN or end - _NAME >= MAX_WIRE:
+        if not self._zones or not _usual(data, end):
             return None
         name = data[_NAME:end].lower()
         for zone in self._zones:
@@ -75,41 +78,52 @@ class Shortcuts:
         else:
             return None
         stop = len(name) - len(zone.wire)
-        if (labels := _labels(name, stop)) is None:
+        labels = _labels(name, stop)
+        if labels is None:
             return None
-        qtype = data[end + 1] << 8 | data[end + 2]
         pointer = (0xC000 | _NAME + stop).to_bytes(2, "big")
         try:
-            plain = zone.shortcut.answer(labels, pointer, qtype)
+            plain = zone.shortcut.answer(labels, pointer, data[end + 1] << 8 | data[end + 2])
         except Exception:
             # What a plugin cannot cope with here, the general way reports.
             log.exception("question %r", data)
             return None
         if plain is None:
             return None
-        rcode, answers, authorities, body, deps = plain
-        head = bytes(
-            (
-                0x84 | data[2] & 1,
-                data[3] & 16 | rcode,
-                0,
-                1,
-                0,
-                answers,
-                0,
-                authorities,
-                0,
-                opt != b"",
-            )
-        )
-        found = b"".join((data[:2], head, data[_NAME:after], body, opt))
-        do = len(opt) > 0 and opt[7] != 0
-        shortcut = zone.shortcut
-        counts_as = labels_of(
-            zone.name, zone.view, "udp", family, qtype, rcode, shortcut.plugin, len(data), len(found),
-            do, shortcut.counted,
-        )  # fmt: skip
-        return found, deps, counts_as
+        kept = _encoded(zone, plain, data, end, family)
+        if plain.cut:
+            start = stop - plain.cut - sum(map(len, labels[-plain.cut :]))
+            return kept._replace(cut=name[start:] + b"\0", depth=plain.cut + zone.depth)
+        return kept
+
+
+def _usual(data: bytes, end: int) -> bool:
+    """Whether a message is a plain question; its name ends at ``end``."""
+    after = end + 5
+    more = len(data) - after
+    return (
+        end >= 0
+        and (data[4:12], more) in _COUNTS
+        and not data[2] & 0xF8
+        and data[end + 3 : after] == _IN
+        and end - _NAME < MAX_WIRE
+        and (not more or (data.startswith(b"\0\0\x29", after) and data[after + 5 :] in _OPT))
+    )
+
+
+def _encoded(zone: _Zone, plain: Plain, data: bytes, end: int, family: int) -> Kept:
+    rcode, answers, authorities, body, deps, _ = plain
+    after = end + 5
+    opt = data[after:]
+    numbers = (0, 1, 0, answers, 0, authorities, 0, opt != b"")
+    head = bytes((0x84 | data[2] & 1, data[3] & 16 | rcode, *numbers))
+    answer = b"".join((data[:2], head, data[_NAME:after], body, opt))
+    shortcut = zone.shortcut
+    labels = labels_of(
+        zone.name, zone.view, "udp", family, data[end + 1] << 8 | data[end + 2], rcode, shortcut.plugin,
+        len(data), len(answer), opt != b"" and opt[7] != 0, shortcut.counted,
+    )  # fmt: skip
+    return Kept(answer, deps, labels)
 
 
 def _labels(name: bytes, stop: int) -> list[bytes] | None:
@@ -135,7 +149,8 @@ def _usable(zones: Mapping[str, Sequence[Block]], server: str) -> list[_Zone]:
         for zone in shortcut.zones if shortcut else ():
             if _takes(zones, zone) is block and shortcut:
                 wire = to_wire(zone)[:-1].lower()
-                found.append(_Zone(wire, shortcut, block.zones[0], block.view_name))
+                depth = len(split(zone))
+                found.append(_Zone(wire, depth, shortcut, block.zones[0], block.view_name))
     return found
 
 

@@ -74,6 +74,12 @@ def new_table() -> Table:
     return NativeTable(found) if found else Table()
 
 
+def cut_key(question: bytes, name: bytes) -> bytes:
+    """Under which the library finds an answer for everything at or below a name (lower case)."""
+    end = question.index(0, 12) + 1
+    return b"".join((b"\xff", bytes((end - 12,)), question[2:12], question[end:], name))
+
+
 @functools.cache
 def _packer(count: int) -> Callable[..., bytes]:
     return struct.Struct(f"={count}I").pack

@@ -15,7 +15,7 @@ import socket
 import struct
 
 from kubewire.dns.dispatch import Dispatcher
-from kubewire.dns.native import NativeTable
+from kubewire.dns.native import NativeTable, cut_key
 from kubewire.dns.table import Entry
 from kubewire.dns.transport.datagrams import CONTROL, NAME, Datagrams
 
@@ -28,7 +28,7 @@ HEAD = 4 + NAME + CONTROL
 NO_SLOT = 0xFFFFFFFF
 """An answer that is not kept now; those of the chain were kept on the way if they may be."""
 _length = struct.Struct("=I").unpack_from
-_reply = struct.Struct("=3I").pack
+_reply = struct.Struct("=5I").pack
 
 
 class CompiledListener(Datagrams):
@@ -98,11 +98,13 @@ class CompiledListener(Datagrams):
             end = start + _length(taken, at)[0]
             data = taken[start:end]
             if kept := shortcut(data, self.family):
-                answer, deps, labels = kept
-                slot = table.note(data[2:], Entry((), math.inf, deps, labels))
-                replies += (_reply(at, len(answer), slot), answer)
+                answer, deps, labels, cut, depth = kept
+                own = cut_key(data, cut) if cut else b""
+                slot = table.note(own or data[2:], Entry((), math.inf, deps, labels))
+                head = _reply(at, len(answer), slot, len(own), depth)
+                replies += (head, answer, own)
             elif isinstance(said := self.ask(data, taken[at + 4 : start]), bytes):
-                replies += (_reply(at, len(said), NO_SLOT), said)
+                replies += (_reply(at, len(said), NO_SLOT, 0, 0), said)
             at = end
         self._at = at
         if replies:

@@ -151,7 +151,7 @@ class UdpListener(Datagrams):
         if len(data) < 12:
             return None
         if kept := self.dispatcher.shortcuts.answer(data, self.family):
-            return self.dispatcher.keep(data[2:], *kept)
+            return self.dispatcher.keep(data[2:], kept)
         name = self._names[i * NAME : (i + 1) * NAME]
         back = bytes(name + self._controls[i * CONTROL : (i + 1) * CONTROL])
         found = self.dispatcher.replay(data, self.peers(back)[0]) or self.ask(data, back)

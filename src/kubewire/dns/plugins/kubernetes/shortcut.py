@@ -52,7 +52,7 @@ class Labelled:
             return None
         kind = labels[-1]
         if kind not in (b"svc", b"pod"):
-            return None if kind in _OURS else self._nothing(pointer, ())
+            return None if kind in _OURS else self._nothing(pointer, (), 1)
         more = len(labels) - 3
         if more < 0:
             return None
@@ -61,7 +61,7 @@ class Labelled:
         namespace = labels[-2].decode("latin-1")
         deps: Deps = (namespace_dep(namespace),)
         if not records.exposed(namespace):
-            return self._nothing(pointer, deps)
+            return self._nothing(pointer, deps, 2)
         name = labels[-3].decode("latin-1")
         if kind == b"svc":
             return self._service(namespace, name, pointer, qtype, deps, more)
@@ -74,7 +74,7 @@ class Labelled:
         service = records.cluster.services.get((namespace, name))  # type: ignore[call-overload]
         deps = (*deps, service_dep(namespace, name))
         if service is None:
-            return self._nothing(pointer, deps)
+            return self._nothing(pointer, deps, 3)
         if more or service.external or service.headless or records.options.ignore_empty:
             return None
         v6 = qtype == codes.AAAA
@@ -105,10 +105,10 @@ class Labelled:
         family = socket.AF_INET6 if qtype == codes.AAAA else socket.AF_INET
         return Plain(codes.NOERROR, 1, 0, self._before[qtype] + socket.inet_pton(family, ip), deps)
 
-    def _nothing(self, pointer: bytes, deps: Deps) -> Plain | None:
+    def _nothing(self, pointer: bytes, deps: Deps, cut: int = 0) -> Plain | None:
         if self._falls:
             return None
-        return Plain(codes.NXDOMAIN, 0, 1, pointer.join(self._apex()), deps)
+        return Plain(codes.NXDOMAIN, 0, 1, pointer.join(self._apex()), deps, cut)
 
     def _apex(self) -> tuple[bytes, ...]:
         """The SOA record without the zone's name, which stands between these."""
