@@ -6,7 +6,7 @@ import ipaddress
 import random
 
 from kubewire.dns.corefile import CorefileError
-from kubewire.dns.plugin import Plugin, Request, Response, Setup, duration
+from kubewire.dns.plugin import Plugin, Request, Response, Setup, Shortcut, duration
 from kubewire.dns.plugins.loadbalance.weights import Weights
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.record import RR, address_text
@@ -78,6 +78,10 @@ class LoadBalance(Plugin):
         elif len(response.answer) > 1 and request.qtype in MOVED:
             self._turn(response)
         return response
+
+    def shortcut(self, behind: Shortcut | None, server: str, view: str) -> Shortcut | None:
+        """One record has no order."""
+        return behind
 
     def _turn(self, response: Response) -> None:
         fixed = [r for r in response.answer if r.type not in MOVED]
