@@ -245,6 +245,22 @@ async def test_a_kept_connection_that_was_closed_is_no_failure(serve: Serve) -> 
         assert _Fickle.connections == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ("", "read udp 127.0.0.1:1: read: connection refused"),
+        ("force_tcp", "dial tcp 127.0.0.1:1: connect: connection refused"),
+    ],
+)
+async def test_errors_are_worded_as_consolidate_looks_for_them(
+    serve: Serve, caplog: pytest.LogCaptureFixture, option: str, error: str
+) -> None:
+    text = f".:1055 {{\n errors\n forward . {DEAD} {{\n max_connect_attempts 1\n {option}\n }}\n}}"
+    async with serve(text) as running:
+        assert answer(await running.ask("a.test.")) == "SERVFAIL"
+    assert f"plugin/errors: 2 a.test. A: {error}" in caplog.text
+
+
 async def test_upstreams_by_name_are_looked_up_at_the_start(serve: Serve) -> None:
     names = ".:1056 {\n hosts {\n 127.0.0.1 dns.test\n }\n}"
     text = ".:1055 {\n forward . dns.test:1053 {\n resolver 127.0.0.1:1056\n }\n}"
