@@ -111,7 +111,7 @@ def pod(p: P) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": p.name, "namespace": p.ns, "labels": labels, "uid": f"uid-{p.index}"},
-        "spec": {"nodeName": p.node, "containers": [{"name": "c", "ports": ports}]},
+        "spec": {"nodeName": p.node, "containers": [{"name": "c", "image": "x", "ports": ports}]},
         "status": {"phase": "Running", "podIP": p.ip, "podIPs": [{"ip": p.ip}, {"ip": p.ip6}]},
     }
 

@@ -51,8 +51,8 @@ class HttpServer:
 
 
 def split_address(text: str, default_host: str = "") -> tuple[str, int]:
-    """Host and port of ``[host]:port``. Raises ValueError."""
+    """Host and port of ``[host]:port``; no port is any free one. Raises ValueError."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    if not colon or not (port or "0").isdecimal() or int(port or 0) > 65535:
         raise ValueError(f"address {text}: missing port in address")
-    return host.strip("[]") or default_host, int(port)
+    return host.strip("[]") or default_host, int(port or 0)

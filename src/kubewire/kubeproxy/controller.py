@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from kubewire.api.core import Node
 from kubewire.api.errors import InputError
 from kubewire.api.meta import JSON, Key
 from kubewire.api.resources import CONFIG_MAPS, ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES
-from kubewire.api.service import EndpointSlice, Service
+from kubewire.api.service import TRIGGERED, EndpointSlice, Service
 from kubewire.client.events import Recorder
 from kubewire.client.informer import Change as Seen
 from kubewire.client.informer import Index, Informer, key_of
@@ -46,7 +47,6 @@ LOOK = 1.0
 """Seconds between quick looks at the kernel: one request as long as nobody changes anything."""
 VIRTUAL = ("lo", "kube-ipvs0")
 """Devices that hold addresses of Services."""
-TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
 class KubeProxy:
@@ -100,8 +100,9 @@ class KubeProxy:
         )
         self._by_service = Index(self.slices, lambda s: [_service_of(s)])
         self._stale: set[Key] = set()
-        self._triggered: list[tuple[str, float]] = []
-        """(IP family, since when) of changes that wait."""
+        self._started = time.time()
+        self._triggered: dict[Key, list[tuple[str, float]]] = {}
+        """(IP family, since when) of changes that wait, by Service."""
         self.slices.listen(self._slices_changed)
         self.services.listen(self._services_changed)
         self.node.listen(self._node_changed)
@@ -221,9 +222,9 @@ class KubeProxy:
         self.metrics.synced(time.perf_counter() - start, full=full)
         now = time.time()
         self.health.updated(now)
-        for family, since in self._triggered:
+        for family, since in chain.from_iterable(self._triggered.values()):
             self.metrics.programming[family].observe(now - since)
-        self._triggered = []
+        self._triggered = {}
 
     def _remake(self, made: tuple[Config, tuple[str, ...]]) -> None:
         """A back end that knows where pods and Services have their addresses now."""
@@ -324,16 +325,25 @@ class KubeProxy:
 
     def _slices_changed(self, changes: Sequence[Seen[EndpointSlice]]) -> None:
         self._stale.update(_service_of(x) for c in changes for x in (c.old, c.new) if x)
-        self._triggered += [t for c in changes if c.new and (t := _triggered(c.new))]
+        for change in changes:
+            self._note_trigger(change)
         self._queued(endpoints=len(changes))
+
+    def _note_trigger(self, change: Seen[EndpointSlice]) -> None:
+        """When the cause of a change came up; what is older than this proxy tells nothing of it."""
+        piece = change.new
+        if piece is None:  # The annotation of one that goes is that of an earlier change.
+            if change.old:
+                self._triggered.pop(_service_of(change.old), None)
+        elif (found := _triggered(piece)) and found[1] > self._started:
+            self._triggered.setdefault(_service_of(piece), []).append(found)
 
     def _services_changed(self, changes: Sequence[Seen[Service]]) -> None:
         self._queued(services=len(changes))
 
     def _node_changed(self, changes: Sequence[Seen[Node]]) -> None:
         for change in changes:
-            if change.new:
-                self.health.seen(change.new)
+            self.health.seen(change.new)
 
     def _queued(self, *, services: int = 0, endpoints: int = 0) -> None:
         if services or endpoints:

@@ -177,7 +177,8 @@ def plan_service(
             serving = frozenset((t.ip, t.port) for t in udp if t.serving)
             frontends.extend(_frontends(service, own, port, version, choice, serving, node, config))
     check = None
-    if service.spec.health_check_node_port and _external_local(service):
+    balanced = service.spec.type == "LoadBalancer" and _external_local(service)
+    if service.spec.health_check_node_port and balanced:
         check = HealthCheck(service.key, service.spec.health_check_node_port, len(local_ready))
     return frontends, check
 

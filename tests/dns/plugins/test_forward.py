@@ -1,19 +1,22 @@
 """forward: real questions to real upstreams (the other tests of the plugins stay offline)."""
 
 import asyncio
+import base64
+import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from aiohttp import web
 
 from kubewire.dns.config import Environment, build
 from kubewire.dns.plugins.forward.upstream import KEPT, OPENED
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.message import Message, parse
-from kubewire.lang.dns.record import rdata_text
+from kubewire.lang.dns.message import QR, Message, encode, parse
+from kubewire.lang.dns.record import address, rdata_text
 
 pytestmark = pytest.mark.kernel
 Serve = Callable[..., AbstractAsyncContextManager[Any]]
@@ -150,6 +153,56 @@ async def test_encrypted_upstreams_are_asked_over_one_connection(
         labels = ("forward", "127.0.0.1:1853", proto)
         book = running.env.metrics
         assert (book.get(OPENED, *labels), book.get(KEPT, *labels)) == (1, 3)
+
+
+@pytest.fixture
+async def http1(keys: Path) -> AsyncIterator[list[tuple[str, str]]]:
+    """A server of DNS over HTTP/1.1 only, at port 1853; methods and media types of its requests."""
+    seen: list[tuple[str, str]] = []
+
+    async def serve_one(request: web.BaseRequest) -> web.Response:
+        seen.append((request.method, request.headers.get("accept", "")))
+        text = request.url.query.get("dns", "")
+        asked = await request.read() or base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        if b"gone" in asked:
+            return web.Response(status=503)
+        reply = parse(asked)
+        assert reply.question is not None
+        reply.flags |= QR
+        reply.answer = [address(reply.question.name, 60, "192.0.2.1")]
+        return web.Response(body=encode(reply), content_type="application/dns-message")
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(keys / "cert.pem", keys / "key.pem")
+    context.set_alpn_protocols(["http/1.1"])
+    runner = web.ServerRunner(web.Server(serve_one))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 1853, ssl_context=context).start()
+    yield seen
+    await runner.cleanup()
+
+
+@pytest.mark.tool("openssl")
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_an_upstream_without_http2(
+    serve: Serve, keys: Path, http1: list[tuple[str, str]], method: str
+) -> None:
+    text = f""".:1055 {{
+        forward . https://127.0.0.1:1853 {{
+            tls {keys}/cert.pem
+            tls_servername dns.test
+            doh_method {method}
+            max_connect_attempts 1
+        }}
+    }}"""
+    async with serve(text) as running:
+        for _ in range(3):
+            assert answer(await running.ask("a.test.")) == "NOERROR 192.0.2.1"
+        labels = ("forward", "127.0.0.1:1853", "https")
+        book = running.env.metrics
+        assert (book.get(OPENED, *labels), book.get(KEPT, *labels)) == (1, 2)
+        assert http1 == [(method, "application/dns-message")] * 3
+        assert answer(await running.ask("gone.test.")) == "SERVFAIL"
 
 
 @pytest.mark.tool("openssl")

@@ -46,6 +46,8 @@ _SUBSYSTEM = 10 << 8
     DELELEMENTS,
 ) = 0, 2, 3, 5, 6, 8, 9, 11, 12, 14
 _REQUEST, _ACK, _CREATE, _APPEND = 1, 4, 0x400, 0x800
+_UNUSED = 0x100
+"""NLM_F_NONREC: not together with what is in it."""
 COMMENT_BYTES = 250
 """The kernel has room for 255; the nft program itself takes 128."""
 CHUNK = 60000
@@ -280,6 +282,14 @@ class Transaction:
     def delete_chain(self, table: str, name: str) -> None:
         """Remove an empty chain that nothing leads to any more."""
         self.add(DELCHAIN, 0, wire.string(1, table) + wire.string(3, name), f"delete chain {name}")
+
+    def delete_unused(self, table: str, chains: Iterable[str]) -> None:
+        """Remove a table and these chains of it; refused while there is anything else in them."""
+        named = wire.string(1, table)
+        for name in chains:
+            body = named + wire.string(3, name)
+            self.add(DELCHAIN, _UNUSED, body, f"delete unused chain {name}")
+        self.add(DELTABLE, _UNUSED, named, f"delete unused table {table}")
 
     def flush_chain(self, table: str, name: str) -> None:
         """Remove the rules of a chain."""

@@ -285,6 +285,7 @@ class IptablesProxier:
         programs = Iptables(version, variant)
         limit = programs.section()
         programs.restore(line for c in removal(found) for line in c.lines(limit))
+        programs.drop_unused({table for table, _ in (*found.chains, *found.jumps)})
 
 
 def _close_loopback(found: Listing) -> None:

@@ -143,7 +143,7 @@ def compile_frontend(frontend: Frontend, config: Config) -> Compiled:
         _balance(frontend, key, version, config, compiled)
     if frontend.source_ranges is not None:
         chain, ranges = _firewall(frontend, version)
-        compiled.chains[chain.name] = chain
+        compiled.chains |= {chain.name: chain} | _FIREWALLS
         compiled.sets[ranges.name] = ranges
         add("firewall", key, Verdict("goto", chain.name))
     return compiled
@@ -162,6 +162,7 @@ def where(frontend: Frontend, config: Config) -> list[str]:
     return lines + [
         f"rule {chain.name}: {rule.render()}"
         for chain in compiled.chains.values()
+        if not chain.hook
         for rule in chain.rules
     ]
 
@@ -199,7 +200,7 @@ def _balance(
         keys = map(key.__add__, _indexes(len(packed), local=bool(second)))
         ends.update(zip(keys, packed, strict=True))
         for target in endpoints:
-            if target.local:
+            if target.near:
                 add("hairpin", ip_bytes(target.ip) * 2, None)
         if frontend.affinity is not None:
             for data in packed:
@@ -306,6 +307,17 @@ def _firewall(frontend: Frontend, version: int) -> tuple[Chain, Set]:
     return chain, interval_set(f"range{version}-{name}", version, ranges)
 
 
+def _firewalls() -> Iterable[Chain]:
+    """Only where there are source ranges: a hook costs every packet something."""
+    new = CtState(("new",))
+    rules = tuple(Rule((_IPV[v], new, Vmap(_KEYS[v], f"firewall{v}"))) for v in VERSIONS)
+    for hook in ("prerouting", "output"):
+        yield Chain(f"firewall-{hook}", rules, "filter", hook, PRIORITIES["dstnat"] - 10)
+
+
+_FIREWALLS = {chain.name: chain for chain in _firewalls()}
+
+
 def interval_set(name: str, version: int, networks: Iterable[str]) -> Set:
     """A set of networks; overlapping ones are merged."""
     import ipaddress
@@ -360,10 +372,8 @@ def _base_chains(config: Config) -> Iterable[Chain]:
         own = Lookup((IP_DADDR,), LOOPBACK)
         rule = Rule((*outside, own, DROP), "127.0.0.0/8 from outside (CVE-2020-8558)")
         yield Chain(GUARD, (rule,), "filter", "prerouting", PRIORITIES["raw"])
-    firewall = tuple(Rule((_IPV[v], new, Vmap(_KEYS[v], f"firewall{v}"))) for v in VERSIONS)
     services = tuple(Rule((_IPV[v], Vmap(_KEYS[v], f"services{v}"))) for v in VERSIONS)
     for hook in ("prerouting", "output"):
-        yield Chain(f"firewall-{hook}", firewall, "filter", hook, PRIORITIES["dstnat"] - 10)
         yield Chain(f"nat-{hook}", services, "nat", hook, PRIORITIES["dstnat"])
     # Nearly all packets belong to connections that were judged: one rule for them, not six.
     known = Rule((CtState(("established", "related")), ACCEPT))

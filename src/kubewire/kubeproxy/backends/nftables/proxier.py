@@ -372,7 +372,7 @@ class NftablesProxier:
         return nftables.GUARD not in table.chains or sysctl.read(ROUTE_LOCALNET) == "1"
 
     def _repair(self, table: Table, actual: Actual) -> Transaction:
-        """Plain chains, sets and elements that are missing, wrong or too many."""
+        """Chains, sets and elements that are missing, wrong or too many."""
         repair, name = Transaction("inet"), self._name
         fresh = [c for n, c in table.chains.items() if n not in actual.chains]
         for key, one in table.sets.items():
