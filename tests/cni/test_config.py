@@ -97,7 +97,10 @@ def test_dns_of_the_runtime_goes_first() -> None:
         ({"runtimeConfig": {"mac": "01:00:00:00:00:00"}}, "runtimeConfig.mac '01:00:00:00:00:00': is not of one"),
         ({"runtimeConfig": {"portMappings": [{"hostPort": "x", "containerPort": 1}]}}, "runtimeConfig.portMappings[0].hostPort: expected `int`"),
         ({"runtimeConfig": {"PortMappings": [{"HostPort": 1}]}}, "runtimeConfig.portMappings[0].containerPort: is missing"),
-        ({"runtimeConfig": {"bandwidth": {"ingressRate": -1}}}, "runtimeConfig.bandwidth.ingressRate -1: must not"),
+        ({"runtimeConfig": {"bandwidth": {"ingressRate": -1}}}, "runtimeConfig.bandwidth.ingressRate -1: must be between"),
+        ({"runtimeConfig": {"bandwidth": {"egressRate": 10**18}}}, f"runtimeConfig.bandwidth.egressRate {10**18}: must be between"),
+        ({"runtimeConfig": {"bandwidth": {"egressRate": 1000, "egressBurst": -1}}}, "runtimeConfig.bandwidth.egressBurst -1: must not"),
+        ({"runtimeConfig": {"bandwidth": {"ingressBurst": 1000}}}, "runtimeConfig.bandwidth.ingressBurst 1000: needs ingressRate"),
         ({"nonMasqueradeCIDRs": ["x"]}, "nonMasqueradeCIDRs: 'x'"),
         ({"args": {"cni": {"ips": ["x"]}}}, "args.cni.ips: 'x'"),
         ({"cni.dev/valid-attachments": [{"ifname": "a"}]}, "cni.dev/valid-attachments[0].containerID: is missing"),
@@ -138,6 +141,19 @@ def test_del_takes_what_add_refuses(wire: dict[str, Any]) -> None:
     )
     found = config.for_removal(request)
     assert (found.name, found.ipam.type) == ("net", "kubewire-ipam")
+
+
+@pytest.mark.parametrize("name", ["cni.dev/valid-attachments", "cni.dev/attachments"])
+def test_what_the_runtime_knows_by_either_name(name: str) -> None:
+    assert parse({}).valid_attachments is None
+    assert parse({name: []}).valid_attachments == frozenset()
+    found = parse({name: [{"containerID": "c1", "ifname": "eth0"}]})
+    assert found.valid_attachments == {"c1/eth0"}
+
+
+@pytest.mark.parametrize(("text", "disabled"), [(True, True), ("true", True), ("false", False)])
+def test_disable_gc_as_people_write_it(text: Any, disabled: bool) -> None:
+    assert parse({"disableGC": text}).disable_gc is disabled
 
 
 @pytest.mark.parametrize("capital", [False, True])

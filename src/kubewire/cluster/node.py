@@ -142,6 +142,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path, 
         cluster_domain=DOMAIN,
         # The way out of the sandbox refuses at once: a query for a foreign name fails quickly.
         host_resolver=Resolver(nameservers=options.gateways),
+        max_container_restart_period=options.max_container_restart_period,
         tls=tls,
     )
     await pod_network.start()
