@@ -19,11 +19,11 @@ import msgspec
 
 from kubewire.api.core import Node
 from kubewire.api.selectors import LabelSelector
-from kubewire.cni.config import convert
 from kubewire.cni.ipam import Address, IpamError, Network, Range
 from kubewire.cni.pools import Pool
 from kubewire.cni.spec import CniError
 from kubewire.cni.wiring import next_hop
+from kubewire.cni.written import convert
 
 NAMESPACE, NAME = "kube-system", "kubewire-ip-pools"
 ANNOTATION = "kubewire.dev/ip-blocks"

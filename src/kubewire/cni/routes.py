@@ -21,7 +21,7 @@ from typing import Literal
 from kubewire.api.core import Node
 from kubewire.cni.blocks import ANNOTATION, claims
 from kubewire.cni.config import Fit
-from kubewire.cni.ipam import Address, Network
+from kubewire.cni.ipam import Address, Network, within
 from kubewire.kernel import links
 
 Mode = Literal["host-gw", "vxlan", "auto", "wireguard"]
@@ -183,15 +183,11 @@ def judged(node: Node, cluster: Sequence[Network]) -> Iterator[tuple[Network | N
         except ValueError as error:
             yield None, f"{field}: {error}"
             continue
-        if cluster and not any(_within(cidr, whole) for whole in cluster):
+        if cluster and not any(within(cidr, whole) for whole in cluster):
             ranges = ",".join(map(str, cluster))
             yield cidr, f"{field}: is outside the cluster CIDR {ranges}"
         else:
             yield cidr, ""
-
-
-def _within(cidr: Network, whole: Network) -> bool:
-    return cidr.version == whole.version and cidr.subnet_of(whole)  # type: ignore[arg-type]
 
 
 def _accepted(
@@ -277,7 +273,8 @@ def fit(mode: Mode, underlay: Fit, *, version: int = 4) -> Fit:
 
     Packets above 64 KiB cannot be put into others: they go by plain routes only.
     """
-    return Fit(underlay.mtu - OVERHEAD[mode][version], underlay.gso if mode == "host-gw" else 0)
+    gso = underlay.gso if mode == "host-gw" else links.DEFAULT_GSO
+    return Fit(underlay.mtu - OVERHEAD[mode][version], gso)
 
 
 def _outer(node: Node) -> Address | None:

@@ -36,6 +36,7 @@ from kubewire.lang.dns.message import (
     WireError,
     encode,
     parse,
+    read_name,
 )
 from kubewire.lang.dns.name import BadNameError, parent
 from kubewire.lang.dns.record import RR
@@ -107,7 +108,7 @@ class Dispatcher:
         try:
             message = parse(data)
         except WireError:
-            return _header_only(data, codes.FORMERR)
+            return _malformed(data)
         if message.question is None:
             return _header_only(data, codes.FORMERR)
         if self.cookies and message.edns and message.edns.options:
@@ -232,8 +233,9 @@ def finish(request: Request, response: Response) -> bytes:
     """Encode a response for its client, cut to what the client takes."""
     asked = request.message
     flags = QR | (asked.flags & 0x7800) | (response.rcode & 15)
-    flags |= asked.flags & RD if response.rd is None else RD * response.rd
-    flags |= asked.flags & CD if response.cd is None else CD * response.cd
+    copied = 0 if flags & 0x7800 else asked.flags
+    flags |= copied & RD if response.rd is None else RD * response.rd
+    flags |= copied & CD if response.cd is None else CD * response.cd
     flags |= AA * response.aa | TC * response.tc | RA * response.ra | AD * response.ad
     message = Message(
         asked.id,
@@ -272,8 +274,23 @@ def _not_acceptable(data: bytes) -> bytes | None:
     return None
 
 
+def _malformed(data: bytes) -> bytes:
+    """FORMERR, with the question if that can be read."""
+    reply = _header_only(data, codes.FORMERR)
+    try:
+        _, end = read_name(data, 12)
+    except WireError:
+        return reply
+    question = data[12 : end + 4]
+    if len(question) < end - 8 or b"\xc0" in data[12:end]:
+        return reply
+    return reply[:4] + b"\0\1" + reply[6:] + question
+
+
 def _header_only(data: bytes, rcode: int) -> bytes:
-    flags = QR | (data[2] << 8 & 0x7900) | rcode
+    """A bare rcode; other flags than AA come back, the opcode only if it is what is wrong."""
+    kept = TC | RD | RA | AD | CD | (0x7800 if rcode == codes.NOTIMP else 0)
+    flags = QR | (int.from_bytes(data[2:4], "big") & kept) | rcode
     return data[:2] + flags.to_bytes(2, "big") + bytes(8)
 
 

@@ -392,6 +392,8 @@ static uint32_t add_options(const table *t, const uint8_t *at, const uint8_t *en
         uint32_t code = (uint32_t)(at[0] << 8 | at[1]), length = (uint32_t)(at[2] << 8 | at[3]);
         /* EXPIRE, COOKIE, KEEPALIVE and PADDING come back and change nothing else. */
         if (code < 9 || code > 12 || length > (uint32_t)(end - at) - 4) return 0;
+        /* An EXPIRE or KEEPALIVE that holds something may be malformed. */
+        if ((code & 1) && length) return 0;
         int sign = code == 10 && t->secret_count;
         if (sign && (cookies++ || (length != 8 && (length < 16 || length > 40)))) return 0;
         if (size + 4 + (sign ? 24 : length) > limit) return 0;
