@@ -6,7 +6,7 @@ import ipaddress
 import random
 
 from kubewire.dns.corefile import CorefileError
-from kubewire.dns.plugin import Plugin, Request, Response, Setup, duration
+from kubewire.dns.plugin import Plugin, Request, Response, Setup, Shortcut, duration
 from kubewire.dns.plugins.loadbalance.weights import Weights
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.record import RR, address_text
@@ -71,13 +71,17 @@ class LoadBalance(Plugin):
         """Reorder what comes back."""
         response = await self.next.serve(request)
         if response.rcode == codes.NOERROR and self._weights is not None:
-            if request.qtype in WEIGHED:
+            if request.qtype in WEIGHED and len(response.answer) + len(response.additional) > 1:
                 response.answer = self._weights.order(response.answer)
                 response.additional = self._weights.order(response.additional)
                 response.replay = None
         elif len(response.answer) > 1 and request.qtype in MOVED:
             self._turn(response)
         return response
+
+    def shortcut(self, behind: Shortcut | None, server: str, view: str) -> Shortcut | None:
+        """One record has no order."""
+        return behind
 
     def _turn(self, response: Response) -> None:
         fixed = [r for r in response.answer if r.type not in MOVED]
