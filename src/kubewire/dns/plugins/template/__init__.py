@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubewire.dns import re2
 from kubewire.dns.metrics import Metric
 from kubewire.dns.plugin import Fallthrough, Plugin, Request, Response, Setup, extended_error
 from kubewire.dns.plugins.template.text import Template, TemplateError
@@ -135,7 +136,7 @@ def _rule(setup: Setup, args: list[str]) -> Rule:
     rule = Rule(qclass, qtype, setup.zones(args[2:]))
     for word, values in setup.properties():
         _option(setup, rule, word, values)
-    rule.regexes = rule.regexes or [re.compile(".*")]
+    rule.regexes = rule.regexes or [re2.pattern(".*")]
     return rule
 
 
@@ -145,7 +146,7 @@ def _option(setup: Setup, rule: Rule, word: str, args: list[str]) -> None:
             if not args:
                 raise setup.arg_err()
             try:
-                rule.regexes += [re.compile(a) for a in args]
+                rule.regexes += [re2.pattern(a) for a in args]
             except re.error as error:
                 raise setup.err(f"could not parse regex: {error}") from error
         case "answer" | "additional" | "authority":
