@@ -9,8 +9,10 @@ from typing import Any
 from kubewire.dns import re2
 from kubewire.dns.metrics import Metric
 from kubewire.dns.plugin import Fallthrough, Plugin, Request, Response, Setup, extended_error
-from kubewire.dns.plugins.template.text import Template, TemplateError
+from kubewire.dns.plugins.template.functions import TemplateError
+from kubewire.dns.plugins.template.text import Template
 from kubewire.lang.dns import codes
+from kubewire.lang.dns.message import AD, CD, RD
 from kubewire.lang.dns.name import longest_zone
 from kubewire.lang.dns.record import RR, from_text
 
@@ -187,6 +189,7 @@ def _data(request: Request, zone: str, qtype: int, match: re.Match[str]) -> dict
         found = request.metadata.get(key)
         return found() if found else ""
 
+    question = {"Name": request.qname, "Qtype": request.qtype, "Qclass": request.qclass}
     return {
         "Zone": zone,
         "Name": request.name,
@@ -194,8 +197,15 @@ def _data(request: Request, zone: str, qtype: int, match: re.Match[str]) -> dict
         "Type": codes.type_name(qtype if request.qtype == codes.ANY else request.qtype),
         "Match": [match[0], *(g or "" for g in match.groups())],
         "Group": {**groups, **named},
-        "Message": {"Id": request.message.id, "Opcode": request.message.opcode},
-        "Question": {"Name": request.qname},
+        "Message": {
+            "Id": request.message.id,
+            "Opcode": request.message.opcode,
+            "RecursionDesired": bool(request.message.flags & RD),
+            "CheckingDisabled": bool(request.message.flags & CD),
+            "AuthenticatedData": bool(request.message.flags & AD),
+            "Question": [question],
+        },
+        "Question": question,
         "Remote": request.client[0],
         "Meta": meta,
     }
