@@ -97,6 +97,9 @@ def _judge(probe: Probe, group: list[Case], proxier: Proxier) -> list[str]:
     tracer = group[0].tracer
     probe.own(tracer.node.ips)
     proxier.sync(*changes(tracer))
+    for case in group:
+        for ip, port, protocol in _own_ends(case):
+            probe.listen(6 if ":" in ip else 4, protocol, port)
     asked = [(case, shot) for case in group for shot in shots(case)]
     seen = probe.fire([shot for _, shot in asked])
     return [
@@ -104,6 +107,14 @@ def _judge(probe: Probe, group: list[Case], proxier: Proxier) -> list[str]:
         for case in group
         if (fault := wrong(case, [s for (c, _), s in zip(asked, seen, strict=True) if c is case]))
     ]
+
+
+def _own_ends(case: Case) -> Iterator[tuple[str, int, str]]:
+    """Endpoints that are the node's own: somebody must be there."""
+    for end in case.expected.endpoints:
+        host, _, port = end.rpartition(":")
+        if host.strip("[]") in case.tracer.node.ips and case.flow.protocol != "SCTP":
+            yield host, int(port), case.flow.protocol
 
 
 def shots(case: Case) -> list[Shot]:
@@ -143,7 +154,8 @@ def wrong(case: Case, seen: Sequence[Seen]) -> str:
 
 def _shown(seen: Seen, case: Case) -> str:
     """Where it went, as an endpoint is written."""
-    if seen.verdict == "sent":
+    elsewhere = (seen.target, seen.port) != (case.flow.target, case.flow.port)
+    if seen.verdict == "sent" or (seen.target and elsewhere):
         return endpoint_name(seen.target, seen.port)
     own = {endpoint_name(ip, 0).rpartition(":")[0] for ip in case.tracer.node.ips}
     here = [e for e in case.expected.endpoints if e.rpartition(":")[0] in own]
