@@ -17,10 +17,11 @@ from kubewire.networkpolicy.backends.nftables import compile as nftables
 from kubewire.networkpolicy.compile import Compiler
 from kubewire.networkpolicy.plan import Plan, as_policy, pod_facts
 from networkpolicy import reference, worlds
+from networkpolicy.fixture import ALL, FLOWS, Row, audited, cluster, fixture, netpol, pod
+from networkpolicy.fixture import P as Pod
 from networkpolicy.interpreter import judged, passes
 from networkpolicy.strategies import policy_lists
-from networkpolicy.table import ALL, FLOWS, ROWS, Row, audited, cluster, fixture, netpol, pod
-from networkpolicy.table import P as Pod
+from networkpolicy.table import ROWS
 
 NODES = ("node-0", "node-1")
 

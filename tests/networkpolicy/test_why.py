@@ -6,8 +6,8 @@ import pytest
 from kubewire.api.errors import InputError
 from kubewire.networkpolicy.why import Asker, from_json, from_text, sets_by_name
 from networkpolicy import worlds
-from networkpolicy.table import P as Pod
-from networkpolicy.table import cluster, fixture, labels, netpol, pod
+from networkpolicy.fixture import P as Pod
+from networkpolicy.fixture import cluster, fixture, labels, netpol, pod
 
 JSON = dict[str, Any]
 DENY_Y = netpol("deny", "y", {"podSelector": {}})
