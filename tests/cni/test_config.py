@@ -8,7 +8,9 @@ import pytest
 
 from kubewire.cni import config, spec
 from kubewire.cni.bandwidth import Limits
+from kubewire.cni.config import Fit
 from kubewire.cni.spec import CniError
+from kubewire.kernel.links import Gso
 
 BASE = {"cniVersion": "1.1.0", "name": "net", "type": "kubewire-cni"}
 
@@ -95,7 +97,10 @@ def test_dns_of_the_runtime_goes_first() -> None:
         ({"runtimeConfig": {"mac": "01:00:00:00:00:00"}}, "runtimeConfig.mac '01:00:00:00:00:00': is not of one"),
         ({"runtimeConfig": {"portMappings": [{"hostPort": "x", "containerPort": 1}]}}, "runtimeConfig.portMappings[0].hostPort: expected `int`"),
         ({"runtimeConfig": {"PortMappings": [{"HostPort": 1}]}}, "runtimeConfig.portMappings[0].containerPort: is missing"),
-        ({"runtimeConfig": {"bandwidth": {"ingressRate": -1}}}, "runtimeConfig.bandwidth.ingressRate -1: must not"),
+        ({"runtimeConfig": {"bandwidth": {"ingressRate": -1}}}, "runtimeConfig.bandwidth.ingressRate -1: must be between"),
+        ({"runtimeConfig": {"bandwidth": {"egressRate": 10**18}}}, f"runtimeConfig.bandwidth.egressRate {10**18}: must be between"),
+        ({"runtimeConfig": {"bandwidth": {"egressRate": 1000, "egressBurst": -1}}}, "runtimeConfig.bandwidth.egressBurst -1: must not"),
+        ({"runtimeConfig": {"bandwidth": {"ingressBurst": 1000}}}, "runtimeConfig.bandwidth.ingressBurst 1000: needs ingressRate"),
         ({"nonMasqueradeCIDRs": ["x"]}, "nonMasqueradeCIDRs: 'x'"),
         ({"args": {"cni": {"ips": ["x"]}}}, "args.cni.ips: 'x'"),
         ({"cni.dev/valid-attachments": [{"ifname": "a"}]}, "cni.dev/valid-attachments[0].containerID: is missing"),
@@ -138,6 +143,19 @@ def test_del_takes_what_add_refuses(wire: dict[str, Any]) -> None:
     assert (found.name, found.ipam.type) == ("net", "kubewire-ipam")
 
 
+@pytest.mark.parametrize("name", ["cni.dev/valid-attachments", "cni.dev/attachments"])
+def test_what_the_runtime_knows_by_either_name(name: str) -> None:
+    assert parse({}).valid_attachments is None
+    assert parse({name: []}).valid_attachments == frozenset()
+    found = parse({name: [{"containerID": "c1", "ifname": "eth0"}]})
+    assert found.valid_attachments == {"c1/eth0"}
+
+
+@pytest.mark.parametrize(("text", "disabled"), [(True, True), ("true", True), ("false", False)])
+def test_disable_gc_as_people_write_it(text: Any, disabled: bool) -> None:
+    assert parse({"disableGC": text}).disable_gc is disabled
+
+
 @pytest.mark.parametrize("capital", [False, True])
 def test_capabilities_whatever_their_case(capital: bool) -> None:
     def shaped(value: Any) -> Any:
@@ -162,3 +180,11 @@ def test_capabilities_whatever_their_case(capital: bool) -> None:
     assert (port.host_port, port.container_port, port.protocol, port.host_ip) == (8080, 80, "udp", "1.2.3.4")  # fmt: skip
     assert found.limits == Limits(ingress=8000, ingress_burst=100)
     assert found.dns == {"nameservers": ["10.96.0.10"], "search": ["a"], "options": ["ndots:5"]}
+
+
+def test_an_mtu_that_is_set() -> None:
+    """Smaller than what fits it changes nothing else; a larger one is no place for long IPv6 packets."""
+    fits = Fit(1500, Gso(196_608, 196_608))
+    assert fits.at(0) == fits
+    assert fits.at(1400) == Fit(1400, fits.gso)
+    assert fits.at(9000) == Fit(9000, Gso(196_608, 0))

@@ -10,7 +10,8 @@ from kubewire.cni import hostports
 from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping
 from kubewire.cni.network import PodNetworkError, PodPort
 from kubewire.kernel import netns
-from kubewire.lang.nftables.model import evaluate, render
+from kubewire.lang.nftables.evaluate import evaluate
+from kubewire.lang.nftables.model import render
 from kubewire.lang.packet import Packet
 
 WEB = PortMapping(8080, "TCP", "10.1.0.2", 80)
@@ -28,6 +29,7 @@ WEB6 = PortMapping(8080, "TCP", "fd00::2", 80)
         ("172.30.0.10", 53, "udp", True, (("10.1.0.3", 5353),)),
         ("127.0.0.1", 53, "udp", True, ()),
         ("fd30::10", 8080, "tcp", True, (("fd00::2", 80),)),
+        ("::1", 8080, "tcp", True, ()),
     ],
 )
 def test_where_a_packet_goes(
@@ -64,6 +66,7 @@ def test_who_is_masqueraded(saddr: str, daddr: str, masquerade: bool) -> None:
         ((80, "TCP", "10.1.0.2", 70000), "containerPort 70000: must be between"),
         ((80, "ICMP", "10.1.0.2", 80), "hostPort 80: protocol 'ICMP' is not supported"),
         ((80, "TCP", "10.1.0.2", 80, "x"), "hostPort 80: hostIP 'x'"),
+        ((80, "TCP", "fd00::2", 80, "::1"), "hostPort 80: hostIP ::1: the kernel"),
     ],
 )
 def test_a_wrong_mapping_names_the_port(
@@ -79,6 +82,32 @@ def test_a_host_ip_of_the_other_family_maps_nothing() -> None:
     found = mapping(80, "tcp", "10.1.0.2", 80, "0.0.0.0")
     assert found is not None
     assert found.host_ip == ""
+
+
+@pytest.mark.kernel
+def test_a_port_that_one_pod_has_twice() -> None:
+    ports = HostPorts(Path("/run/h"))
+    ports.put("a", [WEB, WEB])
+    with pytest.raises(HostPortError, match="hostPort 8080/TCP: is there twice"):
+        ports.put("a", [WEB, PortMapping(8080, "TCP", "10.1.0.2", 81)])
+    ports.close()
+
+
+@pytest.mark.kernel
+def test_a_container_of_two_networks_has_its_ports_on_the_first() -> None:
+    ports, other = HostPorts(Path("/run/h")), PortMapping(8080, "TCP", "10.2.0.2", 80)
+    packet = Packet("172.30.0.99", "172.30.0.10", "tcp", dport=8080, daddr_local=True)
+    both = {"one:c1/eth0": (WEB,), "two:c1/eth1": (other,)}
+    assert evaluate([hostports.table(both)], "prerouting", packet).targets == (("10.1.0.2", 80),)
+    for owner, wanted in both.items():
+        ports.put(owner, wanted)
+    assert ports.lost("one:c1/eth0", [WEB]) == ports.lost("two:c1/eth1", [other]) == []
+    with pytest.raises(HostPortError, match="hostPort 8080/TCP: is held by two:c1/eth1"):
+        ports.put("two:c2/eth1", [other])
+    ports.drop("one:c1/eth0")
+    assert ports.lost("two:c1/eth1", [other]) == []
+    assert ports.lost("two:c2/eth1", [other]) == [other]
+    ports.close()
 
 
 def reaches(client_in: Path, address: tuple[str, int], server: socket.socket) -> bool:
@@ -170,6 +199,16 @@ async def test_udp_follows_the_pod_although_the_client_keeps_its_port(lab: Lab) 
         await network.remove("a")
         assert await served_by("b", client)
     await network.close()
+
+
+@pytest.mark.kernel
+def test_a_file_that_cannot_be_read_counts_for_nothing() -> None:
+    ports = HostPorts(Path("/run/h"))
+    ports.put("a", [WEB])
+    Path("/run/h/hostports.json").write_bytes(b"{")
+    ports.put("b", [DNS])
+    assert ports.owners() == ("b",)
+    ports.close()
 
 
 @pytest.mark.kernel

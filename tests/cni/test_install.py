@@ -5,18 +5,22 @@ import socket
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from kubewire.api.errors import InputError
 from kubewire.cli.cni import cni
 from kubewire.cni import install
+from kubewire.kernel import namespaces
+
+
+def installed(programs: Path, config: Path, *arguments: str) -> Result:
+    folders = ["--bin-dir", str(programs), "--conf-dir", str(config)]
+    return CliRunner().invoke(cni, ["install", *folders, *arguments])
 
 
 def test_programs_and_a_list_that_old_runtimes_take(tmp_path: Path) -> None:
-    done = CliRunner().invoke(
-        cni, ["install", "--bin-dir", str(tmp_path / "bin"), "--conf-dir", str(tmp_path / "conf"), "--chain", "portmap"]
-    )  # fmt: skip
-    assert done.exit_code == 0, done.output
+    done = installed(tmp_path / "bin", tmp_path / "conf", "--chain", "portmap")
+    assert (done.exit_code, done.stderr) == (0, "")
     programs = sorted((tmp_path / "bin").iterdir())
     assert [p.name for p in programs] == ["kubewire-cni", "kubewire-ipam", "loopback"]
     assert all(p.stat().st_mode & 0o111 for p in programs)
@@ -29,9 +33,8 @@ def test_programs_and_a_list_that_old_runtimes_take(tmp_path: Path) -> None:
 
 
 def test_alone_and_masquerading(tmp_path: Path) -> None:
-    done = CliRunner().invoke(
-        cni, ["install", "--bin-dir", str(tmp_path / "bin"), "--conf-dir", str(tmp_path), "--standalone", "--ip-masq", "--non-masquerade-cidr", "10.0.0.0/8"]
-    )  # fmt: skip
+    masquerade = ["--ip-masq", "--non-masquerade-cidr", "10.0.0.0/8"]
+    done = installed(tmp_path / "bin", tmp_path, "--standalone", *masquerade)
     assert done.exit_code == 0, done.output
     [main] = json.loads((tmp_path / "10-kubewire.conflist").read_text())["plugins"]
     assert main["ipam"]["ranges"] == [[{"subnet": "10.244.0.0/24"}]]
@@ -67,11 +70,12 @@ def test_a_loopback_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
             ["--subnet", "10.0.0.0/24", "--subnet", "10.0.0.0/25"],
             "ipam.ranges[1]: 10.0.0.1-10.0.0.126 overlaps",
         ),
+        (["--subnet", "fd00::/64", "--mtu", "1000"], "mtu 1000: IPv6 needs 1280"),
         (["--socket", "/" + "x" * 110], "--socket /xxx"),
     ],
 )
 def test_wrong_use(tmp_path: Path, arguments: list[str], text: str) -> None:
-    done = CliRunner().invoke(cni, ["install", "--bin-dir", str(tmp_path), "--conf-dir", str(tmp_path), *arguments])  # fmt: skip
+    done = installed(tmp_path, tmp_path, *arguments)
     assert text in str(done.exception)
     assert list(tmp_path.iterdir()) == []
 
@@ -102,6 +106,45 @@ def test_an_agent_that_cannot_listen_says_so(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert f"port {port}: [Errno 98] Address already in use" in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_that_comes_first_is_told(tmp_path: Path) -> None:
+    for name in ("05-other.conf", "20-later.conflist", "00-notes.txt"):
+        (tmp_path / name).touch()
+    done = installed(tmp_path / "bin", tmp_path)
+    assert done.exit_code == 0
+    assert (
+        done.stderr == f"{tmp_path}: a runtime that takes one configuration takes 05-other.conf\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("programs", "config", "text"),
+    [
+        ("file", "conf", "Error: {}/file: is not a folder\n"),
+        ("file/below", "conf", "Error: {}/file/below: is not a folder\n"),
+        ("bin", "file", "Error: {}/file: is not a folder\n"),
+        ("bin", "full", "Error: {}/full/10-kubewire.conflist: Is a directory\n"),
+        ("full", "conf", "Error: {}/full/kubewire-cni: Is a directory\n"),
+        ("/proc/self", "conf", "Error: /proc/self: cannot be written to\n"),
+        ("bin", "/proc/x/y", "Error: /proc/x/y: No such file or directory\n"),
+    ],
+)
+def test_folders_that_cannot_be_used(tmp_path: Path, programs: str, config: str, text: str) -> None:
+    (tmp_path / "file").touch()
+    for name in ("kubewire-cni", install.CONFIG_NAME):
+        (tmp_path / "full" / name).mkdir(parents=True)
+    done = installed(tmp_path / programs, tmp_path / config)
+    assert (done.exit_code, done.stderr) == (1, text.format(tmp_path))
+    assert list(tmp_path.rglob(".*")) == []
+
+
+@pytest.mark.kernel
+def test_a_full_disk_is_told_and_nothing_half_stays() -> None:
+    namespaces.mount_tmpfs("/mnt", size="16k")
+    done = installed(Path("/mnt"), Path("/mnt"))
+    assert done.stderr == "Error: /mnt/kubewire-cni: No space left on device\n"
+    assert list(Path("/mnt").iterdir()) == []
 
 
 def test_a_data_folder_is_that_of_the_one_who_installs(

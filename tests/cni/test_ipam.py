@@ -71,17 +71,30 @@ def test_a_requested_address_is_given_and_does_not_move_the_turn() -> None:
     assert taken(sets, 1, leases) == ["10.1.0.2"]
 
 
+def test_two_requests_of_one_set_are_both_named() -> None:
+    wanted = [ip_address("10.1.0.9"), ip_address("10.1.0.7")]
+    with pytest.raises(IpamError) as caught:
+        ipam.choose(ipam.range_sets(["10.1.0.0/24"]), Leases(), wanted)
+    assert str(caught.value) == (
+        "requested address 10.1.0.7: 10.1.0.9 is requested, too, and 10.1.0.1-10.1.0.254 gives one address only"
+    )
+
+
 @pytest.mark.parametrize(
     ("wanted", "text"),
     [
         ("10.1.0.50", "requested address 10.1.0.50: is held by other"),
         ("10.9.0.1", r"requested address 10.9.0.1: is not in any range (10.1.0.1-10.1.0.254)"),
-        ("10.1.0.1", r"requested address 10.1.0.1: is not in any range (10.1.0.1-10.1.0.254)"),
+        ("10.1.0.1", r"requested address 10.1.0.1: is the gateway of 10.1.0.0/24"),
+        (
+            "10.1.0.17",
+            r"requested address 10.1.0.17: is in 10.1.0.16/28, which 10.1.0.1-10.1.0.254 leaves out",
+        ),
         ("fd00::1", r"requested address fd00::1: is not in any range (10.1.0.1-10.1.0.254)"),
     ],
 )
 def test_a_request_that_cannot_be_met(wanted: str, text: str) -> None:
-    sets = ipam.range_sets(["10.1.0.0/24"])
+    sets = [(Range.of("10.1.0.0/24", exclude=["10.1.0.16/28"]),)]
     leases = Leases()
     leases.take("other", ipam.choose(sets, leases, [ip_address("10.1.0.50")]))
     with pytest.raises(IpamError) as caught:
@@ -95,6 +108,10 @@ def test_a_request_that_cannot_be_met(wanted: str, text: str) -> None:
         ({"subnet": "10.1.0.5/24"}, "subnet '10.1.0.5/24': 10.1.0.5/24 has host bits set"),
         ({"subnet": "nonsense"}, "subnet 'nonsense'"),
         ({"subnet": "10.1.0.0/31"}, "subnet 10.1.0.0/31: too small"),
+        ({"subnet": "127.5.0.0/24"}, "subnet 127.5.0.0/24: overlaps 127.0.0.0/8, which is not"),
+        ({"subnet": "0.0.0.0/0"}, "subnet 0.0.0.0/0: overlaps 0.0.0.0/8, which is not"),
+        ({"subnet": "ff05::/64"}, "subnet ff05::/64: overlaps ff00::/8, which is not"),
+        ({"subnet": "::ffff:a00:0/120"}, "subnet ::ffff:a00:0/120: overlaps ::ffff:"),
         ({"subnet": "10.1.0.0/24", "start": "10.2.0.1"}, "rangeStart 10.2.0.1: is not in subnet"),
         ({"subnet": "10.1.0.0/24", "end": "x"}, "rangeEnd 'x'"),
         ({"subnet": "10.1.0.0/24", "gateway": "fd00::1"}, "gateway fd00::1: is not in subnet"),

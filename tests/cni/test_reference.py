@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cni.programs import MAIN, cables
-from cni.runtime import REFERENCE, Runtime
+from cni.runtime import BIN, REFERENCE, Runtime
 from kubewire.kernel import netns
 
 pytestmark = [
@@ -57,16 +57,20 @@ def test_what_came_before_is_passed_on(served: Runtime, version: str) -> None:
     assert done.answer["dns"] == before["dns"]
 
 
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])
 @pytest.mark.parametrize("kind", ["host-local", "static"])
-def test_their_ipam_under_our_plugin(served: Runtime, kind: str) -> None:
+def test_their_ipam_under_our_plugin(served: Runtime, kind: str, version: str) -> None:
+    """Also where it is older than the version that is asked for (1.1.0)."""
+    served.version = version
     ipam = {
         "host-local": {"type": kind, "subnet": "10.3.0.0/24", "dataDir": "/run/hl"},
-        "static": {"type": kind, "addresses": [{"address": "10.3.0.2/24"}]},
+        "static": {"type": kind, "addresses": [{"address": "10.3.0.2/24", "gateway": "10.3.0.1"}]},
     }[kind]
     served.plugins = [MAIN | {"ipam": ipam}]
     result = served.add()
-    assert result["ips"][0]["address"] == "10.3.0.2/32"
-    served.check(result)
+    assert (result["cniVersion"], result["ips"][0]["address"]) == (version, "10.3.0.2/32")
+    if version != "0.3.1":
+        served.check(result)
     served.delete(result)
     served.delete(None, CNI_NETNS="")
     if kind == "host-local":
@@ -82,6 +86,35 @@ def test_a_refusal_of_their_ipam_is_passed_on(served: Runtime) -> None:
     assert done.status == 1
     assert done.answer["msg"].startswith("host-local: ")
     assert len(cables()) == 1
+
+
+def test_gc_takes_back_what_their_ipam_gave(served: Runtime) -> None:
+    """It knows no GC."""
+    ipam = {"type": "host-local", "subnet": "10.3.0.0/24", "dataDir": "/run/hl"}
+    served.version = "1.1.0"
+    served.plugins = [MAIN | {"ipam": ipam}]
+    for name in ("keep", "stray"):
+        served.add(name)
+    known = [{"containerID": "keep", "ifname": "eth0"}]
+    config = served.config(served.plugins[0], None) | {"cni.dev/valid-attachments": known}
+    assert served.call("GC", config).status == 0
+    assert [path.read_text().split() for path in Path("/run/hl/net").glob("10.*")] == [["keep", "eth0"]]  # fmt: skip
+
+
+def test_delete_without_their_ipam_fails_only_if_it_gave_something(served: Runtime) -> None:
+    ipam = {"type": "host-local", "subnet": "10.3.0.0/24", "dataDir": "/run/hl"}
+    served.plugins = [MAIN | {"ipam": ipam}]
+    result = served.add()
+    netns.create(Path("/run/netns/c2"))
+    config = served.config(served.plugins[0], None)
+    assert served.call("ADD", config, "c2", CNI_PATH=str(BIN)).answer["code"] == 7
+    assert served.call("DEL", config, "c2", CNI_PATH=str(BIN)).status == 0
+    done = served.call("DEL", config, CNI_PATH=str(BIN))
+    assert (done.status, done.answer["code"]) == (1, 7)
+    assert done.answer["msg"].startswith("ipam.type 'host-local': no such plugin")
+    assert cables() == []
+    served.delete(result)
+    assert served.call("DEL", config, CNI_PATH=str(BIN)).status == 0
 
 
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])

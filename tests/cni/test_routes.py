@@ -10,6 +10,7 @@ from kubewire.api.meta import ObjectMeta
 from kubewire.cni import routes
 from kubewire.cni.config import Fit
 from kubewire.cni.routes import Hop, Peer, Plan, Tunnel, Way
+from kubewire.kernel.links import Gso
 
 
 def node(name: str, addresses: list[str], cidrs: list[str]) -> Node:
@@ -104,8 +105,8 @@ def test_a_changed_node_address_replaces_and_drops_nothing() -> None:
     ],
 )
 def test_what_fits_the_way_to_other_nodes(mode: routes.Mode, version: int, mtu: int) -> None:
-    fits = routes.fit(mode, Fit(1500, 196_608), version=version)
-    assert fits == Fit(mtu, 196_608 if mode == "host-gw" else 0)
+    fits = routes.fit(mode, Fit(1500, Gso(196_608, 100_000)), version=version)
+    assert fits == Fit(mtu, Gso(196_608, 100_000) if mode == "host-gw" else Gso())
 
 
 CLUSTER = [ip_network("10.244.0.0/16"), ip_network("fd00::/8")]
@@ -120,6 +121,14 @@ def test_a_pod_cidr_that_is_not_the_clusters_leads_nowhere(mode: routes.Mode) ->
         "Node thief spec.podCIDRs[0] 10.96.0.0/24: is outside the cluster CIDR "
         "10.244.0.0/16,fd00::/8",
     )
+
+
+def test_what_only_the_api_takes_harms_nobody() -> None:
+    """A range with host bits, and an address that is none."""
+    odd = node("odd", ["banana", "172.30.0.12"], ["10.244.5.9/24"])
+    none = node("none", ["x"], ["10.244.6.0/24"])
+    found = routes.plan([A, odd, none], "a", "host-gw")
+    assert found.ways == {way("10.244.5.0/24", "172.30.0.12")}
 
 
 def test_a_pod_cidr_of_two_nodes_is_the_older_ones() -> None:

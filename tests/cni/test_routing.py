@@ -11,6 +11,7 @@ from kubewire.cni.config import Fit
 from kubewire.cni.routes import VXLAN_INTERFACE
 from kubewire.cni.routing import underlay
 from kubewire.kernel import links, routes
+from kubewire.kernel.links import Gso
 from kubewire.kernel.netlink import NetlinkError
 from kubewire.kernel.routes import PROTOCOL_KUBEWIRE, Route
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -144,6 +145,34 @@ def test_the_vxlan_device_follows_the_underlay(lab: Lab) -> None:
     assert netlink.index(VXLAN_INTERFACE) == index
 
 
+def test_a_node_that_cannot_be_reached_harms_no_other(lab: Lab) -> None:
+    """It is told, tried again, and what led to it before goes."""
+    table, netlink = lab.table(0, "host-gw"), lab.netlink(0)
+
+    def led() -> set[str]:
+        found = [r for r in netlink.routes() if r.protocol == PROTOCOL_KUBEWIRE]
+        return {str(r.destination) for r in found}
+
+    def away(*addresses: str) -> Node:
+        return node(2, addresses=list(addresses))
+
+    whole = {"10.244.1.0/24", "fd00:1::/64", "10.244.2.0/24", "fd00:2::/64"}
+    for bad, named in (
+        (away("192.0.2.1", "fd99::1"), "Node n2 status.addresses: route 10.244.2.0/24 via 192.0.2.1: "),
+        (away("172.30.0.10", "fd30::12"), "Node n2 status.addresses: 172.30.0.10 is also that of Node n0"),
+        (away("127.0.0.1", "banana", "::"), ""),
+    ):  # fmt: skip
+        assert table.apply([node(0), node(1), node(2)])
+        assert led() == whole
+        reached = table.apply([node(0), bad])
+        assert led() == set()
+        assert table.apply([node(0), node(1), bad]) == reached
+        assert led() == {"10.244.1.0/24", "fd00:1::/64"}
+        assert any(why.startswith(named) for why in table.refused) == bool(named)
+    assert table.apply([node(0), node(1), node(2)])
+    assert led() == whole
+
+
 def test_host_gw_makes_no_device(lab: Lab) -> None:
     lab.table(0, "host-gw").apply([node(0), node(1)])
     with pytest.raises(NetlinkError):
@@ -154,7 +183,10 @@ def test_what_fits_where_the_node_has_its_address_on_the_loopback() -> None:
     """As on nodes that speak BGP with their router."""
     with RtNetlink() as netlink:
         netlink.transact(
-            [links.add_veth("up0", "up1", mtu=9000, gso=100_000), links.set_link("up1", up=True)]
+            [
+                links.add_veth("up0", "up1", mtu=9000, gso=Gso(100_000, 90_000)),
+                links.set_link("up1", up=True),
+            ]
         )
         netlink.transact(
             [*links.bring_up("up0"), routes.add_address(1, ip_interface("192.0.2.9/32"))]
@@ -164,5 +196,6 @@ def test_what_fits_where_the_node_has_its_address_on_the_loopback() -> None:
         netlink.transact([routes.add_address(index, ip_interface("10.9.0.1/24"))])
         default = Route(ip_network("0.0.0.0/0"), index, ip_address("10.9.0.254"))
         netlink.transact([routes.add_route(default)])
-        known = 100_000 if netlink.link("up0").gso else 0
+        known = netlink.link("up0").gso
+        assert known in (Gso(100_000, 90_000), Gso(0, 90_000))  # Before 6.3, or since.
         assert underlay(netlink, ip_address("192.0.2.9")) == Fit(9000, known)

@@ -92,6 +92,11 @@ def test_what_a_command_does_not_need_may_be_missing(command: str, missing: str)
     assert spec.parse_request(env, json.dumps(CONFIG).encode()).command == command
 
 
+def test_del_undoes_what_was_refused_for_its_args() -> None:
+    env = ENV | {"CNI_COMMAND": "DEL", "CNI_ARGS": "nonsense;A=B"}
+    assert spec.parse_request(env, json.dumps(CONFIG).encode()).args["A"] == "B"
+
+
 def test_version_needs_nothing() -> None:
     assert spec.parse_request({"CNI_COMMAND": "VERSION"}, b"").command == "VERSION"
 

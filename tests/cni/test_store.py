@@ -76,6 +76,25 @@ def test_a_torn_line_counts_for_nothing_and_does_not_spoil_the_next(tmp_path: Pa
         path.write_bytes(whole)
 
 
+def test_a_log_that_somebody_has_harmed(tmp_path: Path) -> None:
+    """What can be read counts, and the store goes on."""
+    opened = Store(tmp_path)
+    for owner in "abc":
+        opened.take(owner, SETS)
+    path = tmp_path / "leases"
+    first, _, third = path.read_bytes().splitlines(keepends=True)
+    for junk in (b"\n", b'{"owner": 5}\n', b'{"owner":"x","addresses":["y"]}\n', bytes(9) + b"\n"):
+        path.write_bytes(first + junk + third)
+        assert set(opened.owners()) == {"a", "c"}
+        again = Store(tmp_path)
+        assert set(again.owners()) == {"a", "c"}
+        again.close()
+    path.write_bytes(b"")
+    assert opened.owners() == ()
+    opened.take("d", SETS)
+    opened.close()
+
+
 @pytest.mark.parametrize("after", range(12))
 def test_killed_at_every_step(tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was returned before the kill is held after it; nothing is held twice."""

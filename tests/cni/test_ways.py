@@ -125,16 +125,47 @@ async def test_what_the_agent_knows_of_the_node_and_the_pod() -> None:
     await plugin.close()
 
 
-async def test_a_pod_cidr_outside_of_the_cluster() -> None:
-    plugin = Plugin(lambda: ["10.9.0.0/24"], cluster_cidrs=["10.244.0.0/16"])
+async def _told(plugin: Plugin, command: str) -> tuple[int, str]:
+    """Code and message of a call for a pod; code 0 if it went well."""
     env = {"CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0", "CNI_PATH": "/"}  # fmt: skip
-    for command, expected in (("ADD", 1), ("STATUS", 1), ("DEL", 0)):
-        stdin = b'{"cniVersion": "1.1.0", "name": "net"}'
-        status, answer = await plugin.run("kubewire-cni", env | {"CNI_COMMAND": command}, stdin)
-        assert status == expected
-        if expected:
-            assert json.loads(answer)["code"] == 7
-            assert json.loads(answer)["msg"] == "podCIDR 10.9.0.0/24: is outside the cluster CIDR 10.244.0.0/16"  # fmt: skip
+    stdin = b'{"cniVersion": "1.1.0", "name": "net", "cni.dev/valid-attachments": []}'
+    status, answer = await plugin.run("kubewire-cni", env | {"CNI_COMMAND": command}, stdin)
+    found = json.loads(answer) if status else {"code": 0, "msg": ""}
+    return found["code"], found["msg"]
+
+
+@pytest.mark.parametrize("cidr", ["10.9.0.0/24", "fd00::/64"])
+async def test_a_pod_cidr_outside_of_the_cluster(cidr: str) -> None:
+    plugin = Plugin(lambda: [cidr], cluster_cidrs=["10.244.0.0/16"])
+    why = f"podCIDR {cidr}: is outside the cluster CIDR 10.244.0.0/16"
+    for command, expected in (("ADD", (7, why)), ("STATUS", (7, why)), ("DEL", (0, ""))):
+        assert await _told(plugin, command) == expected
+    await plugin.close()
+
+
+async def test_a_node_that_has_no_pod_cidr_yet() -> None:
+    """It will have one; an agent that is told none never has."""
+    why = "spec.podCIDRs of this node's Node: there are none yet"
+    never = "ipam.ranges: at least one range is required"
+    for plugin, texts in (
+        (Plugin(lambda: []), [(11, why), (50, why)]),
+        (Plugin(), [(7, never), (7, never)]),
+    ):
+        assert [await _told(plugin, command) for command in ("ADD", "STATUS")] == texts
+        assert await _told(plugin, "DEL") == await _told(plugin, "GC") == (0, "")
+        await plugin.close()
+
+
+async def test_a_node_whose_address_is_on_no_device() -> None:
+    def fit() -> Fit:
+        raise LookupError("no device of this node has the address 192.0.2.1")
+
+    netns.create(Path("/run/netns/c1"))
+    plugin = Plugin(lambda: ["10.244.0.0/24"], fit=fit)
+    why = "status.addresses of this node's Node: no device of this node has the address 192.0.2.1"
+    assert await _told(plugin, "ADD") == (11, why)
+    for command in ("STATUS", "GC", "DEL"):
+        assert await _told(plugin, command) == (0, "")
     await plugin.close()
 
 

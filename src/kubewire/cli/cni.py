@@ -118,7 +118,11 @@ def install(
         ):
             click.echo(path)
         click.echo(installer.install_config(conf_dir, config))
-    except (OSError, installer.InstallError) as error:
+        if others := installer.preferred(conf_dir):
+            click.echo(
+                f"{conf_dir}: a runtime that takes one configuration takes {others[0]}", err=True
+            )
+    except installer.InstallError as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from ipaddress import ip_interface
 
 from kubewire.cni import bandwidth, wiring
-from kubewire.cni.config import Config
+from kubewire.cni.config import Config, refuse_small_mtu
 from kubewire.cni.spec import (
     FAILED,
     INVALID_CONFIG,
@@ -25,7 +25,6 @@ from kubewire.kernel.routes import TABLE_MAIN, Route
 from kubewire.kernel.rtnetlink import RtNetlink
 
 _PREFIX = "kc"
-_SMALLEST_V6_MTU = 1280
 _LONGEST_ALIAS = 255
 FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
@@ -60,8 +59,7 @@ def add(node: RtNetlink, room: Room, request: Request, config: Config, assigned:
     if not addresses:
         raise CniError(INVALID_CONFIG, f"ipam.type {config.ipam.type}: gave no address")
     versions = {a.version for a in addresses}
-    if 6 in versions and 0 < config.mtu < _SMALLEST_V6_MTU:
-        raise CniError(INVALID_CONFIG, f"mtu {config.mtu}: IPv6 needs {_SMALLEST_V6_MTU} at least")
+    refuse_small_mtu(config.mtu, versions)
     for version in versions:
         sysctl.write(FORWARDING[version], 1)
     cable = Cable(

@@ -14,7 +14,8 @@ from kubewire.kernel.rtnetlink import RtNetlink
 INGRESS = "kubernetes.io/ingress-bandwidth"
 EGRESS = "kubernetes.io/egress-bandwidth"
 
-_MINIMUM, _MAXIMUM = 1_000, 1_000_000_000_000_000
+MINIMUM, MAXIMUM = 1_000, 1_000_000_000_000_000
+"""Bits per second of a limit, as the kubelet has them."""
 _SUFFIXES = {
     "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50,
@@ -52,7 +53,7 @@ def _read(annotations: Mapping[str, str], name: str) -> int:
     if match is None or (match[2] or "") not in _SUFFIXES:
         raise BandwidthError(f"metadata.annotations[{name}]: {text!r} is not a quantity")
     value = int(float(match[1]) * _SUFFIXES[match[2] or ""])
-    if not _MINIMUM <= value <= _MAXIMUM:
+    if not MINIMUM <= value <= MAXIMUM:
         raise BandwidthError(f"metadata.annotations[{name}]: {text!r} must be between 1k and 1P")
     return value
 

@@ -19,11 +19,11 @@ import msgspec
 
 from kubewire.api.core import Node
 from kubewire.api.selectors import LabelSelector
-from kubewire.cni.config import convert
 from kubewire.cni.ipam import Address, IpamError, Network, Range
 from kubewire.cni.pools import Pool
 from kubewire.cni.spec import CniError
 from kubewire.cni.wiring import next_hop
+from kubewire.cni.written import convert
 
 NAMESPACE, NAME = "kube-system", "kubewire-ip-pools"
 ANNOTATION = "kubewire.dev/ip-blocks"
@@ -139,5 +139,5 @@ def written(found: Claims) -> str:
 def taken(nodes: Iterable[Node]) -> Iterator[Network]:
     """What is in use already: blocks, and podCIDRs, which a pool may be laid beside."""
     for node in nodes:
-        yield from map(ip_network, node.pod_cidrs)
+        yield from (ip_network(text, strict=False) for text in node.pod_cidrs)
         yield from (block for blocks in claims(node).values() for block in blocks)

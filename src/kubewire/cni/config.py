@@ -1,20 +1,14 @@
-"""A network configuration, checked: every complaint names its field.
+"""A network configuration, checked: every complaint names its field."""
 
-Keys of ``runtimeConfig`` are matched without regard to case: containerd 1.6 capitalises them.
-"""
-
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from kubewire.api.meta import JSON
-from kubewire.api.selectors import LabelSelector
-from kubewire.cni import ipam
+from kubewire.cni import bandwidth, ipam, written
 from kubewire.cni.bandwidth import Limits
 from kubewire.cni.ipam import Address, ExhaustedError, IpamError, Network, Range, RangeSet
 from kubewire.cni.pools import Pod, Pool, Supply
@@ -22,6 +16,8 @@ from kubewire.cni.spec import (
     INCOMPATIBLE_VERSION,
     INVALID_CONFIG,
     LATEST,
+    NOT_AVAILABLE,
+    TRY_AGAIN_LATER,
     VERSIONS,
     CniError,
     Request,
@@ -30,14 +26,14 @@ from kubewire.cni.spec import (
     parse_result,
     parse_route,
 )
+from kubewire.kernel.links import DEFAULT_GSO, Gso
 
 MAIN = "kubewire-cni"
 LOOPBACK = "loopback"
 BUILTIN_IPAM = "kubewire-ipam"
 DEFAULT_DATA_DIR = Path("/var/lib/cni/kubewire")
 ANNOTATION_IP = "kubewire.dev/ip"
-
-T = TypeVar("T")
+_SMALLEST_V6_MTU = 1280
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,124 +41,17 @@ class Fit:
     """What a pod may send so that it fits the way to every other node; 0: nobody knows."""
 
     mtu: int = 0
-    gso: int = 0
-    """The largest IPv4 packet that TCP hands over at once, to be cut by the last device."""
+    gso: Gso = DEFAULT_GSO
 
+    def at(self, mtu: int) -> "Fit":
+        """With the MTU that somebody has set, if any.
 
-# -- as it is written ------------------------------------------------------------------------------
-
-
-class _Wire(msgspec.Struct, frozen=True, rename="camel"):
-    """Unknown keys are other plugins' or a runtime's business; null is an absent key."""
-
-
-class _Range(_Wire, frozen=True):
-    subnet: str = ""
-    range_start: str = ""
-    range_end: str = ""
-    gateway: str = ""
-    exclude: list[str] = []
-
-
-class _Pool(_Wire, frozen=True):
-    name: str
-    ranges: list[list[_Range]]
-    namespaces: list[str] = []
-    namespace_selector: LabelSelector | None = None
-
-
-_Count = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-
-
-class _Route(_Wire, frozen=True):
-    dst: str
-    gw: str = ""
-    mtu: _Count = 0
-    advmss: _Count = 0
-    priority: _Count = 0
-    table: _Count | None = None
-    scope: _Count | None = None
-
-
-class _Ipam(_Range, frozen=True):
-    ranges: list[list[_Range]] = []
-    pools: list[_Pool] = []
-    routes: list[JSON] = []
-    data_dir: str = ""
-
-
-class PortEntry(_Wire, frozen=True):
-    """runtimeConfig.portMappings[]."""
-
-    host_port: int
-    container_port: int
-    protocol: str = "tcp"
-    host_ip: str = msgspec.field(name="hostIP", default="")
-
-
-class _Bandwidth(_Wire, frozen=True):
-    ingress_rate: int = 0
-    ingress_burst: int = 0
-    egress_rate: int = 0
-    egress_burst: int = 0
-
-
-class _Dns(_Wire, frozen=True, omit_defaults=True):
-    """``servers`` and ``searches`` are how runtimes write it, the others how results do."""
-
-    nameservers: list[str] = []
-    servers: list[str] = []
-    domain: str = ""
-    search: list[str] = []
-    searches: list[str] = []
-    options: list[str] = []
-
-
-class _Runtime(_Wire, frozen=True):
-    ips: list[str] = []
-    mac: str = ""
-    dns: _Dns = _Dns()
-    port_mappings: list[PortEntry] = []
-    bandwidth: _Bandwidth = _Bandwidth()
-
-
-class _Attachment(_Wire, frozen=True):
-    container_id: str = msgspec.field(name="containerID")
-    ifname: str
-
-
-class _CniArgs(_Wire, frozen=True):
-    ips: list[str] = []
-
-
-class _Args(_Wire, frozen=True):
-    cni: _CniArgs = _CniArgs()
-
-
-class _Network(_Wire, frozen=True):
-    type: str = ""
-    capabilities: dict[str, bool] = {}
-    mtu: int = 0
-    ipam: JSON = {}
-    dns: _Dns = _Dns()
-    runtime_config: JSON = {}
-    args: _Args = _Args()
-    data_dir: str = ""
-    ip_masq: bool = False
-    non_masquerade: list[str] = msgspec.field(name="nonMasqueradeCIDRs", default=[])
-    disable_gc: bool = msgspec.field(name="disableGC", default=False)
-    prev_result: JSON | None = None
-    valid: list[_Attachment] | None = msgspec.field(name="cni.dev/valid-attachments", default=None)
-
-
-_CANONICAL = {
-    name.lower(): name
-    for kind in (PortEntry, _Bandwidth, _Dns, _Runtime)
-    for name in kind.__struct_encode_fields__
-}
-
-
-# -- as it is used ---------------------------------------------------------------------------------
+        Where it is more than fits, TCP finds the way's own: long IPv6 packets would then always be
+        too big by their header (`wiring.ways`).
+        """
+        if not mtu:
+            return self
+        return Fit(mtu, self.gso if mtu <= self.mtu else replace(self.gso, v6=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +73,13 @@ class Config:
     mtu: int
     ipam: IpamConfig
     previous: Result | None
-    gso: int = 0
-    """The largest IPv4 packet that TCP hands over at once; 0: the kernel's 64 KiB."""
+    gso: Gso = DEFAULT_GSO
     data_dir: Path = DEFAULT_DATA_DIR
     pod: Pod = field(default_factory=Pod)
     dns: JSON = field(default_factory=dict)
     mac: str = ""
     wanted: tuple[Address, ...] = ()
-    ports: tuple[PortEntry, ...] = ()
+    ports: tuple[written.PortEntry, ...] = ()
     limits: Limits = field(default_factory=Limits)
     masquerade: bool = False
     not_masqueraded: tuple[Network, ...] = ()
@@ -212,25 +100,32 @@ class Config:
 
 def parse(
     request: Request,
-    pod_cidrs: Iterable[str] = (),
+    pod_cidrs: Sequence[str] | None = None,
     pod: Pod | None = None,
     pools: Sequence[Pool] = (),
 ) -> Config:
     """Check a configuration.
 
-    Without ranges of its own, the IPAM gives from ``pod_cidrs``, and from ``pools`` of the cluster.
+    Without ranges of its own, the IPAM gives from ``pod_cidrs``, and from ``pools`` of the cluster. No
+    podCIDRs means that the node has got none yet, None that it will never have any.
     """
-    wire = convert(request.config, _Network)
-    runtime = convert(_canonical(wire.runtime_config), _Runtime, "runtimeConfig")
+    wire = written.convert(request.config, written.Network)
+    runtime = written.convert(
+        written.canonical(wire.runtime_config), written.Runtime, "runtimeConfig"
+    )
     pod = pod or pod_of(request)
     if wire.mtu and not 68 <= wire.mtu <= 65535:
         raise CniError(INVALID_CONFIG, f"mtu {wire.mtu}: must be between 68 and 65535")
     _check_data_dir("dataDir", wire.data_dir)
-    adding = request.command in ("ADD", "STATUS")
+    given = _ipam(wire.ipam, pod_cidrs or (), pools)
+    if request.command in ("ADD", "STATUS"):
+        if given.of_node and pod_cidrs is not None and not (pod_cidrs or pools):
+            raise not_ready(request, "spec.podCIDRs of this node's Node: there are none yet")
+        _refuse_unusable(given, wire.mtu)
     return Config(
         name=request.name,
         mtu=wire.mtu,
-        ipam=_ipam(wire.ipam, pod_cidrs, pools, strict=adding),
+        ipam=given,
         previous=None if wire.prev_result is None else _previous(wire.prev_result),
         data_dir=_data_dir(request.config),
         pod=pod,
@@ -241,11 +136,26 @@ def parse(
         limits=_limits(runtime.bandwidth),
         masquerade=wire.ip_masq,
         not_masqueraded=tuple(_cidrs("nonMasqueradeCIDRs", wire.non_masquerade)),
-        valid_attachments=None if wire.valid is None else frozenset(
-            f"{one.container_id}/{one.ifname}" for one in wire.valid
-        ),
-        disable_gc=wire.disable_gc,
+        valid_attachments=_owners(wire.attachments if wire.valid is None else wire.valid),
+        disable_gc=wire.disable_gc in (True, "true"),
     )  # fmt: skip
+
+
+def _owners(attachments: list[written.Attachment] | None) -> frozenset[str] | None:
+    if attachments is None:
+        return None
+    return frozenset(f"{one.container_id}/{one.ifname}" for one in attachments)
+
+
+def not_ready(request: Request, why: str) -> CniError:
+    """What ADD and STATUS say of a node that is not complete yet."""
+    return CniError(NOT_AVAILABLE if request.command == "STATUS" else TRY_AGAIN_LATER, why)
+
+
+def refuse_small_mtu(mtu: int, versions: Iterable[int]) -> None:
+    """The kernel has no IPv6 on a device that takes less; 0: it is not known yet."""
+    if 0 < mtu < _SMALLEST_V6_MTU and 6 in versions:
+        raise CniError(INVALID_CONFIG, f"mtu {mtu}: IPv6 needs {_SMALLEST_V6_MTU} at least")
 
 
 def for_removal(request: Request) -> Config:
@@ -265,60 +175,9 @@ def pod_of(request: Request) -> Pod:
     return Pod(namespace=request.args.get("K8S_POD_NAMESPACE", ""))
 
 
-def convert(wire: JSON, kind: type[T], where: str = "") -> T:
-    """Read a struct; CniError names the field that is wrong."""
-    try:
-        return msgspec.convert(_present(wire), kind)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$")
-        path = f"{where}{path.rstrip('`')}".lstrip(".")
-        missing = re.fullmatch(r"Object missing required field `(.+)`", text)
-        if missing:
-            raise CniError(INVALID_CONFIG, f"{path}.{missing[1]}: is missing") from None
-        raise CniError(INVALID_CONFIG, f"{path}: {text[:1].lower()}{text[1:]}") from None
-
-
-def _present(value: Any) -> Any:
-    """Without what is null."""
-    if isinstance(value, dict):
-        return {k: _present(v) for k, v in value.items() if v is not None or k in _NULLABLE}
-    return [_present(v) for v in value] if isinstance(value, list) else value
-
-
-_NULLABLE = frozenset({"cni.dev/valid-attachments"})
-
-
-def _canonical(value: Any) -> Any:
-    """``PortMappings`` -> ``portMappings``, and so on below."""
-    if isinstance(value, dict):
-        return {_CANONICAL.get(k.lower(), k): _canonical(v) for k, v in value.items()}
-    return [_canonical(v) for v in value] if isinstance(value, list) else value
-
-
-class _PreviousLink(_Wire, frozen=True):
-    name: str
-    mac: str = ""
-    mtu: int = 0
-    sandbox: str = ""
-
-
-class _PreviousIp(_Wire, frozen=True):
-    address: str
-    gateway: str = ""
-    interface: int | None = None
-
-
-class _Previous(_Wire, frozen=True):
-    cni_version: str = LATEST
-    interfaces: list[_PreviousLink] = []
-    ips: list[_PreviousIp] = []
-    routes: list[_Route] = []
-    dns: _Dns = _Dns()
-
-
 def _previous(wire: JSON) -> Result:
     """What earlier plugins of the chain, or our own ADD, have answered."""
-    found = convert(wire, _Previous, "prevResult")
+    found = written.convert(wire, written.Previous, "prevResult")
     if (found.cni_version or LATEST) not in VERSIONS:
         raise CniError(INCOMPATIBLE_VERSION, f"prevResult.cniVersion {found.cni_version!r}: is not supported")  # fmt: skip
     for number, ip in enumerate(found.ips):
@@ -364,10 +223,8 @@ def _check_data_dir(where: str, folder: str) -> None:
         raise CniError(INVALID_CONFIG, f"{where} {folder!r}: is not an absolute path")
 
 
-def _ipam(
-    wire: JSON, pod_cidrs: Iterable[str], pools: Sequence[Pool], *, strict: bool
-) -> IpamConfig:
-    """Check ``ipam``, which may be missing; ``strict``: there must be something to give from."""
+def _ipam(wire: JSON, pod_cidrs: Iterable[str], pools: Sequence[Pool]) -> IpamConfig:
+    """Read ``ipam``, which may be missing."""
     kind = wire.get("type") or BUILTIN_IPAM
     if not isinstance(kind, str):
         raise CniError(INVALID_CONFIG, "ipam.type: is not a string")
@@ -376,41 +233,50 @@ def _ipam(
         raise CniError(INVALID_CONFIG, f"ipam.type {kind!r}: is not an IPAM plugin")
     if kind != BUILTIN_IPAM:
         return IpamConfig(kind)
-    found = convert(wire, _Ipam, "ipam")
+    found = written.convert(wire, written.Ipam, "ipam")
     _check_data_dir("ipam.dataDir", found.data_dir)
     try:
         own = _sets(found)
         named = [*map(_pool, found.pools), *(() if own else pools)]
         supply = Supply.of(own or ipam.range_sets(pod_cidrs), named)
-        if strict:
-            supply.check()
     except IpamError as error:
         raise CniError(INVALID_CONFIG, f"ipam.{error}") from None
     return IpamConfig(BUILTIN_IPAM, supply, tuple(_routes(found.routes)), of_node=not own)
 
 
+def _refuse_unusable(given: IpamConfig, mtu: int) -> None:
+    """There must be something to give from, and it must fit."""
+    if given.type != BUILTIN_IPAM:
+        return
+    try:
+        given.supply.check()
+    except IpamError as error:
+        raise CniError(INVALID_CONFIG, f"ipam.{error}") from None
+    refuse_small_mtu(mtu, (r.subnet.version for ranges in given.supply.sets for r in ranges))
+
+
 def _routes(wire: Iterable[JSON]) -> Iterator[ResultRoute]:
     for number, route in enumerate(wire):
-        convert(route, _Route, f"ipam.routes[{number}]")
+        written.convert(route, written.Route, f"ipam.routes[{number}]")
         try:
             yield parse_route(route)
         except ValueError as error:
             raise CniError(INVALID_CONFIG, f"ipam.routes[{number}]: {error}") from None
 
 
-def _sets(wire: _Ipam) -> tuple[RangeSet, ...]:
+def _sets(wire: written.Ipam) -> tuple[RangeSet, ...]:
     sets = _range_sets(wire.ranges, "ranges")
     return ((_range(wire, ""),), *sets) if wire.subnet else sets
 
 
-def _range_sets(wire: Iterable[Iterable[_Range]], where: str) -> tuple[RangeSet, ...]:
+def _range_sets(wire: Iterable[Iterable[written.Range]], where: str) -> tuple[RangeSet, ...]:
     return tuple(
         tuple(_range(one, f"{where}[{n}][{m}].") for m, one in enumerate(ranges))
         for n, ranges in enumerate(wire)
     )
 
 
-def _range(wire: _Range, where: str) -> Range:
+def _range(wire: written.Range, where: str) -> Range:
     if not wire.subnet:
         raise IpamError(f"{where}subnet: is missing")
     try:
@@ -425,7 +291,7 @@ def _range(wire: _Range, where: str) -> Range:
         raise IpamError(f"{where}{error}") from None
 
 
-def _pool(wire: _Pool) -> Pool:
+def _pool(wire: written.Pool) -> Pool:
     if not wire.ranges:
         raise IpamError(f"pools[{wire.name}].ranges: is empty")
     sets = _range_sets(wire.ranges, f"pools[{wire.name}].ranges")
@@ -470,17 +336,24 @@ def _is_hex(text: str) -> bool:
     return all(c in "0123456789abcdefABCDEF" for c in text)
 
 
-def _limits(wire: _Bandwidth) -> Limits:
+def _limits(wire: written.Bandwidth) -> Limits:
     """The wire has bits everywhere; a burst is counted in bytes from here on."""
-    for name, value in msgspec.structs.asdict(wire).items():
-        if value < 0:
-            where = f"runtimeConfig.bandwidth.{_CANONICAL[name.replace('_', '')]}"
-            raise CniError(INVALID_CONFIG, f"{where} {value}: must not be negative")
+    for name, rate, burst in (
+        ("ingress", wire.ingress_rate, wire.ingress_burst),
+        ("egress", wire.egress_rate, wire.egress_burst),
+    ):
+        where = f"runtimeConfig.bandwidth.{name}"
+        if rate and not bandwidth.MINIMUM <= rate <= bandwidth.MAXIMUM:
+            raise CniError(INVALID_CONFIG, f"{where}Rate {rate}: must be between 1k and 1P")
+        if burst < 0:
+            raise CniError(INVALID_CONFIG, f"{where}Burst {burst}: must not be negative")
+        if burst and not rate:
+            raise CniError(INVALID_CONFIG, f"{where}Burst {burst}: needs {name}Rate")
     return Limits(wire.ingress_rate, wire.egress_rate, wire.ingress_burst // 8, wire.egress_burst // 8)  # fmt: skip
 
 
-def _dns(wire: _Dns) -> JSON:
-    merged = _Dns(
+def _dns(wire: written.Dns) -> JSON:
+    merged = written.Dns(
         nameservers=wire.nameservers or wire.servers,
         domain=wire.domain,
         search=wire.search or wire.searches,

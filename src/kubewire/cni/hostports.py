@@ -2,8 +2,9 @@
 
 A port of one address (``hostIP``) is looked up before a port of all. Connections that come from the
 node's own loopback or from the pod itself are masqueraded, or their answers would not find back;
-nobody else may send to the loopback, although it must be routed for that (route_localnet). A
-UDP "connection" keeps its old way in conntrack, so entries of a port that changes are deleted.
+nobody else may send to the loopback, although it must be routed for that (route_localnet). IPv6 has
+no such setting: the kernel drops what a pod answers to ::1, so nothing is mapped there. A UDP
+"connection" keeps its old way in conntrack, so entries of a port that changes are deleted.
 
 What is mapped is kept in a file; the kernel's table follows from it, whoever restarts.
 """
@@ -11,6 +12,7 @@ What is mapped is kept in a file; the kernel's table follows from it, whoever re
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,13 +54,15 @@ from kubewire.lang.nftables.types import (
 )
 from kubewire.lang.packet import PROTOCOLS
 
+log = logging.getLogger(__name__)
+
 NAME = "kubewire-hostports"
 
 _SADDR = {4: IP_SADDR, 6: IP6_SADDR}
 _DADDR = {4: IP_DADDR, 6: IP6_DADDR}
 _ADDRESS = {4: IPV4, 6: IPV6}
 _FAMILY = {4: Match(NFPROTO, b"\2"), 6: Match(NFPROTO, b"\12")}
-_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+_LOOPBACK_V4, _LOOPBACK_V6 = "127.0.0.1", "::1"
 # Before kube-proxy's: a hostPort is decided by the node, a NodePort by the cluster.
 _PRIORITY = PRIORITIES["dstnat"] - 5
 
@@ -115,6 +119,8 @@ def mapping(
             wanted = ip_address(host_ip)
         except ValueError as error:
             raise HostPortError(f"hostPort {host_port}: hostIP {error}") from None
+        if str(wanted) == _LOOPBACK_V6 and ip_address(target).version == 6:
+            raise HostPortError(f"hostPort {host_port}: hostIP ::1: the kernel takes no answers of a pod for it")  # fmt: skip
         if wanted.version != ip_address(target).version:
             return None
         host_ip = "" if wanted.is_unspecified else str(wanted)
@@ -133,8 +139,10 @@ def table(mappings: Mappings, name: str = NAME) -> Table:
         chosen = [m for found in mappings.values() for m in found if m.version == version]
         address, data = _ADDRESS[version], (_ADDRESS[version], PORT)
         one, every, back = f"one{version}", f"every{version}", f"back{version}"
-        ones: dict[bytes, Data] = {_key(m): _target(m) for m in chosen if m.host_ip}
-        everys: dict[bytes, Data] = {_key(m): _target(m) for m in chosen if not m.host_ip}
+        # The first of a container's networks has its ports; the next one follows when that goes.
+        first = list(reversed(chosen))
+        ones: dict[bytes, Data] = {_key(m): _target(m) for m in first if m.host_ip}
+        everys: dict[bytes, Data] = {_key(m): _target(m) for m in first if not m.host_ip}
         backs: dict[bytes, Data] = {ip_bytes(m.target) * 2: None for m in chosen}
         sets[one] = Set(one, (address, PROTO, PORT), data, elements=ones)
         sets[every] = Set(every, (PROTO, PORT), data, elements=everys)
@@ -160,16 +168,17 @@ def _mapping_rules() -> Iterator[Rule]:
     for version in (4, 6):
         exact = DnatMap((_DADDR[version], L4PROTO, DPORT), f"one{version}", version)
         yield Rule((_FAMILY[version], exact), "hostPort of one address")
+    others = {4: (), 6: (Match(IP6_DADDR, ip_bytes(_LOOPBACK_V6), equal=False),)}
     for version in (4, 6):
         anywhere = DnatMap((L4PROTO, DPORT), f"every{version}", version)
-        yield Rule((_FAMILY[version], FibLocal(), anywhere), "hostPort")
+        yield Rule((_FAMILY[version], *others[version], FibLocal(), anywhere), "hostPort")
 
 
 def _masquerading() -> Iterator[Rule]:
+    local = Match(IP_SADDR, ip_bytes(_LOOPBACK_V4))
+    yield Rule((_FAMILY[4], local, CtStatus("dnat"), Masquerade()), "from the node's loopback")
     for version in (4, 6):
         family, source = _FAMILY[version], _SADDR[version]
-        local = Match(source, ip_bytes(_LOOPBACK[version]))
-        yield Rule((family, local, CtStatus("dnat"), Masquerade()), "from the node's loopback")
         pair = Lookup((source, _DADDR[version]), f"back{version}")
         yield Rule((family, pair, CtStatus("dnat"), Masquerade()), "a pod to itself")
 
@@ -205,16 +214,20 @@ class HostPorts:
         self._conntrack.close()
 
     def put(self, owner: str, wanted: Iterable[PortMapping]) -> None:
-        """Map an owner's ports; HostPortError if another owner has one of them."""
-        mappings = tuple(wanted)
+        """Map an owner's ports; HostPortError if another container has one of them, or one leads to two."""
+        mappings = tuple(dict.fromkeys(wanted))
+        slots = [_slot(one) for one in mappings]
         if not mappings and not self._path.exists():
             return
         with self._locked():
             before = self._load()
-            taken = {_slot(m): other for other, ms in before.items() if other != owner for m in ms}
-            for one in mappings:
-                if holder := taken.get(_slot(one)):
+            others = (other for other in before if _container(other) != _container(owner))
+            taken = {_slot(m): other for other in others for m in before[other]}
+            for one, slot in zip(mappings, slots, strict=True):
+                if holder := taken.get(slot):
                     raise HostPortError(f"{one}: is held by {holder}")
+                if slots.count(slot) > 1:
+                    raise HostPortError(f"{one}: is there twice")
             rest = {o: m for o, m in before.items() if o != owner}
             self._change(before, rest | ({owner: mappings} if mappings else {}))
 
@@ -227,12 +240,14 @@ class HostPorts:
         hooked = self._name in self._nftables.hooked()
         names = [f"{kind}{version}" for kind in ("one", "every") for version in (4, 6)]
         actual = self._nftables.elements(self._name, names) if hooked else {}
-        return [
-            one
-            for one in wanted
-            if actual.get(f"{'one' if one.host_ip else 'every'}{one.version}", {}).get(_key(one))
-            != _target(one)
-        ]
+        own = [ms for other, ms in self._load().items() if _container(other) == _container(owner)]
+        targets = {(_slot(m), _target(m)) for ms in own for m in ms}
+
+        def found(one: PortMapping) -> Data:
+            kind = f"{'one' if one.host_ip else 'every'}{one.version}"
+            return actual.get(kind, {}).get(_key(one))
+
+        return [one for one in wanted if (_slot(one), found(one)) not in targets]
 
     def owners(self) -> tuple[str, ...]:
         """Everyone who has a mapping."""
@@ -275,6 +290,9 @@ class HostPorts:
             )
         except FileNotFoundError:
             return {}
+        except msgspec.DecodeError as error:
+            log.warning("%s: counts for nothing: %s", self._path, error)
+            return {}
 
     def _save(self, mappings: Mappings) -> None:
         beside = self._path.with_suffix(".new")
@@ -289,6 +307,11 @@ class HostPorts:
             yield
         finally:
             os.close(fd)
+
+
+def _container(owner: str) -> str:
+    """Whose attachment it is: NETWORK:CONTAINER/INTERFACE; runtimes map its ports on each network."""
+    return owner.rpartition(":")[2].partition("/")[0]
 
 
 def _slot(found: PortMapping) -> tuple[int, int, str, str]:

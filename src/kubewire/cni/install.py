@@ -22,6 +22,7 @@ from kubewire.cni.plugin import PROGRAMS
 from kubewire.cni.spec import VERSIONS, parse_request
 
 CONFIG_NAME = "10-kubewire.conflist"
+_CONFIG_SUFFIXES = (".conf", ".conflist", ".json")
 DEFAULT_SOCKET = Path("/run/kubewire/cni.sock")
 _MARK = b"kubewire cni install"
 _PERL = "/usr/bin/perl"
@@ -53,7 +54,7 @@ def install_programs(
     ``compiler`` None means ``cc`` if there is one; "" means none.
     """
     check_socket(socket)
-    folder.mkdir(parents=True, exist_ok=True)
+    _ensure_folder(folder)
     compiler = shutil.which("cc") if compiler is None else compiler
     data = _program(folder, socket, standalone, compiler)
     written = []
@@ -68,11 +69,17 @@ def install_programs(
 
 def install_config(folder: Path, config: JSON) -> Path:
     """Write the network configuration."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _ensure_folder(folder)
     path = folder / CONFIG_NAME
     data = msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
     _replace(path, data, 0o644)
     return path
+
+
+def preferred(folder: Path) -> list[str]:
+    """Other configurations there that a runtime which takes the first one would take."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in _CONFIG_SUFFIXES)
+    return names[: names.index(CONFIG_NAME)]
 
 
 def network_config(
@@ -146,11 +153,13 @@ def _compiled(folder: Path, compiler: str, values: dict[str, str]) -> bytes:
         made = subprocess.run(
             command, input=_source("client.c").encode(), capture_output=True, check=False
         )
-        if made.returncode == 0:
-            data = target.read_bytes()
-            target.unlink()
-            return data
-    raise InstallError(f"{compiler}: {made.stderr.decode(errors='replace').strip()}")
+        try:
+            if made.returncode == 0:
+                return target.read_bytes()
+        finally:
+            target.unlink(missing_ok=True)
+    lines = made.stderr.decode(errors="replace").splitlines() or [f"exit status {made.returncode}"]
+    raise InstallError(f"{compiler}: {lines[0]}")
 
 
 def _source(name: str) -> str:
@@ -161,8 +170,23 @@ def _c_string(text: str) -> str:
     return '"' + text.replace('"', '\\"') + '"'
 
 
+def _ensure_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InstallError(f"{folder}: is not a folder") from None
+    except OSError as error:
+        raise InstallError(f"{folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InstallError(f"{folder}: cannot be written to")
+
+
 def _replace(path: Path, data: bytes, mode: int) -> None:
     beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(data)
-    beside.chmod(mode)
-    beside.replace(path)
+    try:
+        beside.write_bytes(data)
+        beside.chmod(mode)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise InstallError(f"{path}: {error.strerror}") from None

@@ -24,6 +24,16 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
+_NOT_FOR_PODS = [
+    ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4"),
+        *("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"),
+    )
+]
+"""What the kernel takes for itself, for one link or for groups."""
+
+
 class IpamError(Exception):
     """An address cannot be given; the text names the field or the range."""
 
@@ -148,6 +158,9 @@ def _collapsed(networks: Sequence[Network]) -> tuple[Network, ...]:
 def _range(subnet: str, start: str, end: str, gateway: str, exclude: tuple[str, ...]) -> Range:
     """Remembered: every call comes with its configuration, and it is the same one."""
     network = _network("subnet", subnet)
+    for special in _NOT_FOR_PODS:
+        if network.version == special.version and network.overlaps(special):
+            raise IpamError(f"subnet {subnet}: overlaps {special}, which is not for pods")
     if network.num_addresses < 4:
         raise IpamError(f"subnet {subnet}: too small to allocate from")
     first, last = _usable(network)
@@ -164,6 +177,11 @@ def _range(subnet: str, start: str, end: str, gateway: str, exclude: tuple[str, 
 
 
 RangeSet = tuple[Range, ...]
+
+
+def within(part: Network, whole: Network) -> bool:
+    """One network is another, or a part of it."""
+    return part.version == whole.version and part.subnet_of(whole)  # type: ignore[arg-type]
 
 
 def title(ranges: RangeSet) -> str:
@@ -237,25 +255,35 @@ class Choice:
 
 def choose(sets: Sequence[RangeSet], leases: Leases, wanted: Iterable[Address] = ()) -> Choice:
     """Pick one free address from each set; a ``wanted`` one where the set holds it."""
-    requests = set(wanted)
+    requests = dict.fromkeys(wanted)
     chosen: list[Address] = []
     last: dict[str, Address] = {}
     for ranges in sets:
         asked = next((a for a in requests if holds(ranges, a)), None)
         if asked is not None:
-            requests.discard(asked)
+            del requests[asked]
             chosen.append(_static(asked, leases.owners))
         else:
             given = _next_free(ranges, leases.owners, leases.last.get(title(ranges)))
             last[title(ranges)] = given
             chosen.append(given)
-    if requests:
-        names = ", ".join(map(title, sets))
-        one = min(requests, key=str)
-        if any(holds(ranges, one) for ranges in sets):
-            raise IpamError(f"requested address {one}: each of the range sets ({names}) gives one address only")  # fmt: skip
-        raise IpamError(f"requested address {one}: is not in any range ({names})")
+    for one in requests:
+        where = f"requested address {one}"
+        for ranges, given in zip(sets, chosen, strict=True):
+            if holds(ranges, one):
+                raise IpamError(f"{where}: {given} is requested, too, and {title(ranges)} gives one address only")  # fmt: skip
+        raise IpamError(f"{where}: {_why_not(sets, one)}")
     return Choice(tuple(chosen), last)
+
+
+def _why_not(sets: Iterable[RangeSet], address: Address) -> str:
+    """Why no range gives an address."""
+    for one in (one for ranges in sets for one in ranges):
+        if address == one.gateway:
+            return f"is the gateway of {one.subnet}"
+        if excluding := next((n for n in one.exclude if address in n), None):
+            return f"is in {excluding}, which {one} leaves out"
+    return f"is not in any range ({', '.join(map(title, sets))})"
 
 
 def _static(address: Address, owners: Mapping[Address, str]) -> Address:

@@ -29,7 +29,7 @@ import msgspec
 
 from kubewire.api.errors import StatusError
 from kubewire.api.meta import JSON
-from kubewire.cni import attach, builtin_ipam, check, delegate, ipam, journal, loopback, wiring
+from kubewire.cni import attach, builtin_ipam, check, ipam, journal, loopback, wiring
 from kubewire.cni.config import (
     BUILTIN_IPAM,
     DEFAULT_DATA_DIR,
@@ -38,11 +38,13 @@ from kubewire.cni.config import (
     Config,
     Fit,
     for_removal,
+    not_ready,
     parse,
     pod_of,
 )
+from kubewire.cni.delegate import Delegate
 from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping, table_name
-from kubewire.cni.ipam import Address, ExhaustedError, IpamError
+from kubewire.cni.ipam import Address, ExhaustedError, IpamError, within
 from kubewire.cni.journal import Journal
 from kubewire.cni.masquerade import Masquerades
 from kubewire.cni.pools import Pod, Pool, PoolSource, Supply
@@ -103,7 +105,7 @@ class Plugin:
 
     def __init__(
         self,
-        pod_cidrs: Callable[[], Sequence[str]] = tuple,
+        pod_cidrs: Callable[[], Sequence[str] | None] = lambda: None,
         *,
         cluster_cidrs: Sequence[str] = (),
         fit: Callable[[], Fit] = Fit,
@@ -211,17 +213,26 @@ class Plugin:
             if request.command == "ADD":
                 pod = await self._pools.complete(pod)
             pools = self._pools.pools()
-        cidrs = self._pod_cidrs()
+        cidrs = self._own_cidrs()
         config = parse(request, cidrs, pod, pools)
         if config.ipam.of_node and request.command in ("ADD", "STATUS"):
-            self._refuse_foreign(cidrs)
+            self._refuse_foreign(cidrs or ())
+        return self._fitting(request, config) if request.command == "ADD" else config
+
+    def _own_cidrs(self) -> list[str] | None:
+        """The node's podCIDRs; the API takes some with host bits, too."""
+        found = self._pod_cidrs()
+        return None if found is None else [str(ip_network(c, strict=False)) for c in found]
+
+    def _fitting(self, request: Request, config: Config) -> Config:
+        """The same with the MTU of the way between nodes, if it does not say its own."""
         try:
-            fit = self._fit()
-        except LookupError:
-            if not config.mtu:
-                raise
-            return config
-        return replace(config, mtu=config.mtu or fit.mtu, gso=fit.gso)
+            fit = self._fit().at(config.mtu)
+        except LookupError as error:
+            if config.mtu:
+                return config
+            raise not_ready(request, f"status.addresses of this node's Node: {error}") from None
+        return replace(config, mtu=fit.mtu, gso=fit.gso)
 
     async def _supplied(
         self,
@@ -263,9 +274,8 @@ class Plugin:
 
     def _refuse_foreign(self, pod_cidrs: Iterable[str]) -> None:
         for cidr in map(ip_network, pod_cidrs):
-            same = [c for c in self._cluster_cidrs if c.version == cidr.version]
-            if same and not any(cidr.subnet_of(c) for c in same):  # type: ignore[arg-type]
-                names = ", ".join(map(str, same))
+            if self._cluster_cidrs and not any(within(cidr, c) for c in self._cluster_cidrs):
+                names = ",".join(map(str, self._cluster_cidrs))
                 raise CniError(INVALID_CONFIG, f"podCIDR {cidr}: is outside the cluster CIDR {names}")  # fmt: skip
 
     async def _network(self, config: Config) -> _Network:
@@ -379,9 +389,9 @@ class Plugin:
         command = command or request.command
         if config.ipam.type == BUILTIN_IPAM:
             return self._builtin_ipam(request, config, command)
-        if command in ("GC", "STATUS") and not await delegate.supports(request, LATEST):
-            return None
-        return await delegate.call(request, command)
+        folder = config.data_dir / config.name
+        delegate = Delegate(request, folder, config.valid_attachments or frozenset())
+        return await delegate.run(command)
 
     def _builtin_ipam(self, request: Request, config: Config, command: str) -> Result | None:
         store = self._networks[config.data_dir / config.name].store

@@ -90,7 +90,7 @@ async def serve_forever(path: Path, pod_cidrs: Sequence[str], *, metrics_port: i
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    plugin = Plugin(lambda: pod_cidrs)
+    plugin = Plugin(lambda: pod_cidrs or None)
     server = Server(plugin, path)
     await server.start()
     try:

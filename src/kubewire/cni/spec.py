@@ -117,7 +117,7 @@ def parse_request(env: Mapping[str, str], stdin: bytes) -> Request:
         container_id=env.get("CNI_CONTAINERID", ""),
         netns=env.get("CNI_NETNS", ""),
         interface=env.get("CNI_IFNAME", ""),
-        args=_args(env.get("CNI_ARGS", "")),
+        args=_args(env.get("CNI_ARGS", ""), command),
         path=tuple(p for p in env.get("CNI_PATH", "").split(":") if p),
         config=config,
         version=version,
@@ -181,13 +181,14 @@ def _check_variables(env: Mapping[str, str], command: str) -> None:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {interface!r}: has illegal characters")
 
 
-def _args(text: str) -> dict[str, str]:
+def _args(text: str, command: str) -> dict[str, str]:
+    """KEY=VALUE pairs; DEL must undo also what ADD refused for them."""
     found = {}
     for pair in text.split(";"):
         if not pair:
             continue
         key, equals, value = pair.partition("=")
-        if not equals:
+        if not equals and command != "DEL":
             raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {pair!r} is not KEY=VALUE")
         found[key] = value
     return found

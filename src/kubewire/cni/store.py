@@ -8,6 +8,7 @@ lock and first reads what others have appended.
 """
 
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from pathlib import Path
 import msgspec
 
 from kubewire.cni.ipam import Address, Choice, Leases, RangeSet, choose
+
+log = logging.getLogger(__name__)
 
 SLACK = 1024
 """Lines beyond the leases that are tolerated before the log is rewritten."""
@@ -111,12 +114,19 @@ class Store:
         if self._log < 0 or self._replaced():
             self._open()
         size = os.fstat(self._log).st_size
+        if size < self._read:
+            # Somebody has cut it.
+            self._open()
         if size == self._read:
             return
         data = os.pread(self._log, size - self._read, self._read)
         whole = data.rfind(b"\n") + 1
         for raw in data[:whole].splitlines():
-            self._apply(msgspec.json.decode(raw, type=_Line))
+            try:
+                self._apply(msgspec.json.decode(raw, type=_Line))
+            except ValueError as error:
+                # Nobody can say what it was; the kernel refuses an address that a pod has.
+                log.warning("%s: a line counts for nothing: %s", self._path, error)
         self._read += whole
         if whole < len(data):
             # The tail of a writer that was killed; the lock says that it is not being written now.
