@@ -32,6 +32,7 @@ from kubewire.cluster import inside, state
 from kubewire.cluster.state import ClusterState
 from kubewire.cni.routes import Mode
 from kubewire.kernel import links, netns, process, routes, sandbox, sysctl
+from kubewire.kernel.links import DEFAULT_GSO, Gso
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
 from kubewire.kubelet.enter import describe
@@ -161,8 +162,7 @@ def _compared(ways: Sequence[Way], version: int) -> Iterator[dict[str, Any]]:
     family = f"IPv{(4, 6)[version]}"
     near, far = _cores()
     pinged = [way for way in ways if way.name != BIG]
-    streamed = ways if version == 0 else pinged
-    yield from _ratios(f"throughput, {family}", _streams(streamed, version))
+    yield from _ratios(f"throughput, {family}", _streams(ways, version))
     for place, cores in (("two cores", (near, far)), ("one core", (near, near))):
         found = _round_trips(pinged, version, cores)
         yield from _ratios(f"round trip, {family}, ends on {place}", found)
@@ -196,9 +196,9 @@ def _ratios(kind: str, found: dict[str, list[float]]) -> Iterator[dict[str, Any]
 # -- the other ways --------------------------------------------------------------------------------
 
 
-def _plain(spaces: Path, name: str, gso: int = 0) -> Way:
+def _plain(spaces: Path, name: str, gso: Gso = DEFAULT_GSO) -> Way:
     """Two namespaces with one veth between them and nothing else."""
-    number = 10 if gso else 0
+    number = 0 if gso == DEFAULT_GSO else 10
     first, second = _space(spaces / f"plain{number}"), _space(spaces / f"plain{number + 1}")
     _join(number, first, second, gso)
     return Way(name, first, second, _addresses(number, 2))
@@ -235,7 +235,7 @@ def _addresses(number: int, end: int) -> tuple[str, str]:
     return f"198.18.{number}.{end}", f"2001:db8:{number}::{end}"
 
 
-def _join(number: int, first: Path, second: Path, gso: int = 0) -> None:
+def _join(number: int, first: Path, second: Path, gso: Gso = DEFAULT_GSO) -> None:
     """A veth with an address of each family at both ends, which know each other."""
     name = f"v{number}"
     with netns.opened(second) as fd, RtNetlink(first) as one, RtNetlink(fd) as other:

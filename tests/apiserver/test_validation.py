@@ -76,6 +76,7 @@ REFUSED: list[tuple[Any, str]] = [
     (changed(SLICE, "endpoints.0.addresses", []), "endpoints[0].addresses: Required value: must contain at least 1 address"),
     # ingress and policies
     (changed(INGRESS, "spec", {}), "spec: Invalid value: {}: either `defaultBackend` or `rules` must be specified"),
+    (changed(changed(INGRESS, "metadata.annotations", {"kubernetes.io/ingress.class": "a"}), "spec.ingressClassName", "b"), 'annotations.kubernetes.io/ingress.class: Invalid value: "a": must match `ingressClassName` when both are specified'),
     (changed(INGRESS, "spec.rules.0.host", "10.0.0.1"), 'spec.rules[0].host: Invalid value: "10.0.0.1": must be a DNS name, not an IP address'),
     (changed(INGRESS, "spec.rules.0.host", "*.*.a"), "a wildcard DNS-1123 subdomain must start with '*.'"),
     (changed(INGRESS, "spec.rules.0.http.paths.0.pathType"), "spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified"),

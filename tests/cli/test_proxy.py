@@ -5,7 +5,7 @@ import yaml
 from click.testing import CliRunner
 
 from kubewire.api.errors import InputError
-from kubewire.cli.proxy import configured, proxy
+from kubewire.cli.proxy import configured, connection_to, proxy
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kubeproxy.backends.nftables.proxier import NftablesProxier
 from kubewire.kubeproxy.config import Config
@@ -48,6 +48,19 @@ def test_flags_go_over_the_file(tmp_path: Path) -> None:
     assert config.node_port_addresses == ("primary", "10.0.0.0/8")
     assert (config.masquerade_all, config.sync_period) == (True, 10.0)
     assert (config.hostname_override, config.cluster_cidrs) == ("node-a", ("10.0.0.0/8",))
+
+
+def test_a_master_needs_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    assert connection_to(None, None, "http://127.0.0.1:8001/").server == "http://127.0.0.1:8001"
+    with pytest.raises(InputError, match="no kubeconfig found"):
+        connection_to(None, None, "")
+    cluster = {"name": "c", "cluster": {"server": "https://10.0.0.1"}}
+    context = {"name": "x", "context": {"cluster": "c", "namespace": "n"}}
+    file = {"current-context": "x", "clusters": [cluster], "contexts": [context]}
+    (tmp_path / "none").write_text(yaml.safe_dump(file))
+    found = connection_to(None, None, "http://127.0.0.1:8001")
+    assert (found.server, found.namespace) == ("http://127.0.0.1:8001", "n")
 
 
 @pytest.mark.kernel

@@ -72,6 +72,8 @@ class Lab:
         with netns.entered(path):
             sysctl.write("net.ipv4.ip_forward", 1)
             sysctl.write("net.ipv6.conf.all.forwarding", 1)
+            # As the nodes of `up`, see `cluster.sandbox`.
+            sysctl.write("net.ipv4.ip_early_demux", 0)
         with netns.opened(path) as fd, RtNetlink(fd) as inside:
             mac = f"0a:00:00:00:00:0{number}"
             switch.join(fd, mac)

@@ -8,7 +8,9 @@ import pytest
 
 from kubewire.cni import config, spec
 from kubewire.cni.bandwidth import Limits
+from kubewire.cni.config import Fit
 from kubewire.cni.spec import CniError
+from kubewire.kernel.links import Gso
 
 BASE = {"cniVersion": "1.1.0", "name": "net", "type": "kubewire-cni"}
 
@@ -178,3 +180,11 @@ def test_capabilities_whatever_their_case(capital: bool) -> None:
     assert (port.host_port, port.container_port, port.protocol, port.host_ip) == (8080, 80, "udp", "1.2.3.4")  # fmt: skip
     assert found.limits == Limits(ingress=8000, ingress_burst=100)
     assert found.dns == {"nameservers": ["10.96.0.10"], "search": ["a"], "options": ["ndots:5"]}
+
+
+def test_an_mtu_that_is_set() -> None:
+    """Smaller than what fits it changes nothing else; a larger one is no place for long IPv6 packets."""
+    fits = Fit(1500, Gso(196_608, 196_608))
+    assert fits.at(0) == fits
+    assert fits.at(1400) == Fit(1400, fits.gso)
+    assert fits.at(9000) == Fit(9000, Gso(196_608, 0))

@@ -10,7 +10,8 @@ from kubewire.cni import hostports
 from kubewire.cni.hostports import HostPortError, HostPorts, PortMapping, mapping
 from kubewire.cni.network import PodNetworkError, PodPort
 from kubewire.kernel import netns
-from kubewire.lang.nftables.model import evaluate, render
+from kubewire.lang.nftables.evaluate import evaluate
+from kubewire.lang.nftables.model import render
 from kubewire.lang.packet import Packet
 
 WEB = PortMapping(8080, "TCP", "10.1.0.2", 80)

@@ -16,6 +16,7 @@ from kubewire.cni.install import install_programs
 from kubewire.cni.network import SOCKET, PodNetwork, PodNetworkError, PodPort, PodRequest
 from kubewire.cni.server import Server
 from kubewire.kernel import links, netns, routes
+from kubewire.kernel.links import Gso
 from kubewire.kernel.rtnetlink import RtNetlink
 
 pytestmark = pytest.mark.kernel
@@ -206,7 +207,7 @@ async def test_as_a_library_and_by_exec_it_is_the_same(lab: Lab) -> None:
     }
     found = []
     for chosen in (None, programs):
-        network = lab.network(0, programs=chosen, fit=lambda: Fit(1400, 100_000))
+        network = lab.network(0, programs=chosen, fit=lambda: Fit(1400, Gso(100_000, 90_000)))
         server = Server(network.plugin, network.socket)
         if chosen:
             await server.start()

@@ -10,6 +10,7 @@ from kubewire.api.meta import ObjectMeta
 from kubewire.cni import routes
 from kubewire.cni.config import Fit
 from kubewire.cni.routes import Hop, Peer, Plan, Tunnel, Way
+from kubewire.kernel.links import Gso
 
 
 def node(name: str, addresses: list[str], cidrs: list[str]) -> Node:
@@ -104,8 +105,8 @@ def test_a_changed_node_address_replaces_and_drops_nothing() -> None:
     ],
 )
 def test_what_fits_the_way_to_other_nodes(mode: routes.Mode, version: int, mtu: int) -> None:
-    fits = routes.fit(mode, Fit(1500, 196_608), version=version)
-    assert fits == Fit(mtu, 196_608 if mode == "host-gw" else 0)
+    fits = routes.fit(mode, Fit(1500, Gso(196_608, 100_000)), version=version)
+    assert fits == Fit(mtu, Gso(196_608, 100_000) if mode == "host-gw" else Gso())
 
 
 CLUSTER = [ip_network("10.244.0.0/16"), ip_network("fd00::/8")]

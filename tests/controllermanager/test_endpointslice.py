@@ -2,6 +2,7 @@ from typing import Any
 
 from kubewire.api.meta import JSON
 from kubewire.api.resources import ENDPOINT_SLICES, ENDPOINTS, NODES, PODS, SERVICES
+from kubewire.api.service import TRIGGERED
 from kubewire.testing.fakeapi import FakeApi
 from kubewire.testing.fakekubelet import FakeKubelet
 
@@ -49,6 +50,27 @@ async def test_endpoints_follow_pods(kubelet: FakeKubelet) -> None:
     await api.until(lambda: ready(api) == 2 and len(old(api)) == 2)
     await api.client().patch(PODS, "a", {"metadata": {"labels": {"app": "x"}}}, "d")
     await api.until(lambda: ready(api) == 1 and len(old(api)) == 1)
+
+
+def triggered(api: FakeApi) -> set[str | None]:
+    found = [*api.all(ENDPOINT_SLICES), *api.all(ENDPOINTS)]
+    return {(o["metadata"].get("annotations") or {}).get(TRIGGERED) for o in found}
+
+
+async def test_endpoints_tell_when_their_change_began(kubelet: FakeKubelet) -> None:
+    api = kubelet.api
+    made = "2026-01-01T00:00:00Z"
+    wanted = service()
+    api.put(wanted | {"metadata": wanted["metadata"] | {"creationTimestamp": made}})
+    await api.until(lambda: triggered(api) == {made})
+    api.put(pod("a"))
+    await api.until(lambda: ready(api) == 1 and old(api))
+    conditions = (api.get(PODS, "a", "d") or {})["status"]["conditions"]
+    turned = next(c["lastTransitionTime"] for c in conditions if c["type"] == "Ready")
+    assert triggered(api) == {turned}
+    await api.client().patch(PODS, "a", {"metadata": {"labels": {"app": "x"}}}, "d")
+    await api.until(lambda: ready(api) == 0 and not old(api))
+    assert triggered(api) == {None}
 
 
 async def test_a_terminating_pod_still_serves(kubelet: FakeKubelet) -> None:

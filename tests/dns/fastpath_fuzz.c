@@ -77,13 +77,19 @@ static void fill(table *t, uint32_t number) {
     CHECK(!kw_table_put(t, k->key, k->length, k->answer, &k->size, 1, 1e18, number % 5));
 }
 
+static uint32_t pack(uint8_t *out, const known *k) {
+    memcpy(out, &k->length, 4);
+    memcpy(out + 4, k->key, k->length);
+    return 4 + k->length;
+}
+
 static void change(table *t) {
-    uint8_t secrets[SECRETS * 16];
+    uint8_t secrets[SECRETS * 16], packed[4 + PLAIN_MAX];
     uint32_t number = chance(KEYS), none[] = {11, 12};
     scribble(secrets, sizeof secrets);
     switch (chance(5)) {
     case 0:
-        kw_table_remove(t, model[number].key, model[number].length);
+        kw_table_remove(t, packed, pack(packed, &model[number]));
         model[number].size = 0;
         break;
     case 1:
@@ -220,6 +226,39 @@ static void batches(uint32_t rounds) {
     kw_table_free(t);
 }
 
+/* As Python makes it of a question whose answer is one for all below some of its labels; 0: none. */
+static uint32_t cut_key(uint8_t *out, const uint8_t *message, uint32_t length) {
+    const uint8_t *root = length > 17 && length < 400 ? memchr(message + 12, 0, length - 12) : NULL;
+    uint32_t end = root ? (uint32_t)(root - message) + 1 : length, start = 12;
+    if (length - end != 4 && length - end != 15) return 0;
+    for (uint32_t left = chance(3); left && start + 1u + message[start] < end; left--)
+        start += 1u + message[start];
+    out[0] = CUT;
+    out[1] = (uint8_t)(end - 12);
+    memcpy(out + 2, message + 2, 10);
+    memcpy(out + FIXED, message + end, length - end);
+    memcpy(out + FIXED + length - end, message + start, end - start);
+    return FIXED + length - start;
+}
+
+/* As Python does it: every message that lies aside is answered, some answers are kept. */
+static void answer_aside(loop *l, table *t) {
+    static uint8_t taken[ASIDE], replies[3 * ASIDE];
+    uint32_t size = kw_loop_take(l, taken), length, used = 0;
+    for (uint32_t at = 0; at < size; at += HEAD + length) {
+        memcpy(&length, taken + at, 4);
+        CHECK(length >= 12 && at + HEAD + length <= size);
+        uint8_t key[SIZE];
+        uint32_t key_size = chance(2) ? cut_key(key, taken + at + HEAD, length) : 0;
+        reply r = {at, length, chance(2) ? NO_SLOT : chance(5), key_size, key_size ? 1 + chance(5) : 0};
+        memcpy(replies + used, &r, sizeof r);
+        memcpy(replies + used + sizeof r, taken + at + HEAD, length);
+        memcpy(replies + used + sizeof r + length, key, key_size);
+        used += (uint32_t)sizeof r + length + key_size;
+    }
+    kw_loop_answer(l, t, taken, replies, used);
+}
+
 static void threads(uint32_t messages) {
     static uint8_t out[SIZE], taken[ASIDE];
     struct sockaddr_in here, there;
@@ -232,7 +271,7 @@ static void threads(uint32_t messages) {
         send(client, out, make_message(out), 0);
         if (!chance(4)) change(chance(2) ? t : other);
         if (!chance(50)) kw_loop_swap(l, chance(2) ? t : other);
-        if (!chance(20)) kw_loop_send(l, taken, kw_loop_take(l, taken));
+        if (!chance(20)) answer_aside(l, chance(2) ? t : other);
         if (!chance(50)) kw_table_hits(t, (uint64_t *)(void *)taken, 5), kw_loop_shed(l);
         while (recv(client, out, sizeof out, MSG_DONTWAIT) > 0) {}
     }

@@ -98,6 +98,8 @@ def _header(flags: int = 0x0100, *counts: int) -> bytes:
 
 
 BODY = b"\x01a\0\0\1\0\1"
+OPT = b"\0\0\x29\4\xd0\0\0\0\0"
+SIGNATURE = b"\1k\0\0\xfa\0\xff\0\0\0\0\0\3abc"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,41 @@ async def test_what_is_refused(serve: Serve, data: bytes, rcode: int) -> None:
     async with serve(COREFILE, OBJECTS) as dns:
         found = parse(await dns.raw(data))
         assert (found.id, found.rcode, found.flags & QR) == (77, rcode, QR)
+
+
+@pytest.mark.parametrize(
+    ("data", "flags", "question"),
+    [
+        # The question comes back if it can be read, other flags than AA too, an OPT record does not.
+        (_header(0x0130, 1, 0, 0, 1) + BODY + OPT + b"\0\5\0\x09\0\1\0", 0x8131, BODY),
+        (_header(0x2400, 1, 0, 0, 1) + BODY + OPT + b"\0\5\0\x0b\0\1\0", 0x8001, BODY),
+        (_header(0x0100, 1, 0, 0, 1) + BODY + SIGNATURE, 0x8101, BODY),
+        (_header(0x0100, 1, 0, 0, 0) + BODY[:-1], 0x8101, b""),
+        (_header(0x0100, 1, 0, 0, 0) + b"\xc0\x0c\0\1\0\1", 0x8101, b""),
+        (_header(0x2D30, 1, 0, 0, 0) + BODY, 0xA934, b""),
+    ],
+)  # fmt: skip
+async def test_what_refusals_hold(serve: Serve, data: bytes, flags: int, question: bytes) -> None:
+    async with serve(COREFILE, OBJECTS) as dns:
+        count = 1 if question else 0
+        assert await dns.raw(data) == struct.pack("!6H", 77, flags, count, 0, 0, 0) + question
+
+
+@pytest.mark.parametrize("option", [(9, bytes(3)), (11, bytes(1)), (11, bytes(3))])
+async def test_malformed_options_are_seen_behind_kept_answers(
+    serve: Serve, ask_bytes: Bytes, option: tuple[int, bytes]
+) -> None:
+    async with serve(COREFILE, OBJECTS) as dns:
+        for options, rcode in (((), codes.NOERROR), ((option,), codes.FORMERR)) * 2:
+            asked = ask_bytes(NAME, edns=Edns(1232, options=options))
+            assert parse(await dns.raw(asked)).rcode == rcode
+
+
+async def test_an_answer_to_notify_has_no_flags_of_queries(serve: Serve, ask_bytes: Bytes) -> None:
+    async with serve(COREFILE, OBJECTS) as dns:
+        asked = bytearray(ask_bytes(NAME))
+        asked[2:4] = b"\x21\x10"
+        assert parse(await dns.raw(bytes(asked))).flags & 0x0110 == 0
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 11, _header(0x8000) + BODY])

@@ -253,6 +253,17 @@ def test_port_forward(streaming: Kubectl) -> None:
     assert "failed to connect to localhost:81 inside the pod: dial tcp4 127.0.0.1:81" in text
 
 
+def test_debug(kubectl: Kubectl) -> None:
+    script = "import os, sys; print(os.uname().nodename, sys.stdin.readline())"
+    out = kubectl("debug", "-i", "played", "--image=py", "--arguments-only", "--", "-c", script, text="typed\n").stdout  # fmt: skip
+    assert "played typed" in out
+    found = json.loads(kubectl("get", "pod", "played", "-o", "json").stdout)
+    [status] = found["status"]["ephemeralContainerStatuses"]
+    assert status["state"]["terminated"]["exitCode"] == 0
+    [container] = found["spec"]["ephemeralContainers"]
+    assert "played typed" in kubectl("logs", "played", "-c", container["name"]).stdout
+
+
 def test_the_kubelets_own_pages(kubectl: Kubectl) -> None:
     node = "/api/v1/nodes/node-1/proxy"
     assert kubectl("get", "--raw", f"{node}/healthz").stdout == "ok"

@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import http.client
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,11 +85,14 @@ CLASS = msgspec.convert(
 )
 
 
-def service(name: str) -> Service:
+def service(name: str, app_protocol: str = "") -> Service:
     return msgspec.convert(
         {
             "metadata": {"name": name, "namespace": "n"},
-            "spec": {"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80}]},
+            "spec": {
+                "clusterIP": "10.96.0.9",
+                "ports": [{"name": "http", "port": 80, "appProtocol": app_protocol}],
+            },
         },
         Service,
     )
@@ -114,9 +118,11 @@ class Front:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.feed = Feed(folder / XDS)
+        self.app_protocol: dict[str, str] = {}
 
     async def show(self, *slices: EndpointSlice, ingress: Ingress = INGRESS) -> None:
-        services = {s.key: s for s in map(service, ("web", "api", *MANY))}
+        names = ("web", "api", *MANY)
+        services = {s.key: s for s in (service(n, self.app_protocol.get(n, "")) for n in names)}
         certificates: dict[Key, Certificate] = {Key("n", "shop"): SHOP}
         await self.feed.replace(
             compile_resources(plan([ingress], [CLASS]), services, slices, certificates, FALLBACK)
@@ -203,6 +209,9 @@ async def test_hosts_paths_and_certificates(tmp_path: Path) -> None:
             ("shop.test", "/apis", 200, "127.0.0.2 /apis"),
             ("shop.test", "/x/../api/1", 200, "127.0.0.3 /api/1"),
             ("a.wild.test", "/", 200, "127.0.0.3 /"),
+            ("A.Wild.TEST", "/", 200, "127.0.0.3 /"),
+            ("SHOP.test", "/api/", 200, "127.0.0.3 /api/"),
+            ("shop.test", "/API", 200, "127.0.0.2 /API"),
             ("a.b.wild.test", "/", 404, ""),
             ("wild.test", "/", 404, ""),
             ("other.test", "/", 404, ""),
@@ -221,6 +230,38 @@ async def test_hosts_paths_and_certificates(tmp_path: Path) -> None:
             == shown["x.test"]
             == ssl.PEM_cert_to_DER_cert(FALLBACK.chain.decode())
         )
+    for server in servers:
+        server.close()
+
+
+def ask_10(host: str) -> bytes:
+    """A request as ancient clients and simple health checks make it."""
+    with socket.create_connection(("127.0.0.1", 80), 10) as connection:
+        connection.sendall(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+async def test_old_clients_and_new_backends(tmp_path: Path) -> None:
+    front = Front(tmp_path)
+    first_bytes: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first_bytes.set_result(await reader.readexactly(14))
+        writer.close()
+
+    servers = [
+        await backend("127.0.0.2"),
+        await asyncio.start_server(listen, "127.0.0.3", 8080),
+    ]
+    front.app_protocol["api"] = "kubernetes.io/h2c"
+    await front.show(endpoints("web", "127.0.0.2"), endpoints("api", "127.0.0.3"))
+    with front.running():
+        await until(200, "shop.test", "/")
+        answer = await asyncio.to_thread(ask_10, "shop.test")
+        assert answer.startswith(b"HTTP/1.0 200 OK")
+        assert answer.endswith(b"127.0.0.2 /")
+        await asyncio.to_thread(get, "shop.test", "/api/x")
+        assert await first_bytes == b"PRI * HTTP/2.0"
     for server in servers:
         server.close()
 

@@ -50,6 +50,29 @@ def test_a_difference_leaves_others_rules_alone(variant: str) -> None:
     assert [r.render() for r in found.chains["INPUT"].rules] == ["-s 10.9.9.9/32 -j THEIRS"]
 
 
+@FAMILIES
+@pytest.mark.parametrize(
+    ("lines", "goes"),
+    [
+        ([], True),
+        ([":FORWARD DROP [0:0]"], False),
+        ([":THEIRS - [0:0]"], False),
+        (["-A INPUT -m mark --mark 0x7 -j DROP"], False),
+    ],
+)
+def test_a_table_goes_only_when_nobody_has_anything_in_it(
+    version: int, lines: list[str], goes: bool
+) -> None:
+    programs = Iptables(version, "nft")
+    programs.restore(["*filter", ":OURS - [0:0]", "-A INPUT -j OURS", *lines, "COMMIT"])
+    programs.drop_unused(["filter"])
+    assert ":OURS" in programs.save()
+    programs.restore(["*filter", "-D INPUT -j OURS", "-X OURS", "COMMIT"])
+    before = programs.save()
+    programs.drop_unused(["filter", "nat"])
+    assert programs.save() == ("" if goes else before)
+
+
 @BOTH
 def test_a_bad_line_is_named_and_nothing_is_applied(variant: str) -> None:
     programs = Iptables(4, variant)

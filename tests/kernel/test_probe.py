@@ -49,8 +49,8 @@ def test_every_verdict(version: int) -> None:
         ]
     for way_in, source in ((PODS, POD[version]), ("outside", CLIENT[version]), ("", node)):
         wanted.append((Shot(source, vip, 82, "TCP", way_in), Seen()))
-        wanted.append((Shot(source, node, 84, "TCP", way_in), Seen("local")))
-        wanted.append((Shot(source, node, 85, "UDP", way_in), Seen("local", port=85)))
+        wanted.append((Shot(source, node, 84, "TCP", way_in), Seen("local", "", node, 84)))
+        wanted.append((Shot(source, node, 85, "UDP", way_in), Seen("local", "", node, 85)))
     with Probe(NODE) as probe:
         seen = probe.fire([shot for shot, _ in wanted] * 20)
     for (shot, expected), found in zip(wanted * 20, seen, strict=True):

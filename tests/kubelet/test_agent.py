@@ -168,7 +168,9 @@ async def test_deletion_takes_the_pod_away(tmp_path: Path) -> None:
 
 
 async def test_readiness_moves_and_liveness_restarts(tmp_path: Path) -> None:
-    fast = {"httpGet": {"port": 80}, "periodSeconds": 0.05, "failureThreshold": 1}
+    # A machine that is busy for a second is no failure.
+    often = {"periodSeconds": 0.05, "failureThreshold": 1, "timeoutSeconds": 30}
+    fast = {"httpGet": {"port": 80}} | often
     web = pod(
         containers=[
             container(ports=[{"containerPort": 80}], readinessProbe=fast, livenessProbe=fast)
@@ -287,6 +289,55 @@ async def test_a_job_like_pod_succeeds(tmp_path: Path) -> None:
         await bench.api.until(lambda: bench.status().get("phase") == "Succeeded")
         assert bench.main()["state"]["terminated"]["reason"] == "Completed"
         await bench.api.until(lambda: not bench.network.wired)
+
+
+WORDS: list[tuple[str, dict[str, str], str, str]] = [
+    ("said", {}, "echo last words > /dev/termination-log", "last words\n"),
+    ("nothing", {}, "echo only a log", ""),
+    ("elsewhere", {"terminationMessagePath": "/opt/kubewire-test/why"}, "echo x > /opt/kubewire-test/why", "x\n"),
+    ("cut", {}, "head -c 5000 /dev/zero | tr '\\0' a > /dev/termination-log", "a" * 4096),
+    ("log", {"terminationMessagePolicy": "FallbackToLogsOnError"}, "echo why; exit 1", "why\n"),
+    ("file first", {"terminationMessagePolicy": "FallbackToLogsOnError"}, "echo a > /dev/termination-log; exit 1", "a\n"),
+    ("no error", {"terminationMessagePolicy": "FallbackToLogsOnError"}, "echo why", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "more", "script", "message"), WORDS, ids=[w[0] for w in WORDS])
+async def test_termination_messages(
+    tmp_path: Path, text: str, more: dict[str, str], script: str, message: str
+) -> None:
+    fields = {"terminationMessagePath": "/dev/termination-log"} | more
+    main = container(image="app", args=["-c", script], **fields)
+    web = pod(restartPolicy="Never", containers=[main])
+    async with node(tmp_path, web, images={"app": ["/bin/sh"]}) as bench:
+        await bench.api.until(lambda: bench.status().get("phase") in ("Succeeded", "Failed"))
+        ended = bench.main()["state"]["terminated"]
+        assert ended.get("message", "") == message
+    # The machine itself has no such file.
+    assert run(["ls", "/dev/termination-log"], capture_output=True, check=False).returncode
+
+
+async def test_an_ephemeral_container_is_added_and_runs_once(tmp_path: Path) -> None:
+    async with node(tmp_path, pod(), images={"debug": ["/bin/sh"]}) as bench:
+        await bench.ready()
+        debug = [
+            container("look", image="debug", args=["-c", "exit 3"]),
+            container("play", image="other"),
+        ]
+        patch = {"spec": {"ephemeralContainers": debug}}
+        await bench.api.client().patch(PODS, "web", patch, "default")
+
+        def states() -> list[str]:
+            found = bench.status().get("ephemeralContainerStatuses") or ()
+            return [next(iter(s["state"])) for s in found]
+
+        await bench.api.until(lambda: states() == ["terminated", "running"])
+        shown = bench.status()["ephemeralContainerStatuses"]
+        assert shown[0]["state"]["terminated"]["exitCode"] == 3
+        assert shown[0]["restartCount"] == 0
+        assert bench.status()["phase"] == "Running"
+        await bench.api.client().delete(PODS, "web", "default")
+        await bench.api.until(lambda: not bench.pod())
 
 
 async def test_init_containers_and_a_sidecar(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class Life:
         self.pod = pod
         self.now = 0.0
         self.record = PodRecord(has_sandbox=True, started_at=0.0, ips=("10.0.0.1",))
-        for container in (*pod.spec.inits, *pod.spec.containers):
+        for container in pod.spec.everything:
             self.record.containers[container.name] = ContainerRecord()
 
     def step(self) -> list[str]:
@@ -220,3 +220,23 @@ def test_a_transition_keeps_its_time() -> None:
 def test_qos_class(resources: Any, expected: str) -> None:
     life = Life(make(containers=[{"name": "a", "resources": resources}]))
     assert life.status()["qosClass"] == expected
+
+
+def test_an_ephemeral_container_runs_once_and_ends_with_the_pod() -> None:
+    pod = make(initContainers=[{"name": "i"}], ephemeralContainers=[{"name": "debug"}])
+    life = Life(pod)
+    # It does not wait for init containers: they may be what is looked at.
+    assert life.step() == ["start debug", "start i"]
+    life.end("i")
+    life.step()
+    assert life.status()["phase"] == "Running"
+    assert life.status()["ephemeralContainerStatuses"][0]["ready"] is False
+    life.end("debug", 3)
+    assert life.step() == []
+    [shown] = life.status()["ephemeralContainerStatuses"]
+    assert shown["state"]["terminated"]["exitCode"] == 3
+    assert life.status()["phase"] == "Running"
+    late = Life(pod)
+    late.step()
+    late.record.is_terminating = True
+    assert late.step() == ["stop i", "stop debug"]

@@ -83,6 +83,18 @@ def test_failure_kills_once_with_the_probes_grace(kind: Kind) -> None:
     assert found.wake_at() is None
 
 
+def test_readiness_goes_on_while_a_container_is_killed() -> None:
+    found = group(readiness=Probe(period_seconds=1, failure_threshold=1), liveness=Probe(failure_threshold=1))  # fmt: skip
+    found.tick(0)
+    found.ended(Kind.READINESS, OK)
+    found.ended(Kind.LIVENESS, BAD)
+    assert found.tick(1) == [Run(Kind.READINESS)]
+    found.ended(Kind.READINESS, BAD)
+    assert not found.ready
+    found.stop()
+    assert found.tick(2) == []
+
+
 def test_a_rehearsal_fails_at_once_the_run_that_it_found_only() -> None:
     probe = Probe(period_seconds=10, failure_threshold=3)
     first = group(liveness=probe)

@@ -191,7 +191,7 @@ async def test_https_port(tmp_path: Path) -> None:
 
 
 async def test_grpc_health(tmp_path: Path) -> None:
-    call = grpc.HealthCall("web:50051", "some.Service", "kube-probe/1.36")
+    call = grpc.HealthCall("web:50051", "some.Service", "kube-probe/1.34")
     async with playing(tmp_path, wanted(tmp_path, (50051, "TCP", False, ""))):
         call.feed(await ask(tmp_path, 50051, call.request))
     assert call.status == "SERVING"

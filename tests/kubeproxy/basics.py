@@ -24,6 +24,8 @@ class Row(NamedTuple):
     masquerade: bool = False
     sticky: int | None = None
     protocol: str = "TCP"
+    config: JSON | None = None
+    """What it needs beside the configuration that all have."""
 
     @property
     def id(self) -> str:

@@ -1,6 +1,6 @@
 """Rows that need a configuration of their own: the plan, the nftables rules and the kernel agree."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -20,6 +20,7 @@ from tests.kubeproxy.table import (
     OTHER_IP,
     OUTSIDE,
     POD,
+    Row,
     objects,
 )
 
@@ -27,15 +28,9 @@ CLUSTER, LOOPBACK = "10.96.0.41", "127.0.0.1"
 POD_ELSEWHERE = "10.244.1.9"
 
 
-class Row(NamedTuple):
-    config: JSON
-    fixture: str
-    source: str
-    target: str
-    port: int
-    verdict: str
-    endpoints: str = ""
-    masquerade: bool = False
+def under(config: JSON, *row: Any) -> Row:
+    """A row in another configuration."""
+    return Row(*row, config=config)
 
 
 def pod(name: str, ip: str, node: str, **spec: Any) -> JSON:
@@ -66,29 +61,29 @@ ROWS = [
         row
         for config in (BRIDGE, PREFIX, NODE_CIDR)
         for row in (
-            Row(config, "plain", POD, CLUSTER, 80, "accept", BOTH_OUT),
-            Row(config, "plain", POD_ELSEWHERE, CLUSTER, 80, "accept", BOTH_OUT, True),
-            Row(config, "plain", NODE_IP, CLUSTER, 80, "accept", BOTH_OUT, True),
-            Row(config, "plain", OUTSIDE, CLUSTER, 80, "accept", BOTH_OUT, True),
-            Row(config, "nodeport-local", POD, NODE_IP, 30080, "accept", BOTH_OUT),
-            Row(config, "nodeport-local", POD_ELSEWHERE, NODE_IP, 30080, "accept", HERE_OUT),
-            Row(config, "nodeport-local", NODE_IP, NODE_IP, 30080, "accept", BOTH_OUT, True),
+            under(config, "plain", POD, CLUSTER, 80, "accept", BOTH_OUT),
+            under(config, "plain", POD_ELSEWHERE, CLUSTER, 80, "accept", BOTH_OUT, True),
+            under(config, "plain", NODE_IP, CLUSTER, 80, "accept", BOTH_OUT, True),
+            under(config, "plain", OUTSIDE, CLUSTER, 80, "accept", BOTH_OUT, True),
+            under(config, "nodeport-local", POD, NODE_IP, 30080, "accept", BOTH_OUT),
+            under(config, "nodeport-local", POD_ELSEWHERE, NODE_IP, 30080, "accept", HERE_OUT),
+            under(config, "nodeport-local", NODE_IP, NODE_IP, 30080, "accept", BOTH_OUT, True),
         )
     ),
-    Row({}, "plain", POD_ELSEWHERE, CLUSTER, 80, "accept", BOTH_OUT),
-    Row({}, "nodeport-local", POD_ELSEWHERE, NODE_IP, 30080, "accept", BOTH_OUT),
-    Row(NO_PODS, "plain", POD, CLUSTER, 80, "accept", BOTH_OUT),
-    Row(NO_PODS, "plain", OUTSIDE, CLUSTER, 80, "accept", BOTH_OUT),
-    Row(NO_PODS, "nodeport-local", POD, NODE_IP, 30080, "accept", HERE_OUT),
-    Row(NO_PODS, "nodeport-local", NODE_IP, NODE_IP, 30080, "accept", BOTH_OUT, True),
-    Row(NO_PODS, "nodeport", OUTSIDE, NODE_IP, 30080, "accept", BOTH_OUT, True),
-    *(Row(ALL, "plain", s, CLUSTER, 80, "accept", BOTH_OUT, True) for s in (POD, NODE_IP, OUTSIDE)),
-    Row(ALL, "nodeport-local", OUTSIDE, NODE_IP, 30080, "accept", HERE_OUT),
-    Row({"nftables": {"masqueradeBit": 31}}, "plain", OUTSIDE, CLUSTER, 80, "accept", BOTH_OUT, True),
-    Row({"nftables": {"masqueradeBit": 0}}, "plain", OUTSIDE, CLUSTER, 80, "accept", BOTH_OUT, True),
+    under({}, "plain", POD_ELSEWHERE, CLUSTER, 80, "accept", BOTH_OUT),
+    under({}, "nodeport-local", POD_ELSEWHERE, NODE_IP, 30080, "accept", BOTH_OUT),
+    under(NO_PODS, "plain", POD, CLUSTER, 80, "accept", BOTH_OUT),
+    under(NO_PODS, "plain", OUTSIDE, CLUSTER, 80, "accept", BOTH_OUT),
+    under(NO_PODS, "nodeport-local", POD, NODE_IP, 30080, "accept", HERE_OUT),
+    under(NO_PODS, "nodeport-local", NODE_IP, NODE_IP, 30080, "accept", BOTH_OUT, True),
+    under(NO_PODS, "nodeport", OUTSIDE, NODE_IP, 30080, "accept", BOTH_OUT, True),
+    *(under(ALL, "plain", s, CLUSTER, 80, "accept", BOTH_OUT, True) for s in (POD, NODE_IP, OUTSIDE)),
+    under(ALL, "nodeport-local", OUTSIDE, NODE_IP, 30080, "accept", HERE_OUT),
+    under({"nftables": {"masqueradeBit": 31}}, "plain", OUTSIDE, CLUSTER, 80, "accept", BOTH_OUT, True),
+    under({"nftables": {"masqueradeBit": 0}}, "plain", OUTSIDE, CLUSTER, 80, "accept", BOTH_OUT, True),
     # Where nodePorts answer.
     *(
-        Row({"nodePortAddresses": given}, "nodeport", OUTSIDE, target, 30080, *outcome)
+        under({"nodePortAddresses": given}, "nodeport", OUTSIDE, target, 30080, *outcome)
         for given, target, accepted in (
             (["primary"], NODE_IP, True),
             (["primary"], "192.168.9.2", False),
@@ -106,16 +101,16 @@ ROWS = [
     ),
     # Without endpoints it is refused there, and there only.
     *(
-        Row({"nodePortAddresses": ["192.168.9.0/24"]}, "empty", OUTSIDE, target, 30080, verdict)
+        under({"nodePortAddresses": ["192.168.9.0/24"]}, "empty", OUTSIDE, target, 30080, verdict)
         for target, verdict in (("192.168.9.2", "reject"), (NODE_IP, "passthrough"))
     ),
     # On the loopback, only where that is asked for by name; nobody else's is meant.
-    *(Row({"nodePortAddresses": g}, "nodeport", LOOPBACK, LOOPBACK, 30080, "accept", BOTH_OUT, True) for g in (["localhost"], ["127.0.0.0/8"], ["primary", "localhost"])),
-    Row(LOCALHOST, "nodeport-remote", LOOPBACK, LOOPBACK, 30080, "accept", "10.244.1.1:8080", True),
-    Row(LOCALHOST, "empty", LOOPBACK, LOOPBACK, 30080, "reject"),
-    Row(LOCALHOST, "nodeport", POD, LOOPBACK, 30080, "passthrough"),
-    Row({"nodePortAddresses": ["all"]}, "nodeport", LOOPBACK, LOOPBACK, 30080, "passthrough"),
-    Row({}, "nodeport", LOOPBACK, LOOPBACK, 30080, "passthrough"),
+    *(under({"nodePortAddresses": g}, "nodeport", LOOPBACK, LOOPBACK, 30080, "accept", BOTH_OUT, True) for g in (["localhost"], ["127.0.0.0/8"], ["primary", "localhost"])),
+    under(LOCALHOST, "nodeport-remote", LOOPBACK, LOOPBACK, 30080, "accept", "10.244.1.1:8080", True),
+    under(LOCALHOST, "empty", LOOPBACK, LOOPBACK, 30080, "reject"),
+    under(LOCALHOST, "nodeport", POD, LOOPBACK, 30080, "passthrough"),
+    under({"nodePortAddresses": ["all"]}, "nodeport", LOOPBACK, LOOPBACK, 30080, "passthrough"),
+    under({}, "nodeport", LOOPBACK, LOOPBACK, 30080, "passthrough"),
 ]  # fmt: skip
 
 
@@ -123,7 +118,7 @@ def tracer(row: Row) -> Tracer:
     found = objects(row.fixture)
     found[0]["spec"] = {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]}
     found[1]["spec"] = {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]}
-    config = read_config({**CONFIG, **row.config}, "config")
+    config = read_config({**CONFIG, **(row.config or {})}, "config")
     return Tracer(read((o, str) for o in (*found, *PODS)), config, NODE)
 
 
@@ -136,7 +131,7 @@ def expected(row: Row) -> tuple[object, ...]:
 
 
 def flow(row: Row) -> Flow:
-    return Flow(row.source, row.target, row.port)
+    return Flow(row.source, row.target, row.port, row.protocol)
 
 
 @pytest.mark.parametrize("row", ROWS)

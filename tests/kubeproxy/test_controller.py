@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from kubewire.api.resources import (
     SERVICE_CIDRS,
     SERVICES,
 )
+from kubewire.api.service import TRIGGERED
 from kubewire.client.loop import Changes
 from kubewire.kernel.iptables import VARIANTS, Iptables
 from kubewire.kernel.nfnetlink import Nfnetlink
@@ -383,7 +385,37 @@ async def test_health(api: FakeApi, proxy: KubeProxy, network: Network) -> None:
     api.put(piece(A, node="elsewhere"))
     await api.converge()
     assert f"{counted} 1.0" in str((await fetched(10249, "/metrics"))[1])
-    assert api.get(NODES, "n")
+
+
+async def test_a_node_that_has_gone_is_not_for_load_balancers(
+    api: FakeApi, proxy: KubeProxy, network: Network
+) -> None:
+    statuses = []
+    for change in (lambda: None, lambda: api.remove(NODES, "n"), lambda: api.put(node())):
+        change()
+        await api.converge()
+        statuses.append([(await fetched(10256, path))[0] for path in ("/healthz", "/livez")])
+    assert statuses == [[200, 200], [503, 200], [200, 200]]
+
+
+async def test_only_changes_since_its_start_have_a_programming_latency(
+    api: FakeApi, proxy: KubeProxy, network: Network
+) -> None:
+    def observed() -> list[float]:
+        return [
+            s.value
+            for metric in proxy.metrics.programming["IPv4"].collect()
+            for s in metric.samples
+            if s.name.endswith("_count")
+        ]
+
+    api.put(service())
+    for began, expected in ((datetime(2026, 1, 1, tzinfo=UTC), 0.0), (datetime.now(UTC), 1.0)):
+        told = piece(A)
+        told["metadata"]["annotations"] = {TRIGGERED: began.isoformat()}
+        api.put(told)
+        await api.converge()
+        assert observed() == [expected]
 
 
 async def test_a_health_check_port_that_somebody_has_is_told_once_and_opened_later(

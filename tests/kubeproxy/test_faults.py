@@ -63,8 +63,7 @@ class Proxied:
         self.api = FakeApi(node())
         self.api.put(service())
         self.api.put(piece(A))
-        period = 1.0 if mode == "ipvs" else CONFIG.sync_period
-        config = replace(CONFIG, mode=mode, run_dir=str(folder), sync_period=period)
+        config = replace(CONFIG, mode=mode, run_dir=str(folder))
         self.proxy = KubeProxy(self.api.client(), "n", (NODE_IP,), config, alone=True)
         self.world = World()
 

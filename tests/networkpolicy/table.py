@@ -87,14 +87,14 @@ def fixture() -> list[dict[str, Any]]:
         for n in NAMESPACES
     ]
     for number in (0, 1):
-        address = {"type": "InternalIP", "address": f"172.30.0.{10 + number}"}
+        addresses = (f"172.30.0.{10 + number}", f"fd00:172:30::1{number}")
         found.append(
             {
                 "apiVersion": "v1",
                 "kind": "Node",
                 "metadata": {"name": f"node-{number}", "labels": {"number": str(number)}},
                 "spec": {"podCIDR": f"10.244.{number}.0/24"},
-                "status": {"addresses": [address]},
+                "status": {"addresses": [{"type": "InternalIP", "address": a} for a in addresses]},
             }
         )
     return found + [pod(p) for p in ALL]
@@ -111,7 +111,7 @@ def pod(p: P) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": p.name, "namespace": p.ns, "labels": labels, "uid": f"uid-{p.index}"},
-        "spec": {"nodeName": p.node, "containers": [{"name": "c", "ports": ports}]},
+        "spec": {"nodeName": p.node, "containers": [{"name": "c", "image": "x", "ports": ports}]},
         "status": {"phase": "Running", "podIP": p.ip, "podIPs": [{"ip": p.ip}, {"ip": p.ip6}]},
     }
 

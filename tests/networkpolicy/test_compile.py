@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from kubewire.api.meta import Key
+from kubewire.lang.nftables.expressions import ACCEPT
 from kubewire.lang.packet import Packet
 from kubewire.networkpolicy import compile as compiling
 from kubewire.networkpolicy.backends import BACKENDS
 from kubewire.networkpolicy.backends.iptables import compile as iptables
 from kubewire.networkpolicy.backends.iptables import tree
+from kubewire.networkpolicy.backends.nftables import compile as nftables
 from kubewire.networkpolicy.compile import Compiler
 from kubewire.networkpolicy.plan import Plan, as_policy, pod_facts
 from networkpolicy import reference, worlds
@@ -157,6 +159,41 @@ def test_names_that_dns_answers_with_become_addresses() -> None:
     plan.set_domain("example.com", frozenset({ip_address("192.0.2.8")}))
     program = compiler.update(program, plan.take_changes())
     assert not passes(program, source, "192.0.2.8", 443, "TCP")
+
+
+def test_a_pod_that_moves_brings_no_verdict() -> None:
+    """After a new verdict in a map the kernel walks every path from the hooks."""
+    policies = [netpol(n, "x", {"podSelector": {"matchLabels": {"pod": n}}}) for n in "ac"]
+    plan = worlds.plan([*fixture(), *policies])
+    compiler, spelled = Compiler(plan, "node-0"), nftables.Compiler("t")
+    program = compiler.program()
+    before = spelled.table(program)
+    plan.take_changes()
+    (moved,) = worlds.objects([relabelled(Pod("x", "a"), {"pod": "c"})]).pods
+    plan.set_pod(pod_facts(moved))
+    program = compiler.update(program, plan.take_changes())
+    table = spelled.table(program)
+    assert table.sets["ingress4"].elements != before.sets["ingress4"].elements
+    found = {n: one.elements for n, one in table.sets.items() if one.verdicts}
+    assert found == {n: before.sets[n].elements for n in found}
+    assert not passes(program, Pod("y", "a").ip, Pod("x", "a").ip, 80, "TCP")
+
+
+def test_numbers_of_profiles_are_not_used_again() -> None:
+    plan = worlds.plan(fixture())
+    compiler, spelled = Compiler(plan, "node-0"), nftables.Compiler("t")
+    seen: set[bytes] = set()
+    target = ip_address(XA.ip).packed
+    for name in "abc":
+        (policy,) = worlds.objects([netpol(name, "x", {"podSelector": {}})]).policies
+        plan.set_policy(as_policy(policy))
+        number = spelled.table(compiler.program()).sets["ingress4"].elements[target]
+        plan.remove_policy(("NetworkPolicy", policy.key))
+        none = spelled.table(compiler.program())
+        assert list(none.sets["ingress-profiles"].elements.values()) == [ACCEPT]
+        assert isinstance(number, bytes)
+        assert number not in seen
+        seen.add(number)
 
 
 def test_a_tree_of_rules_leads_to_profiles(monkeypatch: pytest.MonkeyPatch) -> None:

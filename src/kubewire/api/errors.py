@@ -29,6 +29,11 @@ CODES = {
 }
 
 
+def system_text(error: Exception) -> str:
+    """What the system says of a file or an address, without repeating its name."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
 class Cause(Wire, frozen=True, kw_only=True):
     """details.causes[]: one wrong field."""
 

@@ -59,7 +59,7 @@ def _group(
     namespaced: bool = True,
     sub: tuple[str, ...] = (),
 ) -> Resource:
-    categories = ("all",) if group in ("apps", "batch") else ()
+    categories = ("all",) if group in ("apps", "batch") and sub else ()
     return Resource(
         group=group, version=version, plural=plural, kind=kind, singular=kind.lower(),
         short_names=short, namespaced=namespaced, categories=categories, subresources=sub,
@@ -95,6 +95,7 @@ DEPLOYMENTS = _group("apps", "deployments", "Deployment", "deploy", sub=_SCALE)
 REPLICA_SETS = _group("apps", "replicasets", "ReplicaSet", "rs", sub=_SCALE)
 STATEFUL_SETS = _group("apps", "statefulsets", "StatefulSet", "sts", sub=_SCALE)
 DAEMON_SETS = _group("apps", "daemonsets", "DaemonSet", "ds", sub=_STATUS)
+CONTROLLER_REVISIONS = _group("apps", "controllerrevisions", "ControllerRevision")
 JOBS = _group("batch", "jobs", "Job", sub=_STATUS)
 CRON_JOBS = _group("batch", "cronjobs", "CronJob", "cj", sub=_STATUS)
 HORIZONTAL_POD_AUTOSCALERS = _group("autoscaling", "horizontalpodautoscalers", "HorizontalPodAutoscaler", "hpa", version="v2", sub=_STATUS)  # fmt: skip

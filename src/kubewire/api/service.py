@@ -171,6 +171,8 @@ class EndpointPort(Wire, frozen=True, kw_only=True):
 
 
 SERVICE_NAME = "kubernetes.io/service-name"
+TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
+"""Annotation of a slice: when the pod or Service changed that made its controller write it."""
 WEIGHT = "kubewire.dev/weight"
 """Annotation of a pod or an EndpointSlice: the share of new connections that an endpoint gets.
 

@@ -65,7 +65,6 @@ def _more(
 
 STORED_ONLY: tuple[Resource, ...] = (
     *_more("", "v1", ("podtemplates", "PodTemplate", True, ())),
-    *_more("apps", "v1", ("controllerrevisions", "ControllerRevision", True, ())),
     *_more("node.k8s.io", "v1", ("runtimeclasses", "RuntimeClass", False, ())),
     *_more(
         "storage.k8s.io", "v1",

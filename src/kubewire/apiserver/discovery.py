@@ -3,17 +3,19 @@
 from typing import Any
 
 from kubewire.api.meta import JSON
+from kubewire.api.release import MAJOR, MINOR
+from kubewire.api.release import VERSION as RELEASE
 from kubewire.apiserver.catalog import Catalog, Served
 from kubewire.apiserver.subresources import KINDS
 
 VERSION: JSON = {
-    "major": "1",
-    "minor": "34",
-    "emulationMajor": "1",
-    "emulationMinor": "34",
-    "minCompatibilityMajor": "1",
-    "minCompatibilityMinor": "33",
-    "gitVersion": "v1.34.0+kubewire",
+    "major": str(MAJOR),
+    "minor": str(MINOR),
+    "emulationMajor": str(MAJOR),
+    "emulationMinor": str(MINOR),
+    "minCompatibilityMajor": str(MAJOR),
+    "minCompatibilityMinor": str(MINOR - 1),
+    "gitVersion": f"{RELEASE}+kubewire",
     "gitCommit": "",
     "gitTreeState": "clean",
     "buildDate": "2025-08-27T10:09:04Z",

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from kubewire.api.errors import StatusError
 from kubewire.api.meta import JSON
+from kubewire.api.release import VERSION
 from kubewire.apiserver import customresource, models
 from kubewire.apiserver.catalog import Catalog, Served
 from kubewire.apiserver.mergekeys import LIST_MAP_KEYS, MERGE_KEYS, MERGED_SETS, RETAIN_KEYS
@@ -106,7 +107,7 @@ def document_v3(found: list[Served]) -> JSON:
             paths[path] = item
     return {
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.34.0"},
+        "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
         "components": {"schemas": schemas},
     }
@@ -122,7 +123,7 @@ def document_v2(catalog: Catalog) -> JSON:
             paths[path] = item
     return {
         "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": "v1.34.0"},
+        "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
         "definitions": definitions,
     }

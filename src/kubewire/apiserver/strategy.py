@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kubewire.api.meta import JSON, Key
-from kubewire.apiserver import customresource, defaults, validation
+from kubewire.apiserver import customresource, defaults, ingressclass, validation
 from kubewire.apiserver.allocate import ServiceAddresses
 from kubewire.apiserver.catalog import Catalog, Served
 from kubewire.apiserver.faults import Faults
@@ -86,6 +86,9 @@ class Admission:
         self._complete(served, obj)
         if served.storage == "pods":
             self._mount_token(obj)
+        if served.storage == "ingresses.networking.k8s.io":
+            classes = self.store.collection("ingressclasses.networking.k8s.io").objects.values()
+            ingressclass.choose(obj, (c.obj for c in classes))
         faults = Faults()
         validation.metadata(served, obj, faults)
         validation.create(served, obj, faults)

@@ -1,4 +1,4 @@
-"""Subresources that change objects: scale, binding, eviction, token, and the reviews."""
+"""Subresources that change objects: scale, binding, token, and the reviews."""
 
 import datetime
 from typing import Any
@@ -8,7 +8,7 @@ from kubewire.api.meta import JSON, Key
 from kubewire.api.selectors import LabelSelector
 from kubewire.apiserver.auth import Tokens, User
 from kubewire.apiserver.catalog import Served
-from kubewire.apiserver.rest import DeleteOptions, Rest, WriteOptions, conflict
+from kubewire.apiserver.rest import Rest, WriteOptions, conflict
 from kubewire.apiserver.store import Revision
 
 KINDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
@@ -107,30 +107,6 @@ def conflict_of_binding(name: str, why: str) -> StatusError:
     """409 for a pod that cannot be bound."""
     text = f'Operation cannot be fulfilled on pods/binding "{name}": {why}'
     return StatusError("Conflict", text, kind="pods/binding", name=name)
-
-
-def evict(
-    rest: Rest, pods: Served, namespace: str, name: str, eviction: JSON, dry_run: bool
-) -> None:
-    """Delete a pod unless a PodDisruptionBudget forbids it."""
-    import msgspec
-
-    pod = rest.get(pods, namespace, name).obj
-    labels = pod["metadata"].get("labels") or {}
-    for key, revision in rest.store.collection("poddisruptionbudgets.policy").objects.items():
-        budget = revision.obj
-        selector = (budget.get("spec") or {}).get("selector")
-        if key.namespace != namespace or selector is None:
-            continue
-        if not msgspec.convert(selector, LabelSelector).matches(labels):
-            continue
-        if (budget.get("status") or {}).get("disruptionsAllowed", 0) <= 0:
-            raise StatusError(
-                "TooManyRequests",
-                "Cannot evict pod as it would violate the pod's disruption budget.",
-            )
-    options = msgspec.convert(eviction.get("deleteOptions") or {}, DeleteOptions)
-    rest.delete(pods, namespace, name, options, dry_run)
 
 
 def token_request(tokens: Tokens, account: Revision, body: JSON) -> JSON:

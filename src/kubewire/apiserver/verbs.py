@@ -10,6 +10,7 @@ from kubewire.api.meta import JSON
 from kubewire.apiserver import answers, auth, body, conversion, fieldmanager, patch, subresources
 from kubewire.apiserver.call import Call
 from kubewire.apiserver.catalog import Catalog
+from kubewire.apiserver.eviction import evict
 from kubewire.apiserver.fieldselect import predicate
 from kubewire.apiserver.listing import ListOptions, collect
 from kubewire.apiserver.patching import must_be_object, patcher
@@ -282,7 +283,7 @@ class Verbs:
             return self._bind(call, call.name, obj)
         if call.sub == "eviction":
             dry = call.write_options().dry_run
-            subresources.evict(self._rest, call.served, call.namespace, call.name, obj, dry)
+            evict(self._rest, self._catalog, call.served, call.namespace, call.name, obj, dry)
             return answers.respond(_encode(answers.success()), status=201)
         account = self._rest.get(call.served, call.namespace, call.name)
         answer = subresources.token_request(self._tokens, account, obj)

@@ -118,6 +118,18 @@ def _cron_job(obj: JSON) -> list[Any]:
     ]
 
 
+def _controller_revision(obj: JSON) -> list[Any]:
+    refs = obj["metadata"].get("ownerReferences") or ()
+    owner = next((r for r in refs if r.get("controller")), None)
+    kind = owner and f"{owner['kind'].lower()}{_group(owner['apiVersion'])}/{owner['name']}"
+    return [obj["metadata"]["name"], kind or "<none>", obj.get("revision", 0), age(obj)]
+
+
+def _group(api_version: str) -> str:
+    group, slash, _ = api_version.rpartition("/")
+    return f".{group}" if slash else ""
+
+
 _IMAGES = "*Containers|*Images"
 KINDS: dict[str, tuple[str, Cells]] = {
     "Deployment": (f"Name|Ready|Up-to-date|Available|Age|{_IMAGES}|*Selector", _deployment),
@@ -125,6 +137,7 @@ KINDS: dict[str, tuple[str, Cells]] = {
     "ReplicationController": (f"Name|Desired|Current|Ready|Age|{_IMAGES}|*Selector", _replica_set),
     "StatefulSet": (f"Name|Ready|Age|{_IMAGES}", _stateful_set),
     "DaemonSet": (f"Name|Desired|Current|Ready|Up-to-date|Available|Node Selector|Age|{_IMAGES}|*Selector", _daemon_set),
+    "ControllerRevision": ("Name|Controller|Revision|Age", _controller_revision),
     "Job": (f"Name|Status|Completions|Duration|Age|{_IMAGES}|*Selector", _job),
     "CronJob": (f"Name|Schedule|Timezone|Suspend|Active|Last Schedule|Age|{_IMAGES}|*Selector", _cron_job),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def api_proxy(
         asyncio.run(server.serve(found, options, click.echo))
     except OSError as error:
         where = flags["unix_socket"] or f"{flags['address']}:{port}"
-        text = os.strerror(error.errno) if error.errno else str(error)
+        is_name = isinstance(error, socket.gaierror)
+        text = error.strerror if is_name or not error.errno else os.strerror(error.errno)
         raise InputError(f"cannot listen on {where}: {text}") from error
 
 

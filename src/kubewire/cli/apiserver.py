@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,14 @@ PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--port", "--secure-port", default=6443, show_default=True, help="0: a free one.")
+@click.option(
+    "--port",
+    "--secure-port",
+    type=click.IntRange(0, 65535),
+    default=6443,
+    show_default=True,
+    help="0: a free one.",
+)
 @click.option("--bind-address", default="127.0.0.1", show_default=True)
 @click.option("--advertise-address", default="", help="Where the Service `kubernetes` leads.")
 @click.option("--data-dir", type=PATH, help="Keep the state here; default: in memory.")
@@ -36,14 +44,14 @@ def apiserver(
 ) -> None:
     """Serve the Kubernetes API by itself."""
     import contextlib
-    import tempfile
 
-    from kubewire.apiserver import server
+    from kubewire.kernel import scratch
 
     with contextlib.ExitStack() as stack:
-        files = data_dir or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="kubewire-"))
-        )
+        files = data_dir or stack.enter_context(scratch.folder("kubewire-"))
+        # After the folder: its keeper is a copy of this process.
+        from kubewire.apiserver import server
+
         folder = cert_dir or files / "pki"
         kubeconfig = flags["kubeconfig_out"] or files / "kubeconfig"
         options = server.Options(
@@ -57,7 +65,11 @@ def apiserver(
         )
         try:
             server.run(options, _controllers if flags["controllers"] else None)
+        except socket.gaierror as error:
+            raise InputError(f"--bind-address {bind_address}: {error.strerror}") from error
         except OSError as error:
+            if error.filename:
+                raise InputError(f"{error.filename}: {error.strerror}") from error
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
             raise InputError(f"--port {port}: cannot listen on {bind_address}: {os.strerror(error.errno)}") from error  # fmt: skip

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import click
 
-from kubewire.api.errors import InputError
+from kubewire.api.errors import InputError, system_text
 from kubewire.api.meta import JSON
 
 Q = TypeVar("Q")
@@ -33,7 +33,7 @@ def _lines(path: str) -> list[tuple[str, str]]:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        raise InputError(f"{path}: cannot be read: {system_text(error)}") from error
     name = "STDIN" if path == "-" else path
     lines = enumerate(text.split("\n"), 1)
     return [(f"{name}[line {n}]", line) for n, line in lines if line.strip()]

@@ -29,14 +29,18 @@ def ingress(
     if ctx.invoked_subcommand:
         return
     import asyncio
-    import tempfile
     from pathlib import Path
 
     from kubewire.api.meta import Key
     from kubewire.client.rest import Client
     from kubewire.ingress.run import serve
+    from kubewire.kernel import scratch
 
-    namespace, _, service = publish_service.rpartition("/")
+    namespace, _, service = publish_service.partition("/")
+    if not (namespace and service) or "/" in service:
+        raise click.BadParameter(
+            f"{publish_service!r}: expected NAMESPACE/NAME", ctx, param_hint="--publish-service"
+        )
 
     async def main(folder: Path) -> int:
         async with Client.from_kubeconfig(kubeconfig_of(name, kubeconfig), context) as client:
@@ -44,8 +48,8 @@ def ingress(
                 client, folder, agent="ingress/kubewire", service=Key(namespace, service)
             )
 
-    with tempfile.TemporaryDirectory(prefix="kubewire-ingress-") as folder:
-        status = asyncio.run(main(Path(folder)))
+    with scratch.folder("kubewire-ingress-") as folder:
+        status = asyncio.run(main(folder))
     raise click.exceptions.Exit(status)
 
 

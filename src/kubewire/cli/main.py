@@ -85,6 +85,20 @@ def cli() -> None:
     """Run a whole Kubernetes network on this machine, and ask it why."""
 
 
+def _complaint(error: Exception) -> str:
+    """The one line for what went wrong; raises what is nobody's fault but ours."""
+    from kubewire.api.errors import InputError, StatusError
+
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, StatusError):
+        return f"Error: {error}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        # A file or folder that somebody named, or the machine's own.
+        return f"Error: {error.filename}: {error.strerror}"
+    raise error
+
+
 def main() -> None:
     """Entry point: maps every way to end onto the exit statuses of CLI.md."""
     try:
@@ -109,10 +123,8 @@ def main() -> None:
         error.show()
         status = error.exit_code
     except Exception as error:
-        from kubewire.api.errors import InputError, StatusError
+        from kubewire.api.errors import InputError
 
-        if not isinstance(error, InputError | StatusError):
-            raise
-        click.echo(str(error) if isinstance(error, InputError) else f"Error: {error}", err=True)
+        click.echo(_complaint(error), err=True)
         status = 2 if isinstance(error, InputError) else 1
     sys.exit(status if isinstance(status, int) else 0)

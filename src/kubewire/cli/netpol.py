@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 import click
@@ -38,8 +39,12 @@ def netpol(
 ) -> None:
     """Enforce NetworkPolicy and ClusterNetworkPolicy on this node's pods.
 
-    Needs CAP_NET_ADMIN in the node's network namespace. The rules stay when the agent ends.
+    Needs CAP_NET_ADMIN in the node's network namespace. The rules stay when the agent ends, and while
+    the API server is away. What it enforces, and what hinders it, is a line on standard error.
     """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     try:
         asyncio.run(
             _run(
@@ -72,6 +77,7 @@ async def _run(
     from kubewire.networkpolicy.backends import enforcer, require
     from kubewire.networkpolicy.controller import PolicyAgent
     from kubewire.networkpolicy.metrics import serve
+    from kubewire.networkpolicy.notices import Notices
 
     require(backend)
     in_cluster = kubeconfig is None and context is None and (SERVICE_ACCOUNT / "token").exists()
@@ -79,7 +85,9 @@ async def _run(
     # A socket of its own for the thread that answers scrapes.
     with enforcer(backend, netns) as kernel, enforcer(backend, netns) as reader:
         async with client, asyncio.TaskGroup() as group:
-            agent = PolicyAgent(client, node, kernel, strict=strict, log_drops=log_drops)
+            agent = PolicyAgent(
+                client, node, kernel, strict=strict, log_drops=log_drops, notices=Notices(node)
+            )
             group.create_task(agent.run(), name="networkpolicy")
             if metrics_port:
                 group.create_task(serve(reader, metrics_port), name="metrics")

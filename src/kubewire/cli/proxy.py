@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kubewire.api.meta import JSON
+    from kubewire.client.kubeconfig import Connection
     from kubewire.kubeproxy.config import Config
     from kubewire.kubeproxy.trace import Tracer
 
@@ -173,7 +174,6 @@ async def _run(
     config: Config,
     service_cidrs: tuple[str, ...],
 ) -> None:
-    from kubewire.client import kubeconfig as files
     from kubewire.client.kubeconfig import SERVICE_ACCOUNT
     from kubewire.client.rest import Client
     from kubewire.kubeproxy.controller import KubeProxy
@@ -182,12 +182,20 @@ async def _run(
     if in_cluster and not master:
         client = Client.in_cluster()
     else:
-        found = files.connection(files.load(kubeconfig), context)
-        client = Client.from_connection(
-            replace(found, server=master.rstrip("/")) if master else found
-        )
+        client = Client.from_connection(connection_to(kubeconfig, context, master))
     async with client:
         await KubeProxy(client, config.hostname_override, (), config, service_cidrs).run()
+
+
+def connection_to(kubeconfig: str | None, context: str | None, master: str) -> Connection:
+    """How the server is reached; one that ``--master`` names may need no kubeconfig at all."""
+    from kubewire.client import kubeconfig as files
+
+    own = kubeconfig is not None or context is not None
+    if master and not own and not any(p.exists() for p in files.default_paths()):
+        return files.Connection(server=master.rstrip("/"))
+    found = files.connection(files.load(kubeconfig), context)
+    return replace(found, server=master.rstrip("/")) if master else found
 
 
 @proxy.command()

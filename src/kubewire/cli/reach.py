@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 @click.option("--protocols", default="", metavar="TCP,UDP", help="Only these.")
 @click.option("--pods", is_flag=True, help="Only pods as targets (with --services: both).")
 @click.option("--services", is_flag=True, help="Only Services as targets.")
-@click.option("--timeout", type=Seconds(), default="1s", show_default=True, help="Per flow.")
+# The kernel repeats a lost SYN after 1 s: the default has time for the answer to that.
+@click.option("--timeout", type=Seconds(), default="1300ms", show_default=True, help="Per flow.")
 @click.option("--expect", metavar="FILE", help="Compare with the JSON of an earlier run.")
 @click.option("--no-sync", is_flag=True, help="Do not wait until all agents are up to date.")
 def reach(

@@ -117,7 +117,7 @@ def _packets(nodes: Nodes, flows: list[Flow]) -> list[JSON]:
         by_node.setdefault(id(tracer), (tracer, []))[1].append(index)
     answers: dict[int, JSON] = {}
     for tracer, indexes in by_node.values():
-        backends.require(tracer.config.mode, "--mode")
+        backends.require_machine(tracer.config.mode, "--kernel")
         try:
             found = sandbox.run(lambda t=tracer, i=indexes: ask(t, i))  # type: ignore[misc]
         except sandbox.SandboxError as error:

@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 
-from kubewire.api.errors import InputError
+from kubewire.api.errors import InputError, system_text
 from kubewire.cli.options import name_option, network_options
 
 
@@ -83,6 +84,14 @@ from kubewire.cli.options import name_option, network_options
     help="Addresses for Services of type LoadBalancer.  [default: they get none]",
 )
 @click.option(
+    "--max-container-restart-period",
+    type=click.FloatRange(1, 300),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The longest wait before a crashed container starts again.",
+)
+@click.option(
     "--policy-strict", is_flag=True, help="A changed policy cuts flows that it no longer allows."
 )
 @click.option(
@@ -149,24 +158,46 @@ def up(
 
 def _images(runs: tuple[str, ...]) -> dict[str, list[str]]:
     """Image -> argv, from kubewire.yaml in the current folder and from ``--run``."""
-    import shlex
-    from pathlib import Path
-
     images: dict[str, list[str]] = {}
     config = Path("kubewire.yaml")
     if config.exists():
-        import yaml
-
-        written = (yaml.safe_load(config.read_text()) or {}).get("images") or {}
-        if not isinstance(written, dict):
-            raise InputError("kubewire.yaml: images: a map of image to command is expected")
-        images |= {k: v if isinstance(v, list) else shlex.split(str(v)) for k, v in written.items()}
+        images |= _written_images(config)
     for run in runs:
         image, _, command = run.partition("=")
         if not image or not command:
             raise InputError(f"--run {run}: expected IMAGE=COMMAND")
-        images[image] = shlex.split(command)
+        images[image] = _words(command, f"--run {run}")
     return images
+
+
+def _written_images(config: Path) -> dict[str, list[str]]:
+    import yaml
+
+    try:
+        written = yaml.safe_load(config.read_text()) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{config}: cannot be read: {system_text(error)}") from error
+    except yaml.YAMLError as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"{config}: error parsing YAML: {text}") from error
+    found = (written.get("images") or {}) if isinstance(written, dict) else None
+    if not isinstance(found, dict):
+        raise InputError(f"{config}: images: a map of image to command is expected")
+    return {
+        image: list(map(str, command))
+        if isinstance(command, list)
+        else _words(str(command), f"{config}: images: {image}")
+        for image, command in found.items()
+    }
+
+
+def _words(command: str, where: str) -> list[str]:
+    import shlex
+
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _follow(launched: Any) -> dict[str, Any]:

@@ -55,7 +55,11 @@ async def _serve(
     server = XdsServer()
     if files:
         _show(server, files)
-    async with server.serving(host, port) as (address, bound):
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            address, bound = await stack.enter_async_context(server.serving(host, port))
+        except OSError as error:
+            raise click.ClickException(f"--listen {host}:{port}: {error}") from error
         click.echo(f"xDS for Envoys on http://{address}:{bound}", err=True)
         if files:
             await asyncio.Event().wait()

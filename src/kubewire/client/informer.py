@@ -61,6 +61,7 @@ class Informer(Generic[T]):
             self._decoder(), random=random.random, on_bad=self._complain
         )
         self._listeners: list[Listener[T]] = []
+        self._failure_listeners: list[Callable[[StatusError], None]] = []
         self._synced = asyncio.Event()
 
     @property
@@ -88,8 +89,12 @@ class Informer(Generic[T]):
         await self._synced.wait()
 
     def listen(self, listener: Listener[T]) -> None:
-        """Call it with every batch of changes; the batch is empty if only a bookmark came."""
+        """Call it with every batch of changes; empty if only a bookmark came, or a watch began."""
         self._listeners.append(listener)
+
+    def listen_failures(self, listener: Callable[[StatusError], None]) -> None:
+        """Call it with every request that failed; this informer tries again by itself."""
+        self._failure_listeners.append(listener)
 
     def observe(self, obj: JSON, *, deleted: bool = False) -> None:
         """Show the answer to our own write at once, without waiting for its event."""
@@ -119,6 +124,8 @@ class Informer(Generic[T]):
             except StatusError as error:
                 self._log(error)
                 self._reflector.failed(error)
+                for listener in self._failure_listeners:
+                    listener(error)
 
     async def _list(self, params: Mapping[str, str], headers: Mapping[str, str]) -> None:
         path = self.resource.path(self.namespace)

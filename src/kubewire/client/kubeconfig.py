@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kubewire.api.errors import InputError
+from kubewire.api.errors import InputError, system_text
 from kubewire.api.meta import JSON
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -171,9 +171,11 @@ def _read(path: Path) -> JSON:
     try:
         config = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"kubeconfig {path}: cannot be read: {error}") from error
+        raise InputError(f"kubeconfig {path}: cannot be read: {system_text(error)}") from error
     except yaml.YAMLError as error:
-        raise InputError(f"kubeconfig {path}: error parsing YAML: {error}") from error
+        raise InputError(
+            f"kubeconfig {path}: error parsing YAML: {' '.join(str(error).split())}"
+        ) from error
     if config is None:
         return {}
     if not isinstance(config, dict):

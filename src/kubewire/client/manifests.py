@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from kubewire.api.errors import InputError
+from kubewire.api.errors import InputError, system_text
 from kubewire.api.meta import JSON
 from kubewire.api.resources import BY_KIND
 
@@ -107,7 +107,7 @@ def _read(path: str, namespace: str) -> list[Manifest]:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        raise InputError(f"{path}: cannot be read: {system_text(error)}") from error
     return parse(text, "STDIN" if path == "-" else path, namespace)
 
 

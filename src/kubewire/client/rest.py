@@ -120,7 +120,10 @@ class Client:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[list[bytes], None]:
-        """GET an answer of endless lines (watch, log); each item holds what one read completed."""
+        """GET an answer of endless lines (watch, log); each item holds what one read completed.
+
+        The first one is empty: the server has begun to answer.
+        """
         return self.transport.stream(
             path, _clean(params), {"Accept": "application/json", **(headers or {})}
         )

@@ -87,7 +87,7 @@ class HttpTransport:
     async def stream(
         self, path: str, params: Mapping[str, str], headers: Mapping[str, str]
     ) -> AsyncGenerator[list[bytes], None]:
-        """Yield lines as they come; ends when the server ends the answer."""
+        """Yield lines as they come, none at first: the answer has begun; ends when the server ends it."""
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(
@@ -96,6 +96,7 @@ class HttpTransport:
         async with self._request("GET", path, params, None, headers, timeout=timeout) as response:
             if response.status >= 300:
                 raise as_status_error(response.status, await response.read(), response.headers)
+            yield []
             rest = b""
             async for chunk in response.content.iter_any():
                 head, newline, tail = chunk.rpartition(b"\n")

@@ -13,10 +13,10 @@ from kubewire.api.meta import JSON
 
 _PROBE = ("livenessProbe", "readinessProbe", "startupProbe")
 _CONTAINER = frozenset(
-    ("name", "image", "imagePullPolicy", "command", "args", "workingDir", "env", "envFrom", "ports", "volumeMounts", "lifecycle", "restartPolicy", "stdin", "stdinOnce", "tty", *_PROBE)
+    ("name", "image", "imagePullPolicy", "command", "args", "workingDir", "env", "envFrom", "ports", "volumeMounts", "lifecycle", "restartPolicy", "stdin", "stdinOnce", "tty", "terminationMessagePath", "terminationMessagePolicy", *_PROBE)
 )  # fmt: skip
 _POD = frozenset(
-    ("containers", "initContainers", "restartPolicy", "nodeName", "nodeSelector", "tolerations", "hostNetwork", "hostname", "subdomain", "hostAliases", "dnsPolicy", "dnsConfig", "readinessGates", "terminationGracePeriodSeconds", "activeDeadlineSeconds", "volumes", "serviceAccountName", "serviceAccount", "schedulerName", "setHostnameAsFQDN", "enableServiceLinks")
+    ("containers", "initContainers", "ephemeralContainers", "restartPolicy", "nodeName", "nodeSelector", "tolerations", "hostNetwork", "hostname", "subdomain", "hostAliases", "dnsPolicy", "dnsConfig", "readinessGates", "terminationGracePeriodSeconds", "activeDeadlineSeconds", "volumes", "serviceAccountName", "serviceAccount", "schedulerName", "setHostnameAsFQDN", "enableServiceLinks")
 )  # fmt: skip
 
 ACTED: dict[str, frozenset[str] | None] = {
@@ -35,6 +35,7 @@ ACTED: dict[str, frozenset[str] | None] = {
     "NetworkPolicy": None,
     "ClusterNetworkPolicy": None,
     "Ingress": None,
+    "PodDisruptionBudget": None,
     "Pod": _POD,
     "Deployment": frozenset(("replicas", "selector", "template", "strategy", "minReadySeconds", "revisionHistoryLimit", "paused", "progressDeadlineSeconds")),
     "ReplicaSet": frozenset(("replicas", "selector", "template", "minReadySeconds")),

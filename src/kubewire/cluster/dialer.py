@@ -58,7 +58,6 @@ class _Flow:
     dial: Dial
     made: socket.socket
     started: float
-    deadline: float
     result: Result = field(default_factory=Result)
     answer: bytearray = field(default_factory=bytearray)
     is_connected: bool = False
@@ -71,6 +70,15 @@ def dial_all(dials: Sequence[Dial], limit: float) -> list[Result]:
     for start in range(0, len(dials), size):
         results += _Round(limit).run(dials[start : start + size])
     return results
+
+
+def _sent(made: socket.socket, data: bytes) -> int:
+    """Send; gives the error's number: the sender's own node may refuse a packet at once."""
+    try:
+        made.send(data)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
 
 
 def _descriptors() -> int:
@@ -95,26 +103,43 @@ class _Round:
             made = _sockets(path, [dials[i] for i in numbers])
             for index, one in zip(numbers, made, strict=True):
                 results[index] = self._start(dials[index], one)
-        while self._open:
-            wait = max(min(f.deadline for f in self._open.values()) - time.monotonic(), 0.0)
-            for fd, events in self._poll.poll(wait):
-                self._advance(self._open[fd], events)
-            self._expire()
+        # From when the last one is under way: a busy machine takes its time to get there.
+        begun = time.monotonic()
+        self._follow(begun + self._limit / 2)
+        self._ask_again()
+        self._follow(begun + self._limit)
+        self._expire()
         self._poll.close()
         return [results[i] for i in range(len(dials))]
+
+    def _follow(self, until: float) -> None:
+        """Take what happens until then; what had happened by then counts, however late it is read."""
+        while self._open:
+            wait = until - time.monotonic()
+            happened = self._poll.poll(max(wait, 0.0), len(self._open))
+            if not happened and wait <= 0:
+                return
+            for fd, events in happened:
+                self._advance(self._open[fd], events)
+
+    def _ask_again(self) -> None:
+        """Send unanswered datagrams once more, as the kernel does for TCP: one may be lost."""
+        for flow in self._open.values():
+            if flow.dial.protocol == "UDP":
+                # What went wrong, the next turn of the poll tells.
+                _sent(flow.made, _question(flow.dial))
 
     def _start(self, dial: Dial, made: socket.socket | OSError) -> Result:
         if isinstance(made, OSError):
             return Result(error=_text(made.errno or 0))
-        now = time.monotonic()
-        flow = _Flow(dial, made, now, now + self._limit)
+        flow = _Flow(dial, made, time.monotonic())
         code = made.connect_ex((dial.ip, dial.port))
+        if code == 0 and dial.protocol == "UDP":
+            code = _sent(made, _question(dial))
         if code not in (0, errno.EINPROGRESS):
             flow.result.error = _text(code)
             made.close()
             return flow.result
-        if dial.protocol == "UDP":
-            made.send(DNS_QUERY if dial.port == 53 else WHOAMI)
         events = select.EPOLLIN if dial.protocol == "UDP" else select.EPOLLOUT
         self._poll.register(made, events)
         self._open[made.fileno()] = flow
@@ -171,11 +196,14 @@ class _Round:
             _judge(flow)
 
     def _expire(self) -> None:
-        now = time.monotonic()
-        for flow in [f for f in self._open.values() if f.deadline <= now]:
+        for flow in list(self._open.values()):
             if not flow.result.ok:
                 flow.result.error = "timed out"
             self._close(flow)
+
+
+def _question(dial: Dial) -> bytes:
+    return DNS_QUERY if dial.port == 53 else WHOAMI
 
 
 def _greeting(dial: Dial) -> bytes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubewire.api.errors import InputError
+from kubewire.api.errors import InputError, system_text
 from kubewire.client.manifests import Manifest
 from kubewire.cluster import state
 from kubewire.cluster.options import Options, Publish, Start
@@ -54,7 +54,10 @@ def claim(name: str) -> Path:
     if directory.exists():
         down(name)
     home = state.home()
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{home}: {system_text(error)}; set KUBEWIRE_HOME") from error
     if home.stat().st_uid != os.getuid():
         raise InputError(f"{home}: belongs to another user; set KUBEWIRE_HOME")
     for folder in (

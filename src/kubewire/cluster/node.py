@@ -7,7 +7,7 @@ node's network namespace, with the credentials of the node.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kubewire.api.core import Node
@@ -19,6 +19,7 @@ from kubewire.cluster.addresses import networks
 from kubewire.cluster.options import DOMAIN, Options
 from kubewire.cluster.podnetwork import PROGRAMS, NodeNetwork, PodNetwork
 from kubewire.cni import masquerade
+from kubewire.cni.config import Fit
 from kubewire.cni.ipam import Network
 from kubewire.cni.plugin import Plugin
 from kubewire.cni.routes import VXLAN_PORT, VXLAN_VNI, Mode
@@ -79,10 +80,17 @@ async def _serve_cni(client: Client, name: str, options: AgentOptions) -> None:
         client, name, nodes, options.pod_network, options.cluster_cidrs,
         vni=options.vxlan_vni, port=options.vxlan_port, mtu=options.mtu,
     )  # fmt: skip
+
+    def fit() -> Fit:
+        # Somewhere a machine may have a way of a smaller MTU (a VPN): by the size that TCP finds for
+        # it, long IPv6 packets would always be too big by their header, see `cni.wiring.ways`.
+        found = network.fit()
+        return replace(found, gso=replace(found.gso, v6=0))
+
     plugin = Plugin(
         network.pod_cidrs,
         cluster_cidrs=tuple(map(str, options.cluster_cidrs)),
-        fit=network.fit,
+        fit=fit,
         identify=network.pools.identify,
         pools=network.pools,
     )
@@ -134,6 +142,7 @@ async def run_node(client: Client, options: Options, index: int, run_dir: Path, 
         cluster_domain=DOMAIN,
         # The way out of the sandbox refuses at once: a query for a foreign name fails quickly.
         host_resolver=Resolver(nameservers=options.gateways),
+        max_container_restart_period=options.max_container_restart_period,
         tls=tls,
     )
     await pod_network.start()

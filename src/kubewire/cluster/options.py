@@ -76,6 +76,8 @@ class Options:
     lb_pool: tuple[str, ...] = ()
     """Addresses, ranges ``A-B`` and networks for Services of type LoadBalancer."""
     policy_backend: Literal["nftables", "iptables"] = "nftables"
+    max_container_restart_period: float = 300.0
+    """Seconds; what the back-off of crashing containers grows to."""
     policy_strict: bool = False
     """A changed policy cuts established flows that it forbids."""
     publish: tuple[Publish, ...] = ()

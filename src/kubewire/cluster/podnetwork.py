@@ -6,7 +6,6 @@ The kubelet and the CNI room do not know each other; `PodNetwork` fills the kube
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from kubewire.api.core import Node
@@ -83,7 +82,7 @@ class NodeNetwork:
             if not self._mtu:
                 raise
             return Fit(self._mtu)
-        return replace(found, mtu=self._mtu or found.mtu)
+        return found.at(self._mtu)
 
     def _own(self) -> Node | None:
         return self._nodes.store.get(Key("", self.node))

@@ -253,5 +253,5 @@ def read_expected(path: str) -> list[JSON]:
     except OSError as error:
         raise InputError(f"--expect {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--expect {path}: not the JSON of kubewire reach: {error!r}") from error
+        raise InputError(f"--expect {path}: not the JSON of kubewire reach: {error}") from error
     return list(found)

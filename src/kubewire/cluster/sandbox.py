@@ -30,6 +30,8 @@ STATIC = 4
 _NODE_SETTINGS = {
     "net.ipv4.conf.all.rp_filter": 0,
     "net.ipv4.conf.default.rp_filter": 0,
+    # A node forwards nearly all that it receives: no socket is looked for before the route.
+    "net.ipv4.ip_early_demux": 0,
     # No address is checked for a duplicate, which would take a second.
     "net.ipv6.conf.default.accept_dad": 0,
 }

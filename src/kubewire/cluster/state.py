@@ -87,7 +87,7 @@ def find(name: str) -> ClusterState | None:
     path = directory(name) / "cluster.json"
     try:
         record = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return ClusterState(
         **(record | {"directory": Path(record["directory"]), "nodes": tuple(record["nodes"])})

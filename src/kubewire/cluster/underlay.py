@@ -4,24 +4,22 @@ Each node gets a macvlan of one wire that ends nowhere: a frame goes from one no
 other, in one step. A kernel without macvlan gets a bridge, where each frame takes a step into the
 bridge and another out of it, which is felt in round trips.
 
-IPv4 packets of TCP may be three times as large here as the kernel has it by default ("BIG TCP"):
-each has to pass several devices and two routers, whatever its size, and the next one is cut only by
-a device that takes less. Pods take the size over from their node's device (`cni.routing`). IPv6
-stays at 64 KiB: the kernel puts an extension header into larger packets, which not everything in
-their way can read.
+Packets of TCP may be three times as large here as the kernel has it by default ("BIG TCP"): each
+has to pass several devices and two routers, whatever its size, and the next one is cut only by a
+device that takes less. Pods take the size over from their node's device (`cni.routing`).
 """
 
 import errno
 
 from kubewire.kernel import links, sysctl
-from kubewire.kernel.netlink import NetlinkError
+from kubewire.kernel.netlink import Message, NetlinkError
 from kubewire.kernel.rtnetlink import RtNetlink
 
 GATEWAY = "underlay"
 """The switch's own device in its namespace."""
 UPLINK = "eth0"
 """A node's device."""
-_GSO = 192 * 1024
+_GSO = links.Gso(192 * 1024, 192 * 1024)
 _WIRE = "wire"
 _WIRE_END = "wire-end"
 _BRIDGE_FILTERS = ("iptables", "ip6tables", "arptables")
@@ -44,19 +42,20 @@ class Switch:
         if self._wire:
             uplink = links.add_macvlan(UPLINK, self._wire, netns=netns, mac=mac)
             self._netlink.transact([uplink])
-            with RtNetlink(netns) as inside:
-                # It learns only after its creation what the wire can take.
-                inside.transact([links.set_link(UPLINK, gso=_GSO)])
-            return
-        port = f"n{self._ports}"
-        self._ports += 1
-        self._netlink.transact(
-            [
-                links.add_veth(port, UPLINK, peer_netns=netns, peer_mac=mac, gso=_GSO),
-                links.set_link(port, master=self._gateway),
-                *links.bring_up(port),
-            ]
-        )
+        else:
+            port = f"n{self._ports}"
+            self._ports += 1
+            self._netlink.transact(
+                [
+                    links.add_veth(port, UPLINK, peer_netns=netns, peer_mac=mac),
+                    _big(port),
+                    links.set_link(port, master=self._gateway),
+                    *links.bring_up(port),
+                ]
+            )
+        with RtNetlink(netns) as inside:
+            # A macvlan learns only after its creation what the wire can take.
+            inside.transact([_big(UPLINK)])
 
     def _lay_wire(self, mac: str) -> bool:
         self._netlink.transact(
@@ -84,3 +83,8 @@ class Switch:
             name = f"net.bridge.bridge-nf-call-{filters}"
             if sysctl.exists(name):
                 sysctl.write(name, 0)
+
+
+def _big(device: str) -> Message:
+    """Allow a device large packets; kernels before 5.19 know none."""
+    return links.set_link(device, gso=_GSO).tolerate(errno.EINVAL)

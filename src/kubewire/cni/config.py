@@ -1,7 +1,7 @@
 """A network configuration, checked: every complaint names its field."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from kubewire.cni.spec import (
     parse_result,
     parse_route,
 )
+from kubewire.kernel.links import DEFAULT_GSO, Gso
 
 MAIN = "kubewire-cni"
 LOOPBACK = "loopback"
@@ -40,8 +41,17 @@ class Fit:
     """What a pod may send so that it fits the way to every other node; 0: nobody knows."""
 
     mtu: int = 0
-    gso: int = 0
-    """The largest IPv4 packet that TCP hands over at once, to be cut by the last device."""
+    gso: Gso = DEFAULT_GSO
+
+    def at(self, mtu: int) -> "Fit":
+        """With the MTU that somebody has set, if any.
+
+        Where it is more than fits, TCP finds the way's own: long IPv6 packets would then always be
+        too big by their header (`wiring.ways`).
+        """
+        if not mtu:
+            return self
+        return Fit(mtu, self.gso if mtu <= self.mtu else replace(self.gso, v6=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +73,7 @@ class Config:
     mtu: int
     ipam: IpamConfig
     previous: Result | None
-    gso: int = 0
-    """The largest IPv4 packet that TCP hands over at once; 0: the kernel's 64 KiB."""
+    gso: Gso = DEFAULT_GSO
     data_dir: Path = DEFAULT_DATA_DIR
     pod: Pod = field(default_factory=Pod)
     dns: JSON = field(default_factory=dict)

@@ -227,12 +227,12 @@ class Plugin:
     def _fitting(self, request: Request, config: Config) -> Config:
         """The same with the MTU of the way between nodes, if it does not say its own."""
         try:
-            fit = self._fit()
+            fit = self._fit().at(config.mtu)
         except LookupError as error:
             if config.mtu:
                 return config
             raise not_ready(request, f"status.addresses of this node's Node: {error}") from None
-        return replace(config, mtu=config.mtu or fit.mtu, gso=fit.gso)
+        return replace(config, mtu=fit.mtu, gso=fit.gso)
 
     async def _supplied(
         self,

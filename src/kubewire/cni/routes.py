@@ -304,7 +304,8 @@ def fit(mode: Mode, underlay: Fit, *, version: int = 4) -> Fit:
 
     Packets above 64 KiB cannot be put into others: they go by plain routes only.
     """
-    return Fit(underlay.mtu - OVERHEAD[mode][version], underlay.gso if mode == "host-gw" else 0)
+    gso = underlay.gso if mode == "host-gw" else links.DEFAULT_GSO
+    return Fit(underlay.mtu - OVERHEAD[mode][version], gso)
 
 
 def addresses(node: Node) -> list[Address]:

@@ -19,6 +19,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from kubewire.cni.ipam import Address
 from kubewire.kernel import links, routes
+from kubewire.kernel.links import DEFAULT_GSO, Gso
 from kubewire.kernel.netlink import Message, NetlinkError
 from kubewire.kernel.netns import Netns, current, opened
 from kubewire.kernel.routes import Route
@@ -30,6 +31,11 @@ HOST_MAC = "ee:ee:ee:ee:ee:ee"
 """Of every node-side end: each is alone on its cable, and pods never see another."""
 
 _LOOPBACK = 1
+_SMALLEST_MTU = 1280
+"""Of IPv6."""
+_USUAL_GSO = 1 << 16
+_LENGTH = 8
+"""Bytes of the header by which an IPv6 packet says a length above 64 KiB."""
 _DOOMED = 0x6B77
 """Link group of cables that are to go."""
 _FEW = 4
@@ -55,8 +61,7 @@ class Cable:
     mac: str
     addresses: tuple[Address, ...]
     mtu: int = 0
-    gso: int = 0
-    """The largest IPv4 packet that TCP hands over at once; 0: the kernel's 64 KiB."""
+    gso: Gso = DEFAULT_GSO
     alias: str = ""
     """Says on the node's end whose it is (``ip link``)."""
     routes: tuple[Route, ...] = ()
@@ -96,7 +101,7 @@ def wire(node: RtNetlink, room: Room, cable: Cable) -> None:
         [
             links.add_veth(
                 cable.host_interface, cable.interface,
-                peer_netns=room.fd, mac=HOST_MAC, peer_mac=cable.mac, mtu=cable.mtu, gso=cable.gso,
+                peer_netns=room.fd, mac=HOST_MAC, peer_mac=cable.mac, mtu=cable.mtu, gso=_gso(cable),
             )
         ]
     )  # fmt: skip
@@ -133,7 +138,20 @@ def next_hop(version: int) -> Address:
 def ways(cable: Cable, version: int) -> list[Route]:
     """What leads out of the pod by the cable."""
     found = [way for way in cable.routes if way.destination.version == version]
-    return found or [Route(_DEFAULTS[version])]
+    found = found or [Route(_DEFAULTS[version])]
+    if version == 4 or _gso(cable).v6 <= _USUAL_GSO:
+        return found
+    most = cable.mtu - _LENGTH
+    return [replace(way, mtu=min(way.mtu or most, most)) for way in found]
+
+
+def _gso(cable: Cable) -> Gso:
+    """What a cable may take.
+
+    A router counts the header of a long IPv6 packet as part of each segment that it compares with
+    the MTU, though none has it on the wire. So pods send segments that leave room for it (`ways`).
+    """
+    return cable.gso if cable.mtu >= _SMALLEST_MTU + _LENGTH else replace(cable.gso, v6=0)
 
 
 def node_side(index: int, cable: Cable) -> list[Message]:

@@ -9,16 +9,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from kubewire.api.meta import JSON, Key
-from kubewire.api.resources import DAEMON_SETS, NODES, PODS
+from kubewire.api.resources import CONTROLLER_REVISIONS, DAEMON_SETS, NODES, PODS
 from kubewire.client.informer import Change
-from kubewire.controllermanager import objects, pods
+from kubewire.controllermanager import objects, pods, revisions
 from kubewire.controllermanager.actions import Action, Create, Delete, Event, Plan
-from kubewire.controllermanager.context import Context, set_status
-from kubewire.controllermanager.deployment import template_hash
+from kubewire.controllermanager.context import Context, controller_of, set_status
 from kubewire.controllermanager.filters import matches_node
 from kubewire.controllermanager.keyed import Keyed
 
-HASH = "controller-revision-hash"
 TOLERATED = (
     ("node.kubernetes.io/not-ready", "NoExecute"),
     ("node.kubernetes.io/unreachable", "NoExecute"),
@@ -89,10 +87,6 @@ def _tolerations(spec: JSON) -> list[JSON]:
     return [*(spec.get("tolerations") or ()), *(a for a in added if a not in (spec.get("tolerations") or ()))]  # fmt: skip
 
 
-def _revision(owner: JSON) -> str:
-    return template_hash(objects.spec(owner).get("template") or {})
-
-
 def _manage(
     owner: JSON, by_node: dict[str, list[JSON]], wanted: set[str], tolerating: set[str]
 ) -> list[Action]:
@@ -123,7 +117,7 @@ def _delete(owner: JSON, pod: JSON) -> list[Action]:
 def _pod(owner: JSON, node: str) -> JSON:
     pod = pods.from_template(objects.spec(owner).get("template") or {}, owner, DAEMON_SETS)
     meta, spec = pod["metadata"], pod["spec"]
-    meta["labels"] = {**(meta.get("labels") or {}), HASH: _revision(owner)}
+    meta["labels"] = {**(meta.get("labels") or {}), revisions.LABEL: revisions.hash_of(owner)}
     spec["tolerations"] = _tolerations(spec)
     field = {"key": "metadata.name", "operator": "In", "values": [node]}
     affinity = spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
@@ -147,7 +141,7 @@ def _update(
     """Delete pods of an old revision, as far as maxUnavailable goes."""
     if (objects.spec(owner).get("updateStrategy") or {}).get("type") == "OnDelete":
         return []
-    revision, minimum = _revision(owner), objects.spec(owner).get("minReadySeconds", 0)
+    revision, minimum = revisions.hash_of(owner), objects.spec(owner).get("minReadySeconds", 0)
     budget = _limits(owner, len(wanted))
     outdated: list[JSON] = []
     for name in sorted(wanted):
@@ -155,7 +149,7 @@ def _update(
         available = any(
             not objects.deleted(p) and pods.available_in(p, minimum, now) == 0.0 for p in present
         )
-        old = [p for p in present if objects.labels(p).get(HASH) != revision]
+        old = [p for p in present if objects.labels(p).get(revisions.LABEL) != revision]
         budget -= not available
         if old and not available:
             # It serves nobody: replacing it costs nothing.
@@ -172,10 +166,12 @@ def _status(
     on = [by_node[n][0] for n in sorted(wanted) if by_node.get(n)]
     present = [p for p in on if not objects.deleted(p)]
     found = pods.availability(present, objects.spec(owner).get("minReadySeconds", 0), now)
-    revision = _revision(owner)
+    revision = revisions.hash_of(owner)
     stray = sum(bool(found) and name not in wanted for name, found in by_node.items())
     counts = {
-        "updatedNumberScheduled": sum(objects.labels(p).get(HASH) == revision for p in present),
+        "updatedNumberScheduled": sum(
+            objects.labels(p).get(revisions.LABEL) == revision for p in present
+        ),
         "numberAvailable": found.available,
         "numberUnavailable": len(wanted) - found.available,
     }
@@ -193,6 +189,10 @@ def controller(context: Context) -> Keyed[Key]:
     """The controller of DaemonSets."""
     owned, orphans = context.by_controller(PODS), context.orphans(PODS)
     informer, nodes = context.informer(DAEMON_SETS), context.informer(NODES)
+    history, lost = (
+        context.by_controller(CONTROLLER_REVISIONS),
+        context.orphans(CONTROLLER_REVISIONS),
+    )
 
     def everything(change: Change[JSON]) -> Iterable[Key]:
         old, new = change.old, change.new
@@ -204,13 +204,22 @@ def controller(context: Context) -> Keyed[Key]:
         owner = informer.store.get(key)
         if owner is None:
             return None
-        mine = owned.get(owner["metadata"]["uid"]).values()
+        uid = owner["metadata"]["uid"]
+        mine = owned.get(uid).values()
+        live = (f"{key.name}-{objects.labels(p).get(revisions.LABEL)}" for p in mine)
+        kept = revisions.plan(
+            owner, DAEMON_SETS, history.get(uid).values(), lost.get(key.namespace).values(), live
+        )
         near = orphans.get(key.namespace).values()
         made = plan(owner, mine, near, nodes.store.values(), time.time())
-        await context.apply(made)
+        await context.apply(Plan(kept + made.actions))
         return made.again
 
-    sources = [*context.workload_sources(DAEMON_SETS, PODS), (nodes, everything)]
+    sources = [
+        *context.workload_sources(DAEMON_SETS, PODS),
+        (nodes, everything),
+        (context.informer(CONTROLLER_REVISIONS), controller_of("DaemonSet")),
+    ]
     return Keyed(context, "daemonset", sync, sources)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from kubewire.api.meta import JSON, Key
 from kubewire.api.resources import ENDPOINT_SLICES, ENDPOINTS, PODS, SERVICES
+from kubewire.api.service import TRIGGERED
 from kubewire.controllermanager import objects, pods, slices
 from kubewire.controllermanager.actions import Action, Create, Delete, Plan, Replace
 from kubewire.controllermanager.context import Context, own
@@ -20,6 +21,7 @@ from kubewire.controllermanager.endpointslice import (
     services_of,
 )
 from kubewire.controllermanager.keyed import Keyed
+from kubewire.controllermanager.triggertime import TriggerTimes
 
 INTERVAL = 0.05
 MAXIMUM = 1000
@@ -30,27 +32,36 @@ LEADER = "control-plane.alpha.kubernetes.io/leader"
 MIRROR = "endpointslicemirroring-controller.k8s.io"
 
 
-def plan(service: JSON, found: Iterable[JSON], present: JSON | None) -> list[Action]:
-    """Make the Endpoints of a Service with a selector what they should be."""
+def plan(
+    service: JSON, found: Iterable[JSON], present: JSON | None, triggered: str = ""
+) -> list[Action]:
+    """Make the Endpoints of a Service with a selector what they should be.
+
+    ``triggered``: what the annotation says if anything is written.
+    """
     subsets, truncated = _subsets(service, found)
     labels = {k: v for k, v in objects.labels(service).items() if k != slices.HEADLESS}
     labels[MANAGED_BY] = "endpoint-controller"
     if objects.spec(service).get("clusterIP") == "None":
         labels[slices.HEADLESS] = ""
     notes = {OVER_CAPACITY: "truncated"} if truncated else {}
+    when = {TRIGGERED: triggered} if triggered else {}
     meta = service["metadata"]
     if present is None:
         fresh = {"name": meta["name"], "namespace": meta["namespace"], "labels": labels}
+        if when or notes:
+            fresh["annotations"] = notes | when
         body = {"apiVersion": "v1", "kind": "Endpoints", "metadata": fresh, "subsets": subsets}
         return [Create(ENDPOINTS, body, tolerate=True)]
-    kept = {k: v for k, v in objects.annotations(present).items() if k != OVER_CAPACITY} | notes
+    others = {k: v for k, v in objects.annotations(present).items() if k != TRIGGERED}
+    kept = {k: v for k, v in others.items() if k != OVER_CAPACITY} | notes
     if (
         (present.get("subsets") or []) == subsets
         and objects.labels(present) == labels
-        and objects.annotations(present) == kept
+        and others == kept
     ):
         return []
-    changed = present["metadata"] | {"labels": labels, "annotations": kept}
+    changed = present["metadata"] | {"labels": labels, "annotations": kept | when}
     return [Replace(ENDPOINTS, present | {"metadata": changed, "subsets": subsets})]
 
 
@@ -133,15 +144,18 @@ def controller(context: Context) -> Keyed[Key]:
     """Writes Endpoints for Services with a selector."""
     services, present = context.informer(SERVICES), context.informer(ENDPOINTS)
     near = context.by_namespace(PODS)
+    times = TriggerTimes()
 
     async def sync(key: Key) -> None:
         service, old = services.store.get(key), present.store.get(key)
         if service is None or objects.deleted(service):
+            times.forget(key)
             if old is not None and objects.labels(old).get(MANAGED_BY):
                 await context.apply(Plan([Delete(ENDPOINTS, key, old["metadata"]["uid"])]))
         elif selects(service):
             found = selected(service, near.get(key.namespace).values())
-            await context.apply(Plan(plan(service, found, old)))
+            triggered = times.changed(service, found)
+            await context.apply(Plan(plan(service, found, old, triggered)))
 
     sources = [
         (services, own),

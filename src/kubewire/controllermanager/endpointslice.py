@@ -10,6 +10,7 @@ from kubewire.controllermanager import objects, pods, slices
 from kubewire.controllermanager.actions import Action, Delete, Plan
 from kubewire.controllermanager.context import Context, Mapper, alive, own
 from kubewire.controllermanager.keyed import Keyed
+from kubewire.controllermanager.triggertime import TriggerTimes
 
 INTERVAL = 0.05
 """At least so long between two passes: while many pods start, one write covers several."""
@@ -96,6 +97,7 @@ def controller(context: Context) -> Keyed[Key]:
     services = context.informer(SERVICES)
     near = context.by_namespace(PODS)
     made = context.index("service", ENDPOINT_SLICES, service_key)
+    times = TriggerTimes()
 
     def everything(change: Change[JSON]) -> Iterable[Key]:
         old = objects.labels(change.old).get(slices.ZONE) if change.old else None
@@ -106,6 +108,7 @@ def controller(context: Context) -> Keyed[Key]:
         service = services.store.get(key)
         mine = [s for s in alive(made.get(key).values()) if managed(s)]
         if service is None or objects.deleted(service):
+            times.forget(key)
             # The garbage collector would do it, too, but not on a server that keeps slices.
             gone: list[Action] = [
                 Delete(ENDPOINT_SLICES, objects.key(s), s["metadata"]["uid"]) for s in mine
@@ -115,7 +118,8 @@ def controller(context: Context) -> Keyed[Key]:
             return None
         found = selected(service, near.get(key.namespace).values())
         groups = slices.wanted(service, found, zones(context))
-        return await context.apply(Plan(slices.diff(slices.frame(service), mine, groups)))
+        around = slices.frame(service, times.changed(service, found))
+        return await context.apply(Plan(slices.diff(around, mine, groups)))
 
     return Keyed(
         context,

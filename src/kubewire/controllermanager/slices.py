@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kubewire.api.meta import JSON
 from kubewire.api.resources import ENDPOINT_SLICES, SERVICES
-from kubewire.api.service import SERVICE_NAME, WEIGHT, weight_of
+from kubewire.api.service import SERVICE_NAME, TRIGGERED, WEIGHT, weight_of
 from kubewire.controllermanager import objects, pods
 from kubewire.controllermanager.actions import Action, Create, Delete, Replace
 
@@ -143,12 +143,14 @@ class Frame(NamedTuple):
     owner: JSON
     reference: JSON
     labels: dict[str, str]
+    triggered: str = ""
+    """When what is written now became true; "": not known."""
 
 
-def frame(service: JSON) -> Frame:
+def frame(service: JSON, triggered: str = "") -> Frame:
     """The frame of a Service's slices."""
     labels = slice_labels(service, MANAGER)
-    return Frame(service, objects.owner_reference(service, SERVICES), labels)
+    return Frame(service, objects.owner_reference(service, SERVICES), labels, triggered)
 
 
 def diff(around: Frame, existing: Iterable[JSON], groups: Wanted) -> list[Action]:
@@ -251,8 +253,9 @@ def _filled(around: Frame, found: JSON | None, group: Group, content: list[JSON]
         meta |= {"generateName": f"{owner['name']}-", "namespace": owner["namespace"]}
     else:
         meta = found["metadata"] | meta
-    kept = {k: v for k, v in (meta.get("annotations") or {}).items() if k != WEIGHT}
-    notes = kept if group.weight is None else kept | {WEIGHT: str(group.weight)}
+    own = {WEIGHT: group.weight, TRIGGERED: around.triggered or None}
+    notes = {k: v for k, v in (meta.get("annotations") or {}).items() if k not in own}
+    notes |= {k: str(v) for k, v in own.items() if v is not None}
     if notes or "annotations" in meta:
         meta["annotations"] = notes
     return {

@@ -1,6 +1,6 @@
 """StatefulSet: pods with stable names, made, replaced and removed in order.
 
-Revisions are told apart by a hash of the template, kept in the label ``controller-revision-hash``.
+Below the partition of a rolling update pods are made anew of the template of the revision before.
 Claims of ``volumeClaimTemplates`` are created and marked as bound: no storage is behind them.
 """
 
@@ -10,14 +10,17 @@ import time
 from collections.abc import Iterable, Mapping
 
 from kubewire.api.meta import JSON, Key
-from kubewire.api.resources import PERSISTENT_VOLUME_CLAIMS, PODS, STATEFUL_SETS
-from kubewire.controllermanager import objects, pods
+from kubewire.api.resources import (
+    CONTROLLER_REVISIONS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    STATEFUL_SETS,
+)
+from kubewire.controllermanager import objects, pods, revisions
 from kubewire.controllermanager.actions import Action, Create, Delete, Event, Patch, Plan
-from kubewire.controllermanager.context import Context, set_status
-from kubewire.controllermanager.deployment import template_hash
+from kubewire.controllermanager.context import Context, controller_of, set_status
 from kubewire.controllermanager.keyed import Keyed
 
-REVISION = "controller-revision-hash"
 POD_NAME = "statefulset.kubernetes.io/pod-name"
 POD_INDEX = "apps.kubernetes.io/pod-index"
 
@@ -27,9 +30,13 @@ def plan(
     owned: Iterable[JSON],
     orphans: Iterable[JSON],
     claims: Mapping[str, JSON],
+    history: Mapping[str, JSON],
     now: float,
 ) -> Plan:
-    """The next step: at most one pod at a time, or all of them with Parallel."""
+    """The next step: at most one pod at a time, or all of them with Parallel.
+
+    ``claims`` are those of the namespace by name, ``history`` the owner's revisions by name.
+    """
     mine, actions = pods.claim(owner, STATEFUL_SETS, owned, orphans, PODS)
     if actions:
         return Plan(actions)
@@ -37,7 +44,7 @@ def plan(
     by_ordinal = {i: p for i, p in named.items() if i is not None}
     again: float | None = None
     if not objects.deleted(owner):
-        actions, again = _steps(owner, by_ordinal, claims, now)
+        actions, again = _steps(owner, by_ordinal, claims, history, now)
     actions += set_status(STATEFUL_SETS, owner, _status(owner, by_ordinal, actions, now))
     return Plan(actions, again)
 
@@ -51,13 +58,7 @@ def ordinal(owner: JSON, pod: JSON) -> int | None:
 
 def current_revision(owner: JSON) -> str:
     """Name of the revision that all pods had when the last update was done."""
-    return objects.status(owner).get("currentRevision") or update_revision(owner)
-
-
-def update_revision(owner: JSON) -> str:
-    """Name of the revision of the template as it is now."""
-    template = objects.spec(owner).get("template") or {}
-    return f"{owner['metadata']['name']}-{template_hash(template)}"
+    return objects.status(owner).get("currentRevision") or revisions.name_of(owner)
 
 
 def _wanted(owner: JSON) -> range:
@@ -66,7 +67,11 @@ def _wanted(owner: JSON) -> range:
 
 
 def _steps(
-    owner: JSON, found: dict[int, JSON], claims: Mapping[str, JSON], now: float
+    owner: JSON,
+    found: dict[int, JSON],
+    claims: Mapping[str, JSON],
+    history: Mapping[str, JSON],
+    now: float,
 ) -> tuple[list[Action], float | None]:
     spec = objects.spec(owner)
     parallel = spec.get("podManagementPolicy") == "Parallel"
@@ -75,7 +80,7 @@ def _steps(
     for index in _wanted(owner):
         pod = found.get(index)
         if pod is None:
-            actions += _create(owner, index, claims)
+            actions += _create(owner, index, claims, history)
         elif pods.phase(pod) in ("Succeeded", "Failed") and not objects.deleted(pod):
             actions.append(Delete(PODS, objects.key(pod), pod["metadata"]["uid"]))
         else:
@@ -114,13 +119,13 @@ def _update(owner: JSON, found: dict[int, JSON], now: float) -> list[Action]:
     budget = rolling.get("maxUnavailable", 1)
     if isinstance(budget, str):
         budget = max(1, len(_wanted(owner)) * int(budget.removesuffix("%")) // 100)
-    revision = update_revision(owner)
+    revision = revisions.name_of(owner)
     minimum = objects.spec(owner).get("minReadySeconds", 0)
     actions: list[Action] = []
     first = _wanted(owner).start + rolling.get("partition", 0)
     for index in sorted((i for i in found if i >= first), reverse=True):
         pod = found[index]
-        outdated = objects.labels(pod).get(REVISION) != revision
+        outdated = objects.labels(pod).get(revisions.LABEL) != revision
         if outdated and not objects.deleted(pod):
             actions += _delete(owner, pod)
             budget -= 1
@@ -140,22 +145,22 @@ def _delete(owner: JSON, pod: JSON) -> list[Action]:
     ]
 
 
-def _create(owner: JSON, index: int, claims: Mapping[str, JSON]) -> list[Action]:
+def _create(
+    owner: JSON, index: int, claims: Mapping[str, JSON], history: Mapping[str, JSON]
+) -> list[Action]:
     """A pod and the claims that it mounts."""
     spec = objects.spec(owner)
-    pod = pods.from_template(spec.get("template") or {}, owner, STATEFUL_SETS)
+    revision, template = _revision(owner, index, history)
+    pod = pods.from_template(template, owner, STATEFUL_SETS)
     name = f"{owner['metadata']['name']}-{index}"
     meta = pod["metadata"]
     del meta["generateName"]
-    partition = ((spec.get("updateStrategy") or {}).get("rollingUpdate") or {}).get("partition", 0)
-    old = index < _wanted(owner).start + partition
-    revision = current_revision(owner) if old else update_revision(owner)
     meta["name"] = name
     meta["labels"] = {
         **(meta.get("labels") or {}),
         POD_NAME: name,
         POD_INDEX: str(index),
-        REVISION: revision,
+        revisions.LABEL: revision,
     }
     pod["spec"]["hostname"] = name
     if service := spec.get("serviceName"):
@@ -173,6 +178,16 @@ def _create(owner: JSON, index: int, claims: Mapping[str, JSON]) -> list[Action]
     if volumes:
         pod["spec"]["volumes"] = list(volumes.values())
     return [*actions, Create(PODS, pod, about=owner)]
+
+
+def _revision(owner: JSON, index: int, history: Mapping[str, JSON]) -> tuple[str, JSON]:
+    """Name and template of the revision that a new pod of this number is to have."""
+    spec = objects.spec(owner)
+    partition = ((spec.get("updateStrategy") or {}).get("rollingUpdate") or {}).get("partition", 0)
+    current = current_revision(owner)
+    if index < _wanted(owner).start + partition and current in history:
+        return current, revisions.template_of(history[current])
+    return revisions.name_of(owner), spec.get("template") or {}
 
 
 def _claim(owner: JSON, template: JSON, name: str) -> JSON:
@@ -209,13 +224,13 @@ def bind(claim: JSON) -> list[Action]:
 def _status(owner: JSON, found: dict[int, JSON], actions: list[Action], now: float) -> JSON:
     present = [p for i, p in found.items() if not objects.deleted(p)]
     counted = pods.availability(present, objects.spec(owner).get("minReadySeconds", 0), now)
-    old, new = current_revision(owner), update_revision(owner)
-    updated = sum(objects.labels(p).get(REVISION) == new for p in present)
+    old, new = current_revision(owner), revisions.name_of(owner)
+    updated = sum(objects.labels(p).get(revisions.LABEL) == new for p in present)
     total = len(_wanted(owner))
     if not actions and updated == len(found) == total == counted.ready:
         old = new
     counts = {
-        "currentReplicas": sum(objects.labels(p).get(REVISION) == old for p in present),
+        "currentReplicas": sum(objects.labels(p).get(revisions.LABEL) == old for p in present),
         "updatedReplicas": updated,
         "readyReplicas": counted.ready,
         "collisionCount": 0,
@@ -235,22 +250,35 @@ def controller(context: Context) -> Keyed[Key]:
     owned, orphans = context.by_controller(PODS), context.orphans(PODS)
     claims = context.by_namespace(PERSISTENT_VOLUME_CLAIMS)
     informer = context.informer(STATEFUL_SETS)
+    past, lost = context.by_controller(CONTROLLER_REVISIONS), context.orphans(CONTROLLER_REVISIONS)
 
     async def sync(key: Key) -> float | None:
         owner = informer.store.get(key)
         if owner is None:
             return None
-        mine = owned.get(owner["metadata"]["uid"]).values()
+        uid = owner["metadata"]["uid"]
+        mine = owned.get(uid).values()
         known = {k.name: c for k, c in claims.get(key.namespace).items()}
-        made = plan(owner, mine, orphans.get(key.namespace).values(), known, time.time())
-        await context.apply(made)
+        history = {k.name: r for k, r in past.get(uid).items()}
+        live = [objects.labels(p).get(revisions.LABEL, "") for p in mine] + [
+            current_revision(owner)
+        ]
+        kept = revisions.plan(
+            owner, STATEFUL_SETS, history.values(), lost.get(key.namespace).values(), live
+        )
+        near = orphans.get(key.namespace).values()
+        made = plan(owner, mine, near, known, history, time.time())
+        await context.apply(Plan(kept + made.actions))
         return made.again
 
     return Keyed(
         context,
         "statefulset",
         sync,
-        context.workload_sources(STATEFUL_SETS, PODS),
+        [
+            *context.workload_sources(STATEFUL_SETS, PODS),
+            (context.informer(CONTROLLER_REVISIONS), controller_of("StatefulSet")),
+        ],
         waits_for=[context.informer(PERSISTENT_VOLUME_CLAIMS)],
     )
 

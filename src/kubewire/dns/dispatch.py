@@ -6,8 +6,8 @@ have to wait for anything, which is the rule; else it gives an awaitable.
 
 from __future__ import annotations
 
-import functools
 import logging
+import math
 import struct
 import time
 from collections.abc import Awaitable, Coroutine, Generator, Hashable, Iterable
@@ -18,8 +18,9 @@ import msgspec
 
 from kubewire.dns.config import Block, Listener
 from kubewire.dns.options import PLAIN, Option, put_on, take_off
-from kubewire.dns.plugin import Counted, Replay, Request, Response, opt_reply
-from kubewire.dns.table import Entry, Labels, Table
+from kubewire.dns.plugin import Replay, Request, Response, opt_reply
+from kubewire.dns.shortcut import Kept, Shortcuts, labels_of
+from kubewire.dns.table import Entry, Table
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import (
     AA,
@@ -35,6 +36,7 @@ from kubewire.lang.dns.message import (
     WireError,
     encode,
     parse,
+    read_name,
 )
 from kubewire.lang.dns.name import BadNameError, parent
 from kubewire.lang.dns.record import RR
@@ -70,6 +72,7 @@ class Dispatcher:
         self.cookies = next((b.cookies for b in blocks if b.cookies is not None), None)
         self.tables["udp"].set_cookies(self.cookies.secrets if self.cookies else ())
         self._only = self._one_for_all()
+        self.shortcuts = Shortcuts(self._zones, self.label)
         self._any_class = any(p.any_class for b in blocks for p in b.plugins.values())
         self._replay = {
             zone: len(found) == 1 and found[0].replayable and not found[0].views
@@ -105,7 +108,7 @@ class Dispatcher:
         try:
             message = parse(data)
         except WireError:
-            return _header_only(data, codes.FORMERR)
+            return _malformed(data)
         if message.question is None:
             return _header_only(data, codes.FORMERR)
         if self.cookies and message.edns and message.edns.options:
@@ -130,6 +133,13 @@ class Dispatcher:
         found = None if options is None else put_on(data[:2] + answer[2:], options)
         entry.hits += found is not None
         return found
+
+    def keep(self, key: bytes, kept: Kept) -> bytes:
+        """Keep an answer of ``shortcuts``, and count it: nobody else did."""
+        entry = Entry((kept.answer,), math.inf, kept.deps, kept.labels)
+        entry.hits = 1
+        self.tables["udp"].put(key, entry)
+        return kept.answer
 
     def _signed(self, options: tuple[Option, ...], client: Peer) -> tuple[Option, ...] | None:
         """Options as they go back; None: a cookie is malformed."""
@@ -212,7 +222,7 @@ class Dispatcher:
                 response.answer = order
                 answers.append(finish(request, response))
         block = request.block
-        labels = _labels(
+        labels = labels_of(
             block.zones[0] if block else "dropped", block.view_name if block else "",
             request.network, request.family, request.qtype, response.rcode, response.plugin,
             len(key) + 2, len(answer), request.do, response.counted,
@@ -224,8 +234,9 @@ def finish(request: Request, response: Response) -> bytes:
     """Encode a response for its client, cut to what the client takes."""
     asked = request.message
     flags = QR | (asked.flags & 0x7800) | (response.rcode & 15)
-    flags |= asked.flags & RD if response.rd is None else RD * response.rd
-    flags |= asked.flags & CD if response.cd is None else CD * response.cd
+    copied = 0 if flags & 0x7800 else asked.flags
+    flags |= copied & RD if response.rd is None else RD * response.rd
+    flags |= copied & CD if response.cd is None else CD * response.cd
     flags |= AA * response.aa | TC * response.tc | RA * response.ra | AD * response.ad
     message = Message(
         asked.id,
@@ -240,16 +251,6 @@ def finish(request: Request, response: Response) -> bytes:
     if response.seal is None:
         return encode(message, limit)
     return response.seal(encode(message, limit - 200 if limit > 712 else limit))
-
-
-@functools.lru_cache(4096)
-def _labels(
-    zone: str, view: str, network: str, family: int, qtype: int, rcode: int, plugin: str,
-    asked: int, said: int, do: bool, counted: tuple[Counted, ...],
-) -> Labels:  # fmt: skip
-    """What a hit counts as; one object for all answers that count alike."""
-    names = (str(family), codes.type_name(qtype), codes.rcode_name(rcode))
-    return Labels((zone, view, network, *names, plugin), asked, said, do, counted)
 
 
 def _turns(records: list[RR]) -> list[list[RR]]:
@@ -274,8 +275,23 @@ def _not_acceptable(data: bytes) -> bytes | None:
     return None
 
 
+def _malformed(data: bytes) -> bytes:
+    """FORMERR, with the question if that can be read."""
+    reply = _header_only(data, codes.FORMERR)
+    try:
+        _, end = read_name(data, 12)
+    except WireError:
+        return reply
+    question = data[12 : end + 4]
+    if len(question) < end - 8 or b"\xc0" in data[12:end]:
+        return reply
+    return reply[:4] + b"\0\1" + reply[6:] + question
+
+
 def _header_only(data: bytes, rcode: int) -> bytes:
-    flags = QR | (data[2] << 8 & 0x7900) | rcode
+    """A bare rcode; other flags than AA come back, the opcode only if it is what is wrong."""
+    kept = TC | RD | RA | AD | CD | (0x7800 if rcode == codes.NOTIMP else 0)
+    flags = QR | (int.from_bytes(data[2:4], "big") & kept) | rcode
     return data[:2] + flags.to_bytes(2, "big") + bytes(8)
 
 

@@ -37,7 +37,11 @@ class HttpServer:
             words = head.split(b"\r\n", 1)[0].split(b" ")
             path = words[1].decode("latin-1").partition("?")[0] if len(words) > 1 else ""
             handler = self._pages.get(path)
-            status, kind, body = handler() if handler else (404, "text/plain", b"404\n")
+            status, kind, body = (
+                handler()
+                if handler
+                else (404, "text/plain; charset=utf-8", b"404 page not found\n")
+            )
             writer.write(
                 f"HTTP/1.1 {status} {_PHRASES[status]}\r\nContent-Type: {kind}\r\n"
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
@@ -51,8 +55,8 @@ class HttpServer:
 
 
 def split_address(text: str, default_host: str = "") -> tuple[str, int]:
-    """Host and port of ``[host]:port``. Raises ValueError."""
+    """Host and port of ``[host]:port``; no port is any free one. Raises ValueError."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    if not colon or not (port or "0").isdecimal() or int(port or 0) > 65535:
         raise ValueError(f"address {text}: missing port in address")
-    return host.strip("[]") or default_host, int(port)
+    return host.strip("[]") or default_host, int(port or 0)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 COOKIE = 10
 PLAIN = frozenset({9, 10, 11, 12})
 """EXPIRE, COOKIE, KEEPALIVE and PADDING: they come back, and change nothing else of an answer."""
+EMPTY = frozenset({9, 11})
+"""EXPIRE and KEEPALIVE, of which only the empty ones need not be looked at."""
 
 Option = tuple[int, bytes]
 Sign = Callable[[tuple[Option, ...]], tuple[Option, ...] | None]
@@ -55,6 +57,8 @@ def _read(data: bytes, at: int) -> tuple[Option, ...] | None:
         code = int.from_bytes(data[at : at + 2], "big")
         end = at + 4 + int.from_bytes(data[at + 2 : at + 4], "big")
         if code not in PLAIN or at + 4 > len(data) or end > len(data):
+            return None
+        if code in EMPTY and end > at + 4:
             return None
         found.append((code, data[at + 4 : end]))
         at = end

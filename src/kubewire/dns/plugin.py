@@ -38,6 +38,35 @@ class Replay(NamedTuple):
     until: float = math.inf
 
 
+class Plain(NamedTuple):
+    """An answer of one record or none, as octets behind the question."""
+
+    rcode: int
+    answers: int
+    authorities: int
+    """How many records there are of either kind."""
+    body: bytes
+    deps: tuple[Hashable, ...]
+    """What it was made of, as in ``Replay``."""
+    cut: int = 0
+    """So many labels below the zone make it true: all names below them get the same answer."""
+
+
+class Shortcut(NamedTuple):
+    """How a chain answers its usual questions for whoever asks, without a Request."""
+
+    zones: tuple[str, ...]
+    """Nothing else is asked."""
+    answer: Callable[[list[bytes], bytes, int], Plain | None]
+    """From the lower-case labels below the zone, a pointer to the zone in the question and the type.
+
+    None: the chain has to see the Request."""
+    plugin: str
+    """In whose name."""
+    counted: tuple[Counted, ...] = ()
+    """As in ``Response``."""
+
+
 class Request:
     """A question and who asks it."""
 
@@ -157,7 +186,7 @@ class Response:
         """None: as in the question."""
         self.cd: bool | None = None
         self.options: tuple[tuple[int, bytes], ...] = ()
-        """EDNS options that a plugin adds."""
+        """EDNS options that a plugin adds, instead of the client's of the same code."""
         self.plugin = plugin
         self.reason = reason
         self.replay = replay
@@ -247,6 +276,13 @@ class Plugin(Handler):
 
     async def stop(self, *, final: bool) -> None:
         """Give everything back; ``final`` is False on a reload."""
+
+    def shortcut(self, behind: Shortcut | None, server: str, view: str) -> Shortcut | None:
+        """What the chain from here on says without a Request, given what it says behind here.
+
+        None: this plugin must see every Request that reaches it.
+        """
+        return None
 
     def forget(self, deps: Iterable[Hashable]) -> None:
         """Something that answers were made of changed: let go of those that were kept."""
@@ -372,7 +408,8 @@ def opt_reply(message: Message, response: Response) -> Edns | None:
     edns = message.edns
     if edns is None:
         return None
-    kept = tuple(o for o in edns.options if o[0] in ECHOED)
+    own = {code for code, _ in response.options}
+    kept = tuple(o for o in edns.options if o[0] in ECHOED and o[0] not in own)
     return Edns(edns.size, edns.do, 0, response.rcode >> 4, (*kept, *response.options))
 
 

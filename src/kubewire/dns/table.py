@@ -5,7 +5,7 @@ is everything but the id. An entry lives until its time is over or one of the th
 made of changes.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from itertools import islice
 from typing import NamedTuple
 
@@ -58,7 +58,8 @@ class Table:
         self.retired: dict[Labels, int] = {}
         """Hits of entries that are gone, by labels."""
         self._limit = limit
-        self._users: dict[Hashable, set[bytes]] = {}
+        self._users: dict[Hashable, bytes | set[bytes]] = {}
+        """One key alone needs no set: so it is with most Services."""
 
     def set_cookies(self, secrets: tuple[bytes, ...]) -> None:
         """With what cookies are signed, for tables that answer by themselves."""
@@ -66,24 +67,30 @@ class Table:
     def put(self, key: bytes, entry: Entry) -> None:
         """Add or replace an entry; the oldest ones make room."""
         if key in self.entries:
-            self._remove(key)
+            self._forget(key)
         elif len(self.entries) >= self._limit:
-            for old in tuple(islice(self.entries, min(AT_ONCE, 1 + self._limit // 8))):
-                self._remove(old)
+            self._discard(tuple(islice(self.entries, min(AT_ONCE, 1 + self._limit // 8))))
         self.entries[key] = entry
+        users = self._users
         for dep in entry.deps:
-            self._users.setdefault(dep, set()).add(key)
+            found = users.get(dep)
+            if found is None:
+                users[dep] = key
+            elif isinstance(found, set):
+                found.add(key)
+            else:
+                users[dep] = {found, key}
 
     def drop(self, deps: Iterable[Hashable]) -> None:
         """Forget every answer that was made of one of these."""
         for dep in deps:
-            for key in tuple(self._users.get(dep, ())):
-                self._remove(key)
+            found = self._users.get(dep)
+            if found is not None:
+                self._discard(tuple(found) if isinstance(found, set) else (found,))
 
     def clear(self) -> None:
         """Forget everything."""
-        for key in tuple(self.entries):
-            self._remove(key)
+        self._discard(tuple(self.entries))
 
     def hits(self) -> dict[Labels, int]:
         """How often answers were replayed, by labels."""
@@ -92,11 +99,19 @@ class Table:
             found[entry.labels] = found.get(entry.labels, 0) + entry.hits
         return found
 
-    def _remove(self, key: bytes) -> None:
+    def _discard(self, keys: Collection[bytes]) -> None:
+        for key in keys:
+            self._forget(key)
+
+    def _forget(self, key: bytes) -> None:
         entry = self.entries.pop(key)
-        self.retired[entry.labels] = self.retired.get(entry.labels, 0) + entry.hits
+        if entry.hits:
+            self.retired[entry.labels] = self.retired.get(entry.labels, 0) + entry.hits
+        users = self._users
         for dep in entry.deps:
-            if users := self._users.get(dep):
-                users.discard(key)
-                if not users:
-                    del self._users[dep]
+            found = users[dep]
+            if isinstance(found, set):
+                found.discard(key)
+                if found:
+                    continue
+            del users[dep]

@@ -12,7 +12,7 @@ from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import parent, relative, split, within
 from kubewire.lang.dns.record import RR, cname, soa_numbers
 
-MAX_LINKS = 8
+MAX_LINKS = 9
 Node = dict[int, list[RR]]
 
 
@@ -98,7 +98,7 @@ class Zone:
             self._refer(cut, result, do=do)
             return None
         if alias := self._dname(name, qname, result, do=do):
-            return alias
+            return None if qtype == codes.CNAME else alias
         node, owner = self._node(name, qname)
         if node is None:
             # Behind an alias it is the last name that counts (RFC 6604).
@@ -193,6 +193,10 @@ class Zone:
         node = self.nodes.get(self.origin, {})
         yield from node.get(rtype, [])
         yield from _signatures(node, rtype, self.origin, do=do)
+
+    def denied(self, *, do: bool) -> list[RR]:
+        """What says that there is nothing behind an alias."""
+        return list(self._apex(codes.SOA, do=do))
 
     def _glue(self, result: Result, *, do: bool) -> None:
         """Addresses of the names in NS, SRV and MX records that are ours to give."""

@@ -48,6 +48,8 @@ TABLE = "ingress"
 XDS = "xds.sock"
 """In Envoy's folder: who tells it."""
 Resources = dict[str, dict[str, JSON]]
+H2C = ("kubernetes.io/h2c", "grpc")
+"""appProtocol of ports that speak HTTP/2 without TLS (KEP-3726); websockets need none."""
 FALLBACK = "fallback"
 """Name of the certificate shown for an unknown SNI name."""
 
@@ -167,7 +169,7 @@ class _Compiler:
         assert port is not None
         if service.spec.type == "ExternalName":
             return Cluster(name, dns=(service.spec.external_name, port.port))
-        return Cluster(name, from_stream())
+        return Cluster(name, from_stream(), protocol="h2c" if port.app_protocol in H2C else "")
 
     def route_table(self) -> JSON:
         hosts = [
@@ -188,7 +190,7 @@ class _Compiler:
     def _route(self, route: Route) -> list[JSON]:
         matches = _match(route)
         if route.host.startswith("*."):
-            regex = rf"^[^.]+{re.escape(route.host[1:])}(:\d+)?$"
+            regex = rf"(?i)^[^.]+{re.escape(route.host[1:])}(:\d+)?$"
             authority = {"name": ":authority", "string_match": {"safe_regex": {"regex": regex}}}
             matches["headers"] = [authority]
         found: list[JSON] = []
@@ -268,6 +270,7 @@ def _manager(name: str, **routes: JSON) -> JSON:
         name,
         normalize_path=True,
         merge_slashes=True,
+        http_protocol_options={"accept_http_10": True},
         path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT",
         **routes,
     )

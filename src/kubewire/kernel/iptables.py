@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from kubewire.kernel.nfnetlink import Nfnetlink
+
 VARIANTS = ("nft", "legacy")
 FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 LOCK_SECONDS = 5
@@ -72,6 +74,16 @@ class Iptables:
         Lines are passed on while they are made.
         """
         feed([self.program("restore"), "-w", str(LOCK_SECONDS), "--noflush"], lines)
+
+    def drop_unused(self, tables: Iterable[str]) -> None:
+        """Remove tables that are as empty as the nft variant makes them when it needs them.
+
+        The legacy variant's belong to kernel modules.
+        """
+        if self.uses_nft:
+            with Nfnetlink() as netlink:
+                for table in tables:
+                    netlink.drop_unused("ip" if self.version == 4 else "ip6", table)
 
     def section(self) -> int:
         """How many characters one section (``*table`` to ``COMMIT``) had better hold.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kubewire.kernel.netlink import Message, NetlinkError, NetlinkSocket, attributes, text
 from kubewire.kernel.netns import Netns, entered
-from kubewire.lang.ipvs import connections, wire
+from kubewire.lang.ipvs import connections, listing, wire
 from kubewire.lang.ipvs.model import (
     DestinationKey,
     Operation,
@@ -144,12 +144,19 @@ class Ipvs:
 
     def connections(self) -> list[connections.Connection]:
         """The connection table."""
+        return list(connections.parse(self._lines("ip_vs_conn")))
+
+    def listed(self) -> set[listing.Entry]:
+        """Every virtual server and destination, in one reading."""
+        return set(listing.parse(self._lines("ip_vs")))
+
+    def _lines(self, file: str) -> list[str]:
         if self._netns is None:
-            return list(connections.parse(_table()))
+            return _read(file)
         with entered(self._netns):
-            return list(connections.parse(_table()))
+            return _read(file)
 
 
-def _table() -> list[str]:
-    path = Path("/proc/thread-self/net/ip_vs_conn")
+def _read(file: str) -> list[str]:
+    path = Path("/proc/thread-self/net", file)
     return path.read_text().splitlines() if path.exists() else []

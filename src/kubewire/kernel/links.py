@@ -42,6 +42,7 @@ _GROUP = 27
 _NET_NS_FD = 28
 _NUM_TX_QUEUES = 31
 _NUM_RX_QUEUES = 32
+_GSO_MAX_SIZE = 41
 _GSO_IPV4_MAX_SIZE = 63
 _GRO_IPV4_MAX_SIZE = 64
 _INFO_KIND = 1
@@ -55,6 +56,20 @@ _MACVLAN_BRIDGE = 4
 _BODY = struct.Struct("=BxHiII")
 _AF_INET6 = 10
 _CREATE = NLM_F_CREATE | NLM_F_EXCL
+
+
+@dataclass(frozen=True, slots=True)
+class Gso:
+    """The largest packets that TCP may hand over at once, to be cut by the last device.
+
+    0 leaves, or is, what the kernel has: 64 KiB. Larger ones need Linux 5.19 (IPv6) and 6.3 (IPv4).
+    """
+
+    v4: int = 0
+    v6: int = 0
+
+
+DEFAULT_GSO = Gso()
 
 
 def mac_bytes(mac: str) -> bytes:
@@ -78,10 +93,12 @@ def _new(name: str, kind: str, *data: bytes, common: bytes = b"", what: str = ""
     )
 
 
-def _common(mac: str = "", mtu: int = 0, gso: int = 0) -> bytes:
+def _common(mac: str = "", mtu: int = 0, gso: Gso = DEFAULT_GSO) -> bytes:
     address = attr(_ADDRESS, mac_bytes(mac)) if mac else b""
-    sizes = u32(_GSO_IPV4_MAX_SIZE, gso) + u32(_GRO_IPV4_MAX_SIZE, gso) if gso else b""
-    return address + (u32(_MTU, mtu) if mtu else b"") + sizes
+    # Packets that come in small are not put together beyond 64 KiB for IPv6: a router could not pass them on.
+    v6 = u32(_GSO_MAX_SIZE, gso.v6) if gso.v6 else b""
+    v4 = u32(_GSO_IPV4_MAX_SIZE, gso.v4) + u32(_GRO_IPV4_MAX_SIZE, gso.v4) if gso.v4 else b""
+    return address + (u32(_MTU, mtu) if mtu else b"") + v6 + v4
 
 
 def add_veth(
@@ -92,12 +109,11 @@ def add_veth(
     mac: str = "",
     peer_mac: str = "",
     mtu: int = 0,
-    gso: int = 0,
+    gso: Gso = DEFAULT_GSO,
 ) -> Message:
     """A veth pair; the peer is born in the namespace of the descriptor ``peer_netns``.
 
-    ``gso`` is the largest IPv4 packet that TCP may hand over at once, of both ends; 0 leaves the
-    kernel's 64 KiB, and kernels before 6.3 know no other.
+    ``gso`` is that of both ends.
     """
     # The kernel uses one queue whatever there are, and waits for all processors to drop the others.
     queues = u32(_NUM_TX_QUEUES, 1) + u32(_NUM_RX_QUEUES, 1)
@@ -167,7 +183,7 @@ def set_link(
     name: str = "",
     mtu: int = 0,
     mac: str = "",
-    gso: int = 0,
+    gso: Gso = DEFAULT_GSO,
     master: int | None = None,
     netns: int | None = None,
     alias: str = "",
@@ -176,7 +192,7 @@ def set_link(
 ) -> Message:
     """Change a device; ``no_autoconf`` keeps the kernel from making a link-local address.
 
-    ``gso`` as for `add_veth`; EINVAL where it is more than the device can take.
+    EINVAL where ``gso`` is more than the device can take.
     """
     parts = [text(_IFNAME, link)] if isinstance(link, str) else []
     if name:
@@ -261,8 +277,7 @@ class Link:
     master: int
     parent: int
     alias: str
-    gso: int = 0
-    """The largest IPv4 packet that TCP hands over at once; 0: the kernel (before 6.3) does not say."""
+    gso: Gso = DEFAULT_GSO
     vni: int = 0
     local: IPv4Address | IPv6Address | None = None
     port: int = 0
@@ -289,7 +304,9 @@ def parse_link(body: bytes) -> Link:
         master=_number(found.get(_MASTER, b"")),
         parent=_number(found.get(_LINK, b"")),
         alias=_string(found.get(_ALIAS, b"")),
-        gso=_number(found.get(_GSO_IPV4_MAX_SIZE, b"")),
+        gso=Gso(
+            _number(found.get(_GSO_IPV4_MAX_SIZE, b"")), _number(found.get(_GSO_MAX_SIZE, b""))
+        ),
         vni=_number(data.get(1, b"")),
         local=ip_address(local) if local else None,
         port=int.from_bytes(data.get(15, b""), "big"),

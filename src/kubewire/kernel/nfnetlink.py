@@ -12,7 +12,7 @@ from typing import Self
 from kubewire.kernel.netlink import Message, NetlinkError, NetlinkSocket, attributes
 from kubewire.kernel.netns import Netns, socket_in
 from kubewire.lang.nftables import readback, wire
-from kubewire.lang.nftables.model import Data, Transaction
+from kubewire.lang.nftables.model import FAMILIES, Data, Transaction
 from kubewire.lang.nftables.readback import Actual, KernelRule
 
 _NETLINK_NETFILTER = 12
@@ -133,6 +133,23 @@ class Nfnetlink:
         try:
             self._asking.ask(Message(_GET_CHAIN, 0, body, f"look for chain {chain}"))
         except NetlinkError:
+            return False
+        return True
+
+    def drop_unused(self, family: str, table: str) -> bool:
+        """Remove a table of base chains that accept and hold nothing; False if it is another."""
+        asked = struct.pack("=BBH", FAMILIES[family], 0, 0)
+        listed = (readback.chain(d) for _, d in self._asking.dump(_GET_CHAIN, asked, "list chains"))
+        chains = {name: kind for owner, name, kind in listed if owner == table}
+        if any(not kind.hook or kind.policy != "accept" for kind in chains.values()):
+            return False
+        change = Transaction(family)
+        change.delete_unused(table, chains)
+        try:
+            self.commit(change)
+        except NftablesError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOENT):
+                raise
             return False
         return True
 

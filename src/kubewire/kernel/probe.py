@@ -23,6 +23,7 @@ from itertools import count
 from typing import Literal
 
 from kubewire.kernel import links, routes, sysctl
+from kubewire.kernel.conntrack import Conntrack
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
 
@@ -60,6 +61,7 @@ class Seen:
     source: str = ""
     target: str = ""
     port: int = 0
+    """Of what reached this machine: where on it, as far as its connection is tracked."""
 
 
 class Probe:
@@ -78,7 +80,6 @@ class Probe:
         self._raw = {4: _raw_socket(4), 6: _raw_socket(6)}
         self._own: dict[tuple[int, str, int], socket.socket] = {}
         self._numbers = count(1)
-        self._ports = count(0)
 
     def close(self) -> None:
         """Give the sockets up; the namespace ends with its last process."""
@@ -109,7 +110,22 @@ class Probe:
             for start in range(0, len(shots), _IN_FLIGHT):
                 numbers += [self._send(shot) for shot in shots[start : start + _IN_FLIGHT]]
                 self._settle(found)
+        self._delivered(numbers, found)
         return [found.get(number, Seen()) for number in numbers]
+
+    def _delivered(self, numbers: Iterable[int], found: dict[int, Seen]) -> None:
+        """Where on the node it arrived: what its own stack answers, if anything, does not tell that.
+
+        What a rule refuses or drops is never tracked.
+        """
+        here = {_source_port(n): n for n in numbers if found.get(n, Seen()).verdict != "sent"}
+        if not here:
+            return
+        with Conntrack() as conntrack:
+            for entry in conntrack.entries():
+                if number := here.get(entry.original.source_port):
+                    ip, port = entry.translated_to
+                    found[number] = Seen("local", target=str(ip), port=port)
 
     def _settle(self, found: dict[int, Seen]) -> None:
         """Collect until the packets that mark the end have come out."""
@@ -142,20 +158,21 @@ class Probe:
         number = next(self._numbers)
         version = 6 if ":" in shot.target else 4
         if shot.target in self._local and shot.protocol != "SCTP":
-            self._listen(version, shot.protocol, shot.port)
-        packet = first_packet(shot, number, 1024 + next(self._ports) % 60000)
+            self.listen(version, shot.protocol, shot.port)
+        packet = first_packet(shot, number, _source_port(number))
         if shot.way_in:
             kind = b"\x08\x00" if version == 4 else b"\x86\xdd"
             frame = self._macs[shot.way_in] + links.mac_bytes(_NOBODY) + kind + packet
             self._ways[shot.way_in].send(frame)
         else:
-            # Refused at once where a rule rejects or drops it on its way out.
-            with contextlib.suppress(PermissionError, ConnectionRefusedError):
+            # Refused at once where a rule rejects or drops it on its way out, or nobody could send
+            # it from there (from 127.0.0.1 to another machine).
+            with contextlib.suppress(OSError):
                 self._raw[version].sendto(packet, (shot.target, 0))
         return number
 
-    def _listen(self, version: int, protocol: str, port: int) -> None:
-        """What reaches the node's own stack must not look like a refusal."""
+    def listen(self, version: int, protocol: str, port: int) -> None:
+        """What reaches a TCP or UDP port of the node's own stack must not look like a refusal."""
         key = (version, protocol, port)
         if key in self._own:
             return
@@ -172,6 +189,10 @@ class Probe:
 
 
 # -- packets --------------------------------------------------------------------------------------
+
+
+def _source_port(number: int) -> int:
+    return 1024 + number % 60000
 
 
 def first_packet(shot: Shot, number: int, source_port: int) -> bytes:

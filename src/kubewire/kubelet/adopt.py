@@ -22,9 +22,10 @@ def adopted(pod: Pod, now: float, maximum: float, *, survived: bool) -> PodRecor
         for status in (
             *(pod.status.container_statuses or ()),
             *(pod.status.init_container_statuses or ()),
+            *(pod.status.ephemeral_container_statuses or ()),
         )
     }
-    for container in (*pod.spec.inits, *pod.spec.containers):
+    for container in pod.spec.everything:
         found = ContainerRecord()
         if container.name in known:
             _read(found, known[container.name], now, maximum, survived=survived)

@@ -231,7 +231,7 @@ class Kubelet:
         return [
             f"{pod.uid}/{container.name}"
             for pod in self.pods.store.values()
-            for container in (*pod.spec.inits, *pod.spec.containers)
+            for container in pod.spec.everything
         ]
 
     def _exited(self, stand_in_id: str, code: int) -> None:

@@ -55,13 +55,15 @@ class Entrance:
     cwd: str = ""
     argv: tuple[str, ...] = ()
     """What the container itself runs."""
+    message: tuple[Bind, ...] = ()
+    """Where that leaves its last words; who only looks in needs no such place."""
 
-    def prepare(self) -> None:
+    def prepare(self, *, is_main: bool = False) -> None:
         """In the child, already in the pod's network namespace: mounts, hostname, folder."""
         namespaces.private_mounts()
         namespaces.unshare(namespaces.CLONE_NEWUTS)
         _sethostname(self.hostname)
-        bind_all(self.binds)
+        bind_all((*self.binds, *self.message) if is_main else self.binds)
         os.chdir(self.cwd or "/")
 
 
@@ -148,6 +150,14 @@ class _Places:
 
 def _make_writable(folder: Path) -> None:
     """Let things be added to a folder of the machine, for this mount namespace only."""
+    if any(
+        os.path.ismount(entry)
+        for entry in os.scandir(folder)
+        if entry.is_dir(follow_symlinks=False)
+    ):
+        # An overlay shows one file system only: /dev would lose its terminals.
+        _mirror_folder(folder)
+        return
     try:
         _overlay(folder)
     except OSError as error:

@@ -189,6 +189,15 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
     return re.sub(r"\$\$|\$\(([^()]*)\)", replace, text)
 
 
+def probe_command(container: Container, command: tuple[str, ...]) -> tuple[str, ...]:
+    """An exec probe's command, with the variables that the manifest spells out (as upstream)."""
+    variables: dict[str, str] = {}
+    for variable in container.env or ():
+        if variable.value_from is None:
+            variables[variable.name] = expand(variable.value, variables)
+    return tuple(expand(word, variables) for word in command)
+
+
 def arguments(
     container: Container, mapped: tuple[str, ...], variables: Mapping[str, str]
 ) -> list[str]:

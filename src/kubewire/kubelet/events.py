@@ -44,6 +44,8 @@ class Recorder:
         field = f"spec.containers{{{container}}}" if container else ""
         if any(c.name == container for c in pod.spec.inits):
             field = f"spec.initContainers{{{container}}}"
+        elif any(c.name == container for c in pod.spec.ephemerals):
+            field = f"spec.ephemeralContainers{{{container}}}"
         identity = (pod.uid, field, reason, message)
         now = timestamp(time.time())
         event = self._pending.get(identity)

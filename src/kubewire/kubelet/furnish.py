@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from kubewire.api.meta import JSON
-from kubewire.kubelet.enter import Entrance
+from kubewire.kubelet import lastwords
+from kubewire.kubelet.enter import Bind, Entrance
 from kubewire.kubelet.environment import (
     ConfigError,
     Source,
@@ -63,7 +64,15 @@ class Furnisher:
             variables,
             container.working_dir,
             tuple(words),
+            self._message(sandbox, container),
         )
+
+    def _message(self, sandbox: Sandbox, container: Container) -> tuple[Bind, ...]:
+        """Where a program leaves its last words."""
+        is_program = self._runtimes.of(container) is self._runtimes.program
+        if not is_program or not container.termination_message_path:
+            return ()
+        return (lastwords.place(sandbox.folder, container),)
 
     async def _environment(self, sandbox: Sandbox, container: Container) -> dict[str, str]:
         pod = sandbox.pod
@@ -130,8 +139,7 @@ class Furnisher:
 
 def stand_in_note(pod: Pod, runtimes: Runtimes) -> str:
     """Plain text for status.message: which containers are played, and what that means."""
-    containers = (*pod.spec.inits, *pod.spec.containers)
-    played = [c for c in containers if runtimes.of(c) is runtimes.stand_in]
+    played = [c for c in pod.spec.everything if runtimes.of(c) is runtimes.stand_in]
     if not played:
         return ""
     names = ", ".join(f"{c.name} ({c.image})" for c in played)

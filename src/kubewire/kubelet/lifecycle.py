@@ -1,6 +1,7 @@
 """What to do next for a pod: pod spec + what is known of its containers -> actions. Pure.
 
     sandbox -> init containers in order (a sidecar only has to be started) -> containers
+    ephemeral containers: once, as soon as there is a sandbox
     deletion, activeDeadlineSeconds: containers stop together, then sidecars in reverse order
     a container that ended: restartPolicy decides, the back-off of its record says when
 
@@ -68,6 +69,8 @@ def will_restart(pod: Pod, container: Container, ended: Terminated) -> bool:
     """What restartPolicy says of a container that has ended."""
     if container.is_sidecar:
         return True
+    if container in pod.spec.ephemerals:
+        return False
     policy = container.restart_policy or pod.spec.restart_policy
     if container in pod.spec.inits:
         return policy != "Never" and ended.exit_code != 0
@@ -112,6 +115,7 @@ def _pending_inits(pod: Pod, record: PodRecord) -> Iterator[Container]:
 
 def _startable(pod: Pod, record: PodRecord) -> Iterator[Container]:
     """Containers that may run now and do not: at most one pending init container, or the rest."""
+    yield from (c for c in pod.spec.ephemerals if _may_start(pod, c, record))
     blocking = next(_pending_inits(pod, record), None)
     for container in pod.spec.inits:
         if (container is blocking or container.is_sidecar) and _may_start(pod, container, record):
@@ -132,7 +136,7 @@ def _may_start(pod: Pod, container: Container, record: PodRecord) -> bool:
 
 def _wind_down(pod: Pod, record: PodRecord) -> Plan:
     """Stop the containers together, then the sidecars one by one in reverse order."""
-    ordinary = [c for c in (*pod.spec.inits, *pod.spec.containers) if not c.is_sidecar]
+    ordinary = [c for c in pod.spec.everything if not c.is_sidecar]
     running = [c for c in ordinary if _is_running(record, c)]
     if not running:
         running = [c for c in reversed(pod.spec.inits) if _is_running(record, c)][:1]

@@ -12,6 +12,7 @@ from kubewire import __version__
 from kubewire.api.core import Node
 from kubewire.api.errors import StatusError
 from kubewire.api.meta import JSON, Key
+from kubewire.api.release import VERSION
 from kubewire.api.resources import LEASES, NODES
 from kubewire.client.informer import Informer
 from kubewire.client.rest import Client
@@ -21,7 +22,6 @@ LEASE_NAMESPACE = "kube-node-lease"
 LEASE_SECONDS = 40
 RENEW_SECONDS = 10.0
 PODS = "250"
-KUBELET_VERSION = "v1.36.0"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ def node_status(name: str, ips: tuple[str, ...], arch: str, now: float) -> JSON:
             "bootID": boot_id,
             "containerRuntimeVersion": f"kubewire://{__version__}",
             "kernelVersion": platform.release(),
-            "kubeProxyVersion": KUBELET_VERSION,
-            "kubeletVersion": KUBELET_VERSION,
+            "kubeProxyVersion": VERSION,
+            "kubeletVersion": VERSION,
             "machineID": "",
             "operatingSystem": "linux",
             "osImage": "kubewire (network namespaces of this machine)",

@@ -184,6 +184,8 @@ class Container(Wire, frozen=True, kw_only=True):
     stdin_once: bool = False
     tty: bool = False
     restart_policy: str | None = None
+    termination_message_path: str = ""
+    termination_message_policy: str = "File"
 
     @property
     def is_sidecar(self) -> bool:
@@ -259,12 +261,23 @@ class Spec(Wire, frozen=True, kw_only=True):
     readiness_gates: list[ReadinessGate] | None = None
     init_containers: tuple[Container, ...] | None = None
     containers: tuple[Container, ...] = ()
+    ephemeral_containers: tuple[Container, ...] | None = None
     volumes: list[dict[str, Any]] | None = None
 
     @property
     def inits(self) -> tuple[Container, ...]:
         """Init containers, never None."""
         return self.init_containers or ()
+
+    @property
+    def ephemerals(self) -> tuple[Container, ...]:
+        """Ephemeral containers (``kubectl debug``), never None."""
+        return self.ephemeral_containers or ()
+
+    @property
+    def everything(self) -> tuple[Container, ...]:
+        """Every container, of whatever sort."""
+        return (*self.inits, *self.containers, *self.ephemerals)
 
     @property
     def grace(self) -> float:
@@ -284,6 +297,7 @@ class Status(Wire, frozen=True, kw_only=True):
     conditions: list[Condition] | None = None
     container_statuses: Pairs | None = None
     init_container_statuses: Pairs | None = None
+    ephemeral_container_statuses: Pairs | None = None
 
 
 class Meta(ObjectMeta, frozen=True, kw_only=True):

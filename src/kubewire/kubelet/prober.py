@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+from kubewire.api.release import MAJOR, MINOR
 from kubewire.kernel import netns
+from kubewire.kubelet.environment import probe_command
 from kubewire.kubelet.pod import GRPC, Container, HTTPGet, HTTPHeader, Probe, TCPSocket
 from kubewire.kubelet.probes import Outcome
 from kubewire.kubelet.standin import grpc
 
-USER_AGENT = "kube-probe/1.36"
+USER_AGENT = f"kube-probe/{MAJOR}.{MINOR}"
 MAX_BODY = 10 * 1024
 MAX_HEAD = 64 * 1024
 MAX_REDIRECTS = 10
@@ -66,7 +68,8 @@ class Prober:
 
     async def _once(self, spec: Probe, target: Target) -> Verdict:
         if spec.exec_ is not None:
-            return await self._exec(spec.exec_.command, spec.timeout, target)
+            command = probe_command(target.container, spec.exec_.command)
+            return await self._exec(command, spec.timeout, target)
         if spec.http_get is not None:
             return await self._http(spec.http_get, spec.timeout, target)
         if spec.tcp_socket is not None:

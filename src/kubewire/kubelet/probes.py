@@ -47,6 +47,19 @@ class Outcome(StrEnum):
     ERROR = "error"
 
 
+def complaint_of(kind: Kind, outcome: Outcome, message: str) -> tuple[str, str] | None:
+    """Reason and text of the event that tells of a probe's end; a success needs none."""
+    title = f"{kind.capitalize()} probe"
+    match outcome:
+        case Outcome.FAILURE:
+            return "Unhealthy", f"{title} failed: {message}"
+        case Outcome.WARNING:
+            return "ProbeWarning", f"{title} warning: {message}"
+        case Outcome.ERROR:
+            return "Unhealthy", f"{title} errored and resulted in unknown state: {message}"
+    return None
+
+
 INITIAL = {
     Kind.READINESS: Result.FAILURE,
     Kind.LIVENESS: Result.SUCCESS,
@@ -209,7 +222,8 @@ class Group:
             worker.result = worker.last
             actions.append(Changed(kind, worker.result))
         if worker.result is Result.FAILURE and kind is not Kind.READINESS:
-            self._held = True
+            # It has spoken; readiness goes on until the container has ended.
+            worker.stopped = True
             actions.append(Kill(kind, worker.spec.termination_grace_period_seconds))
         return actions
 

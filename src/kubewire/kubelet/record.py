@@ -74,10 +74,10 @@ class ContainerRecord:
         self.is_stopping = False
         self.started = self.ready = not has_probes
 
-    def end(self, exit_code: int, now: float, maximum: float, reason: str = "") -> None:
+    def end(self, exit_code: int, now: float, maximum: float, message: str = "") -> None:
         """A run has ended: 0, 10, 20, 40 ... seconds until the next, from anew after 10 minutes."""
         started_at = self.state.started_at if isinstance(self.state, Running) else now
-        self.state = Terminated(exit_code, now, started_at, reason, "", self.id)
+        self.state = Terminated(exit_code, now, started_at, "", message, self.id)
         self._delay(now, now - started_at, maximum, first=0.0)
 
     def fail(self, reason: str, message: str, now: float, maximum: float) -> None:

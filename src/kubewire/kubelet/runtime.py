@@ -219,7 +219,7 @@ class ProgramRuntime(_Processes):
             environment = terminal.ENVIRONMENT | environment
 
         def prepare() -> None:
-            entrance.prepare()
+            entrance.prepare(is_main=True)
             if container.tty:
                 terminal.take()
 

@@ -17,7 +17,7 @@ from kubewire.kubelet.files import (
     resolver,
 )
 from kubewire.kubelet.network import PodNetwork, PodRequest, PolicyGate
-from kubewire.kubelet.pod import Pod
+from kubewire.kubelet.pod import Container, Pod
 
 OWN_FILES = ("resolv.conf", "hosts", "hostname")
 
@@ -150,6 +150,12 @@ class Sandbox:
         self._link.symlink_to(f"../pods/{self.pod.uid}")
 
     @property
+    def _listed(self) -> tuple[Container, ...]:
+        """Every container; the first of the main ones, where programs go by default, first."""
+        spec = self.pod.spec
+        return (*spec.containers, *spec.inits, *spec.ephemerals)
+
+    @property
     def _link(self) -> Path:
         """``names/NAMESPACE_NAME``: how ``kubewire exec`` finds the folder."""
         meta = self.pod.metadata
@@ -164,7 +170,7 @@ class Sandbox:
             "netns": str(self.netns),
             "hostname": self.hostname,
             "ips": self.ips,
-            "containerNames": [c.name for c in (*self.pod.spec.containers, *self.pod.spec.inits)],
+            "containerNames": [c.name for c in self._listed],
             "binds": [b.to_wire() for b in self.binds],
             "containers": self._containers,
         }

@@ -50,6 +50,10 @@ def pod_status(
         status["initContainerStatuses"] = [
             container_status(pod, c, record, now) for c in pod.spec.inits
         ]
+    if pod.spec.ephemerals:
+        status["ephemeralContainerStatuses"] = [
+            container_status(pod, c, record, now) for c in pod.spec.ephemerals
+        ]
     if record.ips:
         status["podIP"] = record.ips[0]
         status["podIPs"] = [{"ip": ip} for ip in record.ips]
@@ -84,7 +88,9 @@ def container_status(pod: Pod, container: Container, record: PodRecord, now: flo
     known = record.containers[container.name]
     state, last = _states(pod, container, record, now)
     is_done_init = container in pod.spec.inits and not container.is_sidecar
-    ready = _is_completed(known) if is_done_init else known.ready
+    # As upstream: readiness of an ephemeral container is nobody's business.
+    is_ready = known.ready and container not in pod.spec.ephemerals
+    ready = _is_completed(known) if is_done_init else is_ready
     status: JSON = {
         "name": container.name,
         "image": container.image,
@@ -128,6 +134,7 @@ def _states(pod: Pod, container: Container, record: PodRecord, now: float) -> tu
         and state.reason == "ContainerCreating"
         and pod.spec.inits
         and record.has_sandbox
+        and container not in pod.spec.ephemerals
         and not is_initialized(pod, record)
     ):
         state = Waiting("PodInitializing")

@@ -1,5 +1,6 @@
-"""Writes a pod's status to the API server, when it says something new."""
+"""Writes a pod's status to the API server, when it says something new; takes out a pod that has ended."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -45,3 +46,19 @@ class StatusWriter:
             return now + RETRY_SECONDS
         self._written = status
         return never
+
+    async def remove(self, pod: Pod) -> None:
+        """Take a pod out of the API, whose containers have ended; for as long as it takes."""
+        meta = pod.metadata
+        while True:
+            try:
+                await self._client.delete(
+                    PODS, meta.name, meta.namespace, uid=meta.uid, grace_seconds=0
+                )
+            except StatusError as error:
+                if error.code in (404, 409):
+                    return
+                log.warning("pod %s cannot be deleted: %s", pod.key, error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return

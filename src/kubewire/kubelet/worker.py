@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from kubewire.api.errors import StatusError
-from kubewire.api.resources import PODS
 from kubewire.kubelet import lifecycle, rehearsal
 from kubewire.kubelet.adopt import adopted
 from kubewire.kubelet.environment import ConfigError, Source
 from kubewire.kubelet.furnish import stand_in_note
 from kubewire.kubelet.hooks import run_hook
+from kubewire.kubelet.lastwords import last_words
 from kubewire.kubelet.live import Live, Node
 from kubewire.kubelet.network import NetworkError
 from kubewire.kubelet.output import Output
 from kubewire.kubelet.pod import Container, Pod
 from kubewire.kubelet.prober import Target
-from kubewire.kubelet.probes import Changed, Group, Kill, Kind, Outcome
+from kubewire.kubelet.probes import Changed, Group, Kill, Kind, Outcome, complaint_of
 from kubewire.kubelet.probes import Run as RunProbe
 from kubewire.kubelet.record import ContainerRecord, PodRecord, Running
 from kubewire.kubelet.runtime import Run, StartError, log_path
@@ -79,6 +79,8 @@ class PodWorker:
             self._is_gone = True
         else:
             before, self.pod = self.pod, pod
+            for container in pod.spec.ephemerals:
+                self._record.containers.setdefault(container.name, ContainerRecord())
             self._sandbox.pod = pod
             self._shorten_grace()
             for kind in Kind:
@@ -239,7 +241,7 @@ class PodWorker:
 
     async def _adopt(self) -> None:
         """Go on with the stand-ins that played while the agent was away."""
-        for container in (*self.pod.spec.inits, *self.pod.spec.containers):
+        for container in self.pod.spec.everything:
             known = self._record.containers[container.name]
             if not isinstance(known.state, Running):
                 continue
@@ -256,21 +258,8 @@ class PodWorker:
         """Every container has ended: take the pod off the node, then out of the API."""
         await self._sandbox.down()
         self._sandbox.remove()
-        if self._is_gone:
-            return
-        meta = self.pod.metadata
-        while not self._is_gone:
-            try:
-                await self._node.client.delete(
-                    PODS, meta.name, meta.namespace, uid=meta.uid, grace_seconds=0
-                )
-            except StatusError as error:
-                if error.code in (404, 409):
-                    return
-                log.warning("pod %s cannot be deleted: %s", self.pod.key, error)
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return
+        if not self._is_gone:
+            await self._status.remove(self.pod)
 
     # --- containers
 
@@ -406,7 +395,8 @@ class PodWorker:
             del self._live[name]
             live.probes.stop()
             live.run.output.finish()
-            known.end(code, self._now(), self._node.maximum_backoff)
+            said = last_words(live.run.folder, live.run.container, code)
+            known.end(code, self._now(), self._node.maximum_backoff, said)
             if known.backoff and not self._record.is_terminating:
                 self._announce_backoff(live.run.container, known)
 
@@ -454,7 +444,8 @@ class PodWorker:
             live.probes.hurry(kind, self._now() + EAGER_SECONDS)
         else:
             live.has_passed = live.has_passed or kind is Kind.READINESS
-            self._report(container, kind, outcome, message)
+            if complaint := complaint_of(kind, outcome, message):
+                self._event(*complaint, container, warning=True)
         for action in live.probes.ended(kind, outcome):
             if isinstance(action, Kill) and not live.stopping:
                 grace = self._grace() if action.grace is None else action.grace
@@ -464,16 +455,6 @@ class PodWorker:
                 known = self._record.containers[name]
                 known.started, known.ready = live.probes.started, live.probes.ready
         self._wake.set()
-
-    def _report(self, container: Container, kind: Kind, outcome: Outcome, message: str) -> None:
-        title = f"{kind.capitalize()} probe"
-        if outcome is Outcome.FAILURE:
-            self._event("Unhealthy", f"{title} failed: {message}", container, warning=True)
-        elif outcome is Outcome.WARNING:
-            self._event("ProbeWarning", f"{title} warning: {message}", container, warning=True)
-        elif outcome is Outcome.ERROR:
-            text = f"{title} errored and resulted in unknown state: {message}"
-            self._event("Unhealthy", text, container, warning=True)
 
     # --- status
 

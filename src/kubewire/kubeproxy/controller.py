@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from kubewire.api.core import Node
 from kubewire.api.errors import InputError
 from kubewire.api.meta import JSON, Key
 from kubewire.api.resources import CONFIG_MAPS, ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES
-from kubewire.api.service import EndpointSlice, Service
+from kubewire.api.service import TRIGGERED, EndpointSlice, Service
 from kubewire.client.events import Recorder
 from kubewire.client.informer import Change as Seen
 from kubewire.client.informer import Index, Informer, key_of
@@ -35,7 +36,7 @@ from kubewire.kubeproxy.plan import (
     node_port_addresses,
     plan_service,
 )
-from kubewire.kubeproxy.proxier import CountsRules, Proxier, RuleCount
+from kubewire.kubeproxy.proxier import CountsRules, Keeps, Proxier, Recalls, RuleCount, Stay
 from kubewire.kubeproxy.table import Change, ServiceTable
 from kubewire.kubeproxy.topology import NodeView
 
@@ -46,7 +47,6 @@ LOOK = 1.0
 """Seconds between quick looks at the kernel: one request as long as nobody changes anything."""
 VIRTUAL = ("lo", "kube-ipvs0")
 """Devices that hold addresses of Services."""
-TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
 class KubeProxy:
@@ -100,8 +100,9 @@ class KubeProxy:
         )
         self._by_service = Index(self.slices, lambda s: [_service_of(s)])
         self._stale: set[Key] = set()
-        self._triggered: list[tuple[str, float]] = []
-        """(IP family, since when) of changes that wait."""
+        self._started = time.time()
+        self._triggered: dict[Key, list[tuple[str, float]]] = {}
+        """(IP family, since when) of changes that wait, by Service."""
         self.slices.listen(self._slices_changed)
         self.services.listen(self._services_changed)
         self.node.listen(self._node_changed)
@@ -115,6 +116,8 @@ class KubeProxy:
         self._told: dict[Key, frozenset[str]] = {}
         self._closed: dict[Key, str] = {}
         """healthCheckNodePorts that could not be opened, and why."""
+        self._stays: list[Stay] = []
+        """Of the mode before, until the new one's rules are in."""
         self._looked = time.monotonic()
         """When the kernel was last read back."""
         self._alone = alone
@@ -166,6 +169,7 @@ class KubeProxy:
             with self._timed(full=True), uncollected():
                 self._remake(made)
                 self._full()
+            self._hand_on()
             self._leave_others()
             await self._checked()
         elif changes:
@@ -221,19 +225,38 @@ class KubeProxy:
         self.metrics.synced(time.perf_counter() - start, full=full)
         now = time.time()
         self.health.updated(now)
-        for family, since in self._triggered:
+        for family, since in chain.from_iterable(self._triggered.values()):
             self.metrics.programming[family].observe(now - since)
-        self._triggered = []
+        self._triggered = {}
 
     def _remake(self, made: tuple[Config, tuple[str, ...]]) -> None:
         """A back end that knows where pods and Services have their addresses now."""
         if made != self._made:
+            anew = made[0].mode != self._made[0].mode
+            if anew:
+                self._stays = self._remembered()
             self._proxier.close()
             self._proxier = backends.proxier(*made)
-            anew = made[0].mode != self._made[0].mode
             self._made = made
             if anew:
                 self.metrics = self._counting()
+
+    def _remembered(self) -> list[Stay]:
+        """Whom the old mode leads where by session affinity, as far as it can tell."""
+        try:
+            return list(self._proxier.stays()) if isinstance(self._proxier, Recalls) else []
+        except OSError as error:
+            log.warning("%s: clients begin anew: %s", self.loop.name, error)
+            return []
+
+    def _hand_on(self) -> None:
+        """Clients keep their endpoints in another mode, if that can be told about them."""
+        stays, self._stays = self._stays, []
+        if stays and isinstance(self._proxier, Keeps):
+            try:
+                self._proxier.keep(stays)
+            except OSError as error:
+                log.warning("%s: clients begin anew: %s", self.loop.name, error)
 
     def _counting(self) -> Metrics:
         """Of the mode that there is now."""
@@ -324,16 +347,25 @@ class KubeProxy:
 
     def _slices_changed(self, changes: Sequence[Seen[EndpointSlice]]) -> None:
         self._stale.update(_service_of(x) for c in changes for x in (c.old, c.new) if x)
-        self._triggered += [t for c in changes if c.new and (t := _triggered(c.new))]
+        for change in changes:
+            self._note_trigger(change)
         self._queued(endpoints=len(changes))
+
+    def _note_trigger(self, change: Seen[EndpointSlice]) -> None:
+        """When the cause of a change came up; what is older than this proxy tells nothing of it."""
+        piece = change.new
+        if piece is None:  # The annotation of one that goes is that of an earlier change.
+            if change.old:
+                self._triggered.pop(_service_of(change.old), None)
+        elif (found := _triggered(piece)) and found[1] > self._started:
+            self._triggered.setdefault(_service_of(piece), []).append(found)
 
     def _services_changed(self, changes: Sequence[Seen[Service]]) -> None:
         self._queued(services=len(changes))
 
     def _node_changed(self, changes: Sequence[Seen[Node]]) -> None:
         for change in changes:
-            if change.new:
-                self.health.seen(change.new)
+            self.health.seen(change.new)
 
     def _queued(self, *, services: int = 0, endpoints: int = 0) -> None:
         if services or endpoints:

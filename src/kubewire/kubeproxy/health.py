@@ -1,8 +1,9 @@
 """Whether the proxy keeps up, and what load balancers are told: pure, ``now`` comes in.
 
 The proxy is healthy unless a change has waited for twice its syncPeriod; one sync covers both IP
-families, so both are told the same. /healthz also fails while the node is about to go, so that
-balancers drain it; /livez does not, or the proxy itself would be restarted just when it is needed.
+families, so both are told the same. /healthz also fails while the node has no object or is about to
+go, so that balancers drain it; /livez does not, or the proxy itself would be restarted just when it
+is needed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class ProxyHealth:
         self._updated = 0.0
         self._oldest: float | None = None
         """Since when a change waits."""
-        self.node_eligible = True
+        self.node_eligible = False
+        """Balancers may send to the node: it is there, and not about to go."""
 
     def queued(self, now: float) -> None:
         """A change has come in."""
@@ -46,10 +48,12 @@ class ProxyHealth:
         self._oldest = None
         self._updated = now
 
-    def seen(self, node: Node) -> None:
-        """The node's object has changed."""
-        taints = node.spec.taints or ()
-        leaving = any(t.key == TO_BE_DELETED for t in taints)
+    def seen(self, node: Node | None) -> None:
+        """The node's object has changed, or is gone."""
+        if node is None:
+            self.node_eligible = False
+            return
+        leaving = any(t.key == TO_BE_DELETED for t in node.spec.taints or ())
         self.node_eligible = node.metadata.deletion_timestamp is None and not leaving
 
     def healthy(self, now: float) -> bool:

@@ -41,9 +41,17 @@ class KernelTracer:
         expected, source = tracer.ask(asked), tracer.source_class(asked.source)
         if contains(LOOPBACK, asked.target) and source != "node":
             return expected  # It never leaves the sender.
+        self._serve(expected, asked.protocol)
         way_in = {"pod": PODS, "node": "", "other": OUTSIDE}[source]
         shot = Shot(asked.source, asked.target, asked.port, asked.protocol, way_in)
         return self._answer(asked, self._fire(shot, expected), expected)
+
+    def _serve(self, expected: Answer, protocol: str) -> None:
+        """Be the endpoints that are the node's own."""
+        for end in expected.endpoints if protocol != "SCTP" else ():
+            host, _, port = end.rpartition(":")
+            if host.strip("[]") in self._tracer.node.ips:
+                self._probe.listen(6 if ":" in host else 4, protocol, int(port))
 
     def _fire(self, shot: Shot, expected: Answer) -> list[Seen]:
         tries = _tries(len(expected.endpoints))
@@ -81,9 +89,10 @@ class KernelTracer:
             return "reject", ""
         if seen.verdict == "lost":
             return "drop", ""
-        if seen.verdict == "sent" and (seen.target, seen.port) != (asked.target, asked.port):
+        if seen.target and (seen.target, seen.port) != (asked.target, asked.port):
             return "accept", endpoint_name(seen.target, seen.port)
-        if seen.verdict == "local" and asked.target not in self._tracer.node.ips:
+        own = (*self._tracer.node.ips, "127.0.0.1", "::1")
+        if seen.verdict == "local" and asked.target not in own:
             return "accept", self._own_endpoint(asked)
         return "passthrough", ""
 

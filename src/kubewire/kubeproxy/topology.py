@@ -7,13 +7,12 @@ they terminate are used.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from socket import AF_INET, inet_pton
 from typing import NamedTuple
 
 from kubewire.api.service import Endpoint, EndpointSlice, ForZone, ObjectReference, ServicePort
-from kubewire.kubeproxy.config import sloppy
+from kubewire.kubeproxy.config import parse_address, sloppy
 
 VERSIONS = {"IPv4": 4, "IPv6": 6}
 """addressType -> version."""
@@ -37,6 +36,8 @@ class Target(NamedTuple):
     """ns/name of the pod, if it is one."""
     weight: int = 1
     """Share of new connections, for back ends that can weigh; 0: none."""
+    near: bool = True
+    """It may be a client that this node meets: nobody says that it is on another one."""
 
     @property
     def usable(self) -> bool:
@@ -125,7 +126,7 @@ def reachable(text: str, version: int) -> str | None:
 def unreachable(text: str, version: int) -> str:
     """Why an address cannot be an endpoint's in a slice of a family; "" if it can."""
     try:
-        ip = ipaddress.ip_address(sloppy(text))
+        ip = parse_address(text)
     except ValueError:
         return "must be a valid IP address"
     if ip.version != version:
@@ -171,6 +172,7 @@ def _collect(
                 skipped.add(_complaint(piece, endpoint, unreachable(text, version)))
             continue
         state, hints, reference = endpoint.conditions, endpoint.hints, endpoint.target_ref
+        local = here is not None and endpoint.node_name == here
         target = new(
             Target,
             (
@@ -179,17 +181,22 @@ def _collect(
                 state.ready is not False,
                 state.serving is not False,
                 state.terminating is True,
-                here is not None and endpoint.node_name == here,
+                local,
                 NOBODY if hints is None else _named(hints.for_zones),
                 NOBODY if hints is None else _named(hints.for_nodes),
                 "" if reference is None else pod_name(piece, reference),
                 weight,
+                local or not (here and endpoint.node_name),
             ),
         )
         known = found.setdefault((ip, number), target)
-        # One that is moving from slice to slice: what says more for it holds.
-        if known is not target and (target.ready, target.local) > (known.ready, known.local):
+        if known is not target and _newer(target) > _newer(known):
             found[ip, number] = target
+
+
+def _newer(target: Target) -> tuple[bool, bool, bool]:
+    """Of two with one address: a pod that got it from one that ends; else what says more for it."""
+    return not target.terminating, target.ready, target.local
 
 
 def _complaint(piece: EndpointSlice, endpoint: Endpoint, why: str) -> str:

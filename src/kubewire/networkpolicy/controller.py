@@ -32,6 +32,7 @@ from kubewire.networkpolicy.compile import FAMILIES, Compiler, set_name
 from kubewire.networkpolicy.droplog import Drop
 from kubewire.networkpolicy.judge import Flow, judge, party
 from kubewire.networkpolicy.model import Address
+from kubewire.networkpolicy.notices import Notices
 from kubewire.networkpolicy.plan import (
     Plan,
     PodFacts,
@@ -113,7 +114,9 @@ class PolicyAgent:
         *,
         strict: bool = False,
         log_drops: bool = False,
+        notices: Notices | None = None,
     ) -> None:
+        """``notices``: who hears what this agent does, if it runs by itself."""
         self.client = client
         self.node = node
         self.name = f"networkpolicy/{node}"
@@ -122,6 +125,7 @@ class PolicyAgent:
         """What is in the kernel; None before the first policy."""
         self._enforcer = enforcer
         self._strict = strict
+        self._notices = notices
         self._compiler = Compiler(self.plan, node, strict=strict)
         self._recorder = Recorder(client, "kubewire-networkpolicy", node)
         self._drops = DropReporter(self._recorder, self.plan, log_drops=log_drops)
@@ -167,6 +171,8 @@ class PolicyAgent:
         }
         watched = tuple(self._policies.values())
         self._first = Loop(self.name, watched, self._watch_policies, reporter=self._reporter)
+        if self._notices:
+            self._listen(self._notices, watched[0])
         async with asyncio.TaskGroup() as group:
             self._group = group
             for informer in watched:
@@ -174,6 +180,12 @@ class PolicyAgent:
             group.create_task(self._first.run(), name=self.name)
             if not installed:
                 group.create_task(self._await_cluster_policies(), name=f"{self.name} CRD")
+
+    @staticmethod
+    def _listen(notices: Notices, informer: Informer[Any]) -> None:
+        """One that follows the server speaks for all."""
+        informer.listen(notices.heard)
+        informer.listen_failures(notices.failed)
 
     async def admit(self, pod: Key, uid: str, ips: tuple[str, ...]) -> None:
         """Return when the rules of this pod and these addresses are in the kernel."""
@@ -301,6 +313,9 @@ class PolicyAgent:
         elif changes.full:
             await self._enforcer.clear()
             await self._enforcer.settle()
+            if self._notices:
+                self._notices.waiting(self._policies)
+                await self._notices.look(self.client)
         self._announce()
 
     async def _reconcile(self, changes: Changes) -> float | None:
@@ -328,7 +343,15 @@ class PolicyAgent:
         self.program = new
         self._served = serving
         self._announce()
+        if self._notices:
+            self._tell(self._notices, changes, first=old is None)
         return again
+
+    def _tell(self, notices: Notices, changes: Changes, *, first: bool) -> None:
+        if first or changes.of(self._nodes):
+            notices.nodes(key.name for key in self._nodes.store)
+        if first:
+            notices.enforcing(self.plan)
 
     def _denied(self, source: Address, target: Address, protocol: str, port: int) -> bool:
         ends_of = party(self.plan, source), party(self.plan, target)

@@ -5,8 +5,9 @@ import pytest
 from kubewire.api.errors import InputError
 from kubewire.dns.config import Environment, build
 from kubewire.dns.nodelocal.plan import NodeLocal
+from kubewire.lang.nftables.evaluate import evaluate
 from kubewire.lang.nftables.expressions import DROP, CtState
-from kubewire.lang.nftables.model import PRIORITIES, Chain, Rule, Table, evaluate
+from kubewire.lang.nftables.model import PRIORITIES, Chain, Rule, Table
 from kubewire.lang.packet import Packet
 
 PLAN = NodeLocal(

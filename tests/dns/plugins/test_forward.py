@@ -1,19 +1,22 @@
 """forward: real questions to real upstreams (the other tests of the plugins stay offline)."""
 
 import asyncio
+import base64
+import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from aiohttp import web
 
 from kubewire.dns.config import Environment, build
 from kubewire.dns.plugins.forward.upstream import KEPT, OPENED
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.message import Message, parse
-from kubewire.lang.dns.record import rdata_text
+from kubewire.lang.dns.message import QR, Edns, Message, encode, parse
+from kubewire.lang.dns.record import address, rdata_text
 
 pytestmark = pytest.mark.kernel
 Serve = Callable[..., AbstractAsyncContextManager[Any]]
@@ -152,6 +155,56 @@ async def test_encrypted_upstreams_are_asked_over_one_connection(
         assert (book.get(OPENED, *labels), book.get(KEPT, *labels)) == (1, 3)
 
 
+@pytest.fixture
+async def http1(keys: Path) -> AsyncIterator[list[tuple[str, str]]]:
+    """A server of DNS over HTTP/1.1 only, at port 1853; methods and media types of its requests."""
+    seen: list[tuple[str, str]] = []
+
+    async def serve_one(request: web.BaseRequest) -> web.Response:
+        seen.append((request.method, request.headers.get("accept", "")))
+        text = request.url.query.get("dns", "")
+        asked = await request.read() or base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        if b"gone" in asked:
+            return web.Response(status=503)
+        reply = parse(asked)
+        assert reply.question is not None
+        reply.flags |= QR
+        reply.answer = [address(reply.question.name, 60, "192.0.2.1")]
+        return web.Response(body=encode(reply), content_type="application/dns-message")
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(keys / "cert.pem", keys / "key.pem")
+    context.set_alpn_protocols(["http/1.1"])
+    runner = web.ServerRunner(web.Server(serve_one))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 1853, ssl_context=context).start()
+    yield seen
+    await runner.cleanup()
+
+
+@pytest.mark.tool("openssl")
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_an_upstream_without_http2(
+    serve: Serve, keys: Path, http1: list[tuple[str, str]], method: str
+) -> None:
+    text = f""".:1055 {{
+        forward . https://127.0.0.1:1853 {{
+            tls {keys}/cert.pem
+            tls_servername dns.test
+            doh_method {method}
+            max_connect_attempts 1
+        }}
+    }}"""
+    async with serve(text) as running:
+        for _ in range(3):
+            assert answer(await running.ask("a.test.")) == "NOERROR 192.0.2.1"
+        labels = ("forward", "127.0.0.1:1853", "https")
+        book = running.env.metrics
+        assert (book.get(OPENED, *labels), book.get(KEPT, *labels)) == (1, 2)
+        assert http1 == [(method, "application/dns-message")] * 3
+        assert answer(await running.ask("gone.test.")) == "SERVFAIL"
+
+
 @pytest.mark.tool("openssl")
 @pytest.mark.parametrize("scheme", ["tls", "https"])
 async def test_a_certificate_of_another_name_is_refused(
@@ -190,6 +243,53 @@ async def test_a_kept_connection_that_was_closed_is_no_failure(serve: Serve) -> 
         for _ in range(4):
             assert answer(await running.ask("a.test.")) == "NOERROR"
         assert _Fickle.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ("", "read udp 127.0.0.1:1: read: connection refused"),
+        ("force_tcp", "dial tcp 127.0.0.1:1: connect: connection refused"),
+    ],
+)
+async def test_errors_are_worded_as_consolidate_looks_for_them(
+    serve: Serve, caplog: pytest.LogCaptureFixture, option: str, error: str
+) -> None:
+    text = f".:1055 {{\n errors\n forward . {DEAD} {{\n max_connect_attempts 1\n {option}\n }}\n}}"
+    async with serve(text) as running:
+        assert answer(await running.ask("a.test.")) == "SERVFAIL"
+    assert f"plugin/errors: 2 a.test. A: {error}" in caplog.text
+
+
+class _WithOptions(asyncio.DatagramProtocol):
+    """Answers with options of its own."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        reply = parse(data)
+        reply.flags |= QR
+        reply.edns = Edns(options=((8, b"\0\1\x18\x14\xc0\0\2"), (15, b"\0\3"), (10, b"a" * 24)))
+        self.transport.sendto(encode(reply), addr)
+
+
+@pytest.mark.parametrize(("before", "codes_of_options"), [("", [10, 8, 15]), ("cache 30", [10])])
+async def test_options_of_upstreams_go_on(
+    serve: Serve, before: str, codes_of_options: list[int]
+) -> None:
+    loop = asyncio.get_running_loop()
+    upstream, _ = await loop.create_datagram_endpoint(_WithOptions, ("127.0.0.1", 1053))
+    try:
+        async with serve(f".:1055 {{\n {before}\n forward . 127.0.0.1:1053\n}}") as running:
+            asked = Edns(options=((8, b"\0\1\x18\0\xc0\0\2"), (10, b"c" * 8)))
+            for _ in range(2):
+                found = (await running.ask("a.test.", edns=asked)).edns
+                assert [code for code, _ in found.options] == codes_of_options
+                assert dict(found.options)[10] == b"c" * 8
+            assert (await running.ask("b.test.")).edns is None
+    finally:
+        upstream.close()
 
 
 async def test_upstreams_by_name_are_looked_up_at_the_start(serve: Serve) -> None:

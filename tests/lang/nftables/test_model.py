@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubewire.kernel.nfnetlink import Nfnetlink, NftablesError
+from kubewire.lang.nftables.evaluate import evaluate
 from kubewire.lang.nftables.expressions import (
     ACCEPT,
     DPORT,
@@ -33,7 +34,6 @@ from kubewire.lang.nftables.model import (
     Table,
     Transaction,
     difference,
-    evaluate,
     render,
     replace,
 )

@@ -69,6 +69,8 @@ UPDATE: dict[str, Compare] = {
     "ClusterRoleBinding": others.role_binding_update,
     "CustomResourceDefinition": others.definition_update,
 }
+CREATE_ONLY: dict[str, Callable[[JSON, Faults], None]] = {"Ingress": network.ingress_create}
+"""What objects that are there already may break."""
 _LABEL_NAMED = frozenset({"Namespace"})
 _PATH_NAMED = frozenset({"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"})
 
@@ -111,9 +113,11 @@ def _name_errors(served: Served, name: str) -> list[str]:
 
 def create(served: Served, obj: JSON, faults: Faults) -> None:
     """Check a new object."""
-    check = CREATE.get(served.resource.kind) if served.custom is None else None
-    if check is not None:
-        check(obj, faults)
+    if served.custom is not None:
+        return
+    for table in (CREATE, CREATE_ONLY):
+        if check := table.get(served.resource.kind):
+            check(obj, faults)
 
 
 def update(served: Served, old: JSON, new: JSON, faults: Faults) -> None:

@@ -1,6 +1,7 @@
 """Ingress, IngressClass and NetworkPolicy."""
 
 from kubewire.api.errors import Cause
+from kubewire.api.ingress import CLASS_ANNOTATION
 from kubewire.api.meta import JSON
 from kubewire.api.policyvalidation import cluster_network_policy_errors, network_policy_errors
 from kubewire.apiserver.faults import Faults
@@ -26,6 +27,14 @@ def ingress(obj: JSON, faults: Faults) -> None:
     if spec.get("ingressClassName"):
         name = spec["ingressClassName"]
         check(faults, "spec.ingressClassName", name, names.subdomain(name))
+
+
+def ingress_create(obj: JSON, faults: Faults) -> None:
+    """A new Ingress: the old annotation and the field must not name different classes."""
+    named = (obj["metadata"].get("annotations") or {}).get(CLASS_ANNOTATION)
+    if named is not None and (obj.get("spec") or {}).get("ingressClassName", named) != named:
+        why = "must match `ingressClassName` when both are specified"
+        faults.invalid(f"annotations.{CLASS_ANNOTATION}", named, why)
 
 
 def _rule(rule: JSON, path: str, faults: Faults) -> None:

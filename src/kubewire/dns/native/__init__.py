@@ -13,12 +13,12 @@ import logging
 import os
 import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from kubewire.dns.table import Entry, Labels, Table
 
-VERSION = 2
+VERSION = 3
 LIBRARY = Path(__file__).with_name("fastpath.so")
 SIZE = 4096
 """The largest answer that is kept."""
@@ -43,7 +43,7 @@ _SURFACE: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "kw_loop_start": (_POINTER, (ctypes.c_int, ctypes.c_int, _POINTER, _U32, _U32)),
     "kw_loop_swap": (None, (_POINTER, _POINTER)),
     "kw_loop_take": (_U32, (_POINTER, _POINTER)),
-    "kw_loop_send": (None, (_POINTER, ctypes.c_char_p, _U32)),
+    "kw_loop_answer": (None, (_POINTER, _POINTER, _POINTER, ctypes.c_char_p, _U32)),
     "kw_loop_shed": (_U64, (_POINTER,)),
     "kw_loop_stop": (None, (_POINTER,)),
 }  # fmt: skip
@@ -74,6 +74,12 @@ def new_table() -> Table:
     return NativeTable(found) if found else Table()
 
 
+def cut_key(question: bytes, name: bytes) -> bytes:
+    """Under which the library finds an answer for everything at or below a name (lower case)."""
+    end = question.index(0, 12) + 1
+    return b"".join((b"\xff", bytes((end - 12,)), question[2:12], question[end:], name))
+
+
 @functools.cache
 def _packer(count: int) -> Callable[..., bytes]:
     return struct.Struct(f"={count}I").pack
@@ -101,14 +107,19 @@ class NativeTable(Table):
         answers, count = entry.answers, entry.count
         if max(map(len, answers)) > SIZE:
             return
-        super().put(key, entry)
-        slot = self._slots.get(entry.labels)
-        if slot is None:
-            slot = self._slots[entry.labels] = len(self._slots)
+        slot = self.note(key, entry)
         whole = answers[0] if count == 1 else b"".join(answers)
         lengths = _packer(count)(*map(len, answers))
         self._lib.kw_table_put(self.handle, key, len(key), whole, lengths, count, entry.until, slot)
         entry.answers = ()
+
+    def note(self, key: bytes, entry: Entry) -> int:
+        """Remember what an entry that goes to the library is made of; gives its slot there."""
+        super().put(key, entry)
+        slot = self._slots.get(entry.labels)
+        if slot is None:
+            slot = self._slots[entry.labels] = len(self._slots)
+        return slot
 
     def hits(self) -> dict[Labels, int]:
         """How often answers were replayed, by labels."""
@@ -116,6 +127,7 @@ class NativeTable(Table):
         self._lib.kw_table_hits(self.handle, counts, len(self._slots))
         return {labels: counts[slot] for labels, slot in self._slots.items()}
 
-    def _remove(self, key: bytes) -> None:
-        super()._remove(key)
-        self._lib.kw_table_remove(self.handle, key, len(key))
+    def _discard(self, keys: Collection[bytes]) -> None:
+        super()._discard(keys)
+        packed = b"".join([len(key).to_bytes(4, "little") + key for key in keys])
+        self._lib.kw_table_remove(self.handle, packed, len(packed))

@@ -5,6 +5,10 @@
  * for Python, which is told through an eventfd. Python alone changes the table; the thread reads it
  * under the lock and never touches a Python object, so it runs without the interpreter's lock.
  *
+ * Nothing stands below a name that does not exist (RFC 8020), so one entry may answer for all of them
+ * (a cut): its key is what such questions share, and its answer gets the question's own name. Thus a
+ * storm of names that search paths make costs what hits cost, however many there are.
+ *
  * Nearly all that an answer costs is the kernel's, so the loop spares it work: answers of one size
  * to one client leave as one packet that the kernel cuts up at the end of its way (UDP_SEGMENT; the
  * last piece may be shorter), and while questions come fast the thread naps shortly instead of being
@@ -16,6 +20,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <pthread.h>
@@ -40,6 +45,10 @@
 #define CONTROL 40
 #define NAME 28
 #define ASIDE (1 << 18)   /* octets of messages that may wait for Python */
+#define HEAD (4 + NAME + CONTROL) /* what stands before each of them */
+#define CUT 0xFF          /* begins a cut's key; a question's begins with its flags, QR unset */
+#define FIXED 12          /* octets before the tail in a cut's key */
+#define NO_SLOT UINT32_MAX /* an answer of Python's that is not kept, at least not now */
 #define SEGMENTS 64       /* what every kernel with UDP_SEGMENT takes */
 #define SEGMENT_SIZE 1200 /* fits every path that IPv6 knows */
 #define PACKET 65000      /* octets that fit into one datagram */
@@ -54,7 +63,7 @@
 typedef struct {
     uint64_t hash;
     double until;
-    uint32_t key_length, count, turn, slot;
+    uint32_t key_length, count, turn, slot, cut;
     /* offsets[i]..offsets[i + 1] is answer i inside of data; the key stands before them. */
     uint32_t *offsets;
     uint8_t data[];
@@ -64,6 +73,7 @@ typedef struct {
     pthread_rwlock_t lock;
     entry **cells;
     uint64_t mask, used, seed;
+    uint64_t depths; /* bit n: there may be a cut of a name with n labels */
     uint64_t *hits; /* by slot: what a hit counts as */
     uint32_t slots;
     uint32_t secret_count; /* 0: cookies go back as they came */
@@ -145,7 +155,7 @@ static entry **cell_of(table *t, uint64_t hash, const uint8_t *key, uint32_t len
 }
 
 /* Counted up when the surface below changes: Python refuses a library of another age. */
-uint32_t kw_version(void) { return 2; }
+uint32_t kw_version(void) { return 3; }
 
 table *kw_table_new(void) {
     table *t = calloc(1, sizeof *t);
@@ -193,22 +203,21 @@ static int slot_room(table *t, uint32_t slot) {
     return 0;
 }
 
-/* `answers` holds `count` answers of the given sizes in a row, ids included. 0, or -1: not kept. */
-int kw_table_put(table *t, const uint8_t *key, uint32_t key_length, const uint8_t *answers,
-                 const uint32_t *sizes, uint32_t count, double until, uint32_t slot) {
+static entry *make(const table *t, const uint8_t *key, uint32_t key_length, const uint8_t *answers,
+                   const uint32_t *sizes, uint32_t count, double until, uint32_t slot) {
     uint32_t total = 0;
     for (uint32_t i = 0; i < count; i++) {
-        if (sizes[i] < 12 || sizes[i] > SIZE) return -1;
+        if (sizes[i] < 12 || sizes[i] > SIZE) return NULL;
         total += sizes[i];
     }
     /* The offsets stand behind the octets, at the next multiple of four. */
     uint32_t offsets_at = (key_length + total + 3) & ~3u;
     entry *e = count ? malloc(sizeof *e + offsets_at + (count + 1) * sizeof(uint32_t)) : NULL;
-    if (!e) return -1;
+    if (!e) return NULL;
     e->until = until;
     e->key_length = key_length;
     e->count = count;
-    e->turn = 0;
+    e->turn = e->cut = 0;
     e->slot = slot;
     e->hash = hash_of(key, key_length, t->seed);
     e->offsets = (uint32_t *)(e->data + offsets_at);
@@ -216,36 +225,57 @@ int kw_table_put(table *t, const uint8_t *key, uint32_t key_length, const uint8_
     memcpy(e->data + key_length, answers, total);
     e->offsets[0] = key_length;
     for (uint32_t i = 0; i < count; i++) e->offsets[i + 1] = e->offsets[i] + sizes[i];
-    pthread_rwlock_wrlock(&t->lock);
-    if (slot_room(t, slot) || (t->used * 2 > t->mask && grow(t))) {
-        pthread_rwlock_unlock(&t->lock);
+    return e;
+}
+
+/* Under the lock. */
+static int place(table *t, entry *e) {
+    if (!e || slot_room(t, e->slot) || (t->used * 2 > t->mask && grow(t))) {
         free(e);
         return -1;
     }
-    entry **cell = cell_of(t, e->hash, key, key_length);
+    if (e->cut) t->depths |= 1ull << (e->cut & 63);
+    entry **cell = cell_of(t, e->hash, e->data, e->key_length);
     t->used += !*cell;
     free(*cell);
     *cell = e;
-    pthread_rwlock_unlock(&t->lock);
     return 0;
 }
 
-void kw_table_remove(table *t, const uint8_t *key, uint32_t length) {
+/* `answers` holds `count` answers of the given sizes in a row, ids included. 0, or -1: not kept. */
+int kw_table_put(table *t, const uint8_t *key, uint32_t key_length, const uint8_t *answers,
+                 const uint32_t *sizes, uint32_t count, double until, uint32_t slot) {
+    entry *e = make(t, key, key_length, answers, sizes, count, until, slot);
     pthread_rwlock_wrlock(&t->lock);
+    int failed = place(t, e);
+    pthread_rwlock_unlock(&t->lock);
+    return failed;
+}
+
+/* Under the lock. */
+static void take_out(table *t, const uint8_t *key, uint32_t length) {
     entry **cell = cell_of(t, hash_of(key, length, t->seed), key, length);
-    if (*cell) {
-        free(*cell);
-        *cell = NULL;
-        t->used--;
-        /* Close the gap: move up what a look-up would no longer find behind it. */
-        uint64_t gap = (uint64_t)(cell - t->cells);
-        for (uint64_t at = (gap + 1) & t->mask; t->cells[at]; at = (at + 1) & t->mask) {
-            uint64_t home = t->cells[at]->hash & t->mask;
-            if (((at - home) & t->mask) < ((at - gap) & t->mask)) continue;
-            t->cells[gap] = t->cells[at];
-            t->cells[at] = NULL;
-            gap = at;
-        }
+    if (!*cell) return;
+    free(*cell);
+    *cell = NULL;
+    t->used--;
+    /* Close the gap: move up what a look-up would no longer find behind it. */
+    uint64_t gap = (uint64_t)(cell - t->cells);
+    for (uint64_t at = (gap + 1) & t->mask; t->cells[at]; at = (at + 1) & t->mask) {
+        uint64_t home = t->cells[at]->hash & t->mask;
+        if (((at - home) & t->mask) < ((at - gap) & t->mask)) continue;
+        t->cells[gap] = t->cells[at];
+        t->cells[at] = NULL;
+        gap = at;
+    }
+}
+
+/* `keys` holds keys in a row, each behind its length (4 octets). */
+void kw_table_remove(table *t, const uint8_t *keys, uint32_t size) {
+    pthread_rwlock_wrlock(&t->lock);
+    for (uint32_t at = 0, length; at < size; at += 4 + length) {
+        memcpy(&length, keys + at, 4);
+        take_out(t, keys + at + 4, length);
     }
     pthread_rwlock_unlock(&t->lock);
 }
@@ -362,6 +392,8 @@ static uint32_t add_options(const table *t, const uint8_t *at, const uint8_t *en
         uint32_t code = (uint32_t)(at[0] << 8 | at[1]), length = (uint32_t)(at[2] << 8 | at[3]);
         /* EXPIRE, COOKIE, KEEPALIVE and PADDING come back and change nothing else. */
         if (code < 9 || code > 12 || length > (uint32_t)(end - at) - 4) return 0;
+        /* An EXPIRE or KEEPALIVE that holds something may be malformed. */
+        if ((code & 1) && length) return 0;
         int sign = code == 10 && t->secret_count;
         if (sign && (cookies++ || (length != 8 && (length < 16 || length > 40)))) return 0;
         if (size + 4 + (sign ? 24 : length) > limit) return 0;
@@ -379,17 +411,53 @@ static uint32_t add_options(const table *t, const uint8_t *at, const uint8_t *en
     return size;
 }
 
+/* The cut that holds the name of a question of this length, if there is one.
+ *
+ * A key: CUT, length of the whole name, header behind the id, what follows the name (type, class and
+ * an OPT record without options), name of the cut in lower case. */
+static entry *cut_above(table *t, const uint8_t *message, uint32_t length) {
+    uint8_t key[FIXED + 15 + 256], name[256];
+    uint32_t starts[128], labels = 0, end = 12;
+    while (end < length && message[end]) {
+        if (message[end] > 63 || end > 12 + 253) return NULL;
+        starts[labels++] = end - 12;
+        end += 1u + message[end];
+    }
+    uint32_t size = ++end - 12, tail = length - end;
+    if (end > length || size > 255 || (tail != 4 && tail != 15)) return NULL;
+    key[0] = CUT;
+    key[1] = (uint8_t)size;
+    memcpy(key + 2, message + 2, 10);
+    memcpy(key + FIXED, message + end, tail);
+    for (uint32_t i = 0; i < size; i++) {
+        uint8_t octet = message[12 + i];
+        name[i] = (uint8_t)(octet - 'A') < 26 ? octet | 32 : octet;
+    }
+    for (uint64_t left = t->depths; left; left &= left - 1) {
+        uint32_t n = (uint32_t)__builtin_ctzll(left);
+        if (!n || n > labels) continue;
+        uint32_t start = starts[labels - n], whole = FIXED + tail + size - start;
+        memcpy(key + FIXED + tail, name + start, size - start);
+        entry *e = *cell_of(t, hash_of(key, whole, t->seed), key, whole);
+        if (e && e->cut) return e;
+    }
+    return NULL;
+}
+
 /* Copy the answer to message `i`; 0: Python has to see it. */
 static uint32_t answer(table *t, batch *b, int i, double at) {
     const uint8_t *message = b->received[i];
     uint8_t *out = b->answers[i];
     uint32_t length = b->plain[i], whole = b->in[i].msg_len;
+    if (message[2] & 0x80) return 0;
     entry *e = *cell_of(t, b->hashes[i], message + 2, length - 2);
+    if (!e && t->depths) e = cut_above(t, message, length);
     if (!e || e->until <= at) return 0;
     uint32_t turn = e->count == 1 ? 0 : __atomic_add_fetch(&e->turn, 1, __ATOMIC_RELAXED) % e->count;
     uint32_t size = e->offsets[turn + 1] - e->offsets[turn];
     memcpy(out, e->data + e->offsets[turn], size);
     memcpy(out, message, 2);
+    if (e->cut) memcpy(out + 12, message + 12, e->data[1]);
     if (length != whole)
         size = add_options(t, message + length, message + whole,
                            (const struct sockaddr *)b->names[i], out, size);
@@ -407,7 +475,7 @@ static void restore(batch *b, int i) {
 
 /* Python reads: length of the message, then name, control data, message. */
 static int put_aside(loop *l, batch *b, int i) {
-    uint32_t length = b->in[i].msg_len, whole = 4 + NAME + CONTROL + length;
+    uint32_t length = b->in[i].msg_len, whole = HEAD + length;
     if (l->aside_used + whole > ASIDE) {
         l->shed++;
         return 0;
@@ -416,7 +484,7 @@ static int put_aside(loop *l, batch *b, int i) {
     memcpy(at, &length, 4);
     memcpy(at + 4, b->names[i], NAME);
     memcpy(at + 4 + NAME, b->controls[i], CONTROL);
-    memcpy(at + 4 + NAME + CONTROL, b->received[i], length);
+    memcpy(at + HEAD, b->received[i], length);
     l->aside_used += whole;
     return 1;
 }
@@ -685,16 +753,47 @@ uint32_t kw_loop_take(loop *l, uint8_t *out) {
     return used;
 }
 
-/* Send answers of Python's, laid out as `put_aside` lays out messages. */
-void kw_loop_send(loop *l, uint8_t *packed, uint32_t size) {
+/* What stands before each answer of Python's. */
+typedef struct {
+    uint32_t at; /* of the message in what was taken */
+    uint32_t size, slot;
+    uint32_t key_size, cut; /* key behind the answer, labels of its name; 0: the question's own */
+} reply;
+
+/* An answer that has a slot is kept as the first of many, and counted. */
+static void keep_all(table *t, const uint8_t *taken, const uint8_t *replies, uint32_t size) {
+    reply r;
+    pthread_rwlock_wrlock(&t->lock);
+    for (uint32_t at = 0; at < size; at += r.size + r.key_size) {
+        memcpy(&r, replies + at, sizeof r);
+        at += (uint32_t)sizeof r;
+        if (r.slot == NO_SLOT) continue;
+        const uint8_t *answer = replies + at, *key = answer + r.size;
+        uint32_t length = r.key_size;
+        if (!length) {
+            memcpy(&length, taken + r.at, 4);
+            length -= 2;
+            key = taken + r.at + HEAD + 2;
+        }
+        entry *e = make(t, key, length, answer, &r.size, 1, INFINITY, r.slot);
+        if (e) e->cut = r.cut;
+        if (!place(t, e)) t->hits[r.slot]++;
+    }
+    pthread_rwlock_unlock(&t->lock);
+}
+
+/* Send answers to messages that were taken; those that have a slot are kept in the table. */
+void kw_loop_answer(loop *l, table *t, uint8_t *taken, const uint8_t *replies, uint32_t size) {
     outbox o;
+    reply r;
+    keep_all(t, taken, replies, size);
     o.count = 0;
     for (uint32_t at = 0; at < size;) {
-        uint32_t length;
-        memcpy(&length, packed + at, 4);
-        uint8_t *name = packed + at + 4;
-        post(&o, name + NAME + CONTROL, length, name, name + NAME);
-        at += 4 + NAME + CONTROL + length;
+        memcpy(&r, replies + at, sizeof r);
+        uint8_t *name = taken + r.at + 4;
+        at += (uint32_t)sizeof r;
+        post(&o, replies + at, r.size, name, name + NAME);
+        at += r.size + r.key_size;
         if (o.count == BATCH || at >= size) send_all(l, &o, MSG_DONTWAIT);
     }
 }

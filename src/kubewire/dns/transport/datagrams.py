@@ -33,6 +33,8 @@ class Datagrams(abc.ABC):
         self.sock = sock
         self.dispatcher = dispatcher
         self.v6 = sock.family == socket.AF_INET6
+        self.family = 2 if self.v6 else 1
+        """As metrics count it: no socket takes messages of both."""
         self.name_size = 28 if self.v6 else 16
         self.control_size = 0
         """Octets of control data that an answer needs; none on a socket that has one address."""

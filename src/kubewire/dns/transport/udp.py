@@ -148,8 +148,10 @@ class UdpListener(Datagrams):
     def _slow(self, i: int) -> bytes | None:
         start = i * SIZE
         data = bytes(self._in[start : start + self._lengths[i * 16 + 14]])
-        if not data:
+        if len(data) < 12:
             return None
+        if kept := self.dispatcher.shortcuts.answer(data, self.family):
+            return self.dispatcher.keep(data[2:], kept)
         name = self._names[i * NAME : (i + 1) * NAME]
         back = bytes(name + self._controls[i * CONTROL : (i + 1) * CONTROL])
         found = self.dispatcher.replay(data, self.peers(back)[0]) or self.ask(data, back)

@@ -88,7 +88,7 @@ class Routes:
         self, namespace: str, pod: str, uid: list[str], name: str
     ) -> tuple[PodWorker, Container]:
         worker = self._pod(namespace, pod, uid)
-        for container in (*worker.pod.spec.inits, *worker.pod.spec.containers):
+        for container in worker.pod.spec.everything:
             if container.name == name:
                 return worker, container
         raise StatusError("NotFound", f'container "{name}" not found in pod "{pod}"')

@@ -6,6 +6,7 @@ import msgspec
 
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import MAX_NAME, is_plain, join_labels, label_bytes, split, to_wire
+from kubewire.lang.dns.options import canonical
 from kubewire.lang.dns.record import COMPRESSED, RR, split_rdata
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
@@ -171,6 +172,7 @@ def _read_record(data: bytes, at: int, message: Message, section: list[RR]) -> i
             rclass, bool(ttl & 0x8000), ttl >> 16 & 255, ttl >> 24, _options(data[start:end])
         )
     elif rtype == codes.TSIG:
+        _check_signature(data, start, end)
         message.tsig = RR(name, rtype, ttl, (data[start:end],), rclass)
     elif length == 0 and rclass != codes.IN:
         # Conditions of an update say with an empty rdata that they are about any.
@@ -178,6 +180,16 @@ def _read_record(data: bytes, at: int, message: Message, section: list[RR]) -> i
     else:
         section.append(RR(name, rtype, ttl, split_rdata(data, start, end, rtype), rclass))
     return end
+
+
+def _check_signature(data: bytes, start: int, end: int) -> None:
+    """Rdata of a TSIG record: algorithm, time and fudge, MAC, id and error, other data."""
+    _, at = read_name(data, start)
+    for fixed in (8, 4):
+        (length,) = struct.unpack_from("!H", data, at + fixed)
+        at += fixed + 2 + length
+    if at != end:
+        raise WireError("TSIG record is cut short")
 
 
 def _options(raw: bytes) -> tuple[tuple[int, bytes], ...]:
@@ -189,7 +201,7 @@ def _options(raw: bytes) -> tuple[tuple[int, bytes], ...]:
         at += 4 + length
         if at > len(raw):
             raise WireError("EDNS option is cut short")
-        options.append((code, raw[at - length : at]))
+        options.append((code, canonical(code, raw[at - length : at])))
     return tuple(options)
 
 

@@ -34,7 +34,7 @@ def parse(lines: Iterable[str]) -> Iterator[Connection]:
         words = line.split()
         if len(words) < 9 or words[0] not in _PROTOCOLS:
             continue
-        client, virtual, destination = (_address(words[i]) for i in (1, 3, 5))
+        client, virtual, destination = (address(words[i]) for i in (1, 3, 5))
         ports = (int(words[i], 16) for i in (2, 4, 6))
         client_port, virtual_port, destination_port = ports
         yield Connection(
@@ -46,8 +46,8 @@ def parse(lines: Iterable[str]) -> Iterator[Connection]:
 _PROTOCOLS = ("TCP", "UDP", "SCTP", "IP")
 
 
-def _address(text: str) -> str:
-    """``0A000001``, or an IPv6 address written out in brackets."""
+def address(text: str) -> str:
+    """From ``0A000001``, or an IPv6 address written out in brackets."""
     if ":" in text:
         return str(IPv6Address(text.strip("[]")))
     return str(IPv4Address(int(text, 16)))

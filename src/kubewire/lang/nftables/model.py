@@ -1,7 +1,7 @@
-"""Tables as values: sets and maps, chains, rules; rendering, netlink encoding, differences, evaluation.
+"""Tables as values: sets and maps, chains, rules; rendering, netlink encoding, differences.
 
-A ``Table`` is what is meant. ``encode_table`` replaces the whole table in one transaction;
-``encode_delta`` changes only the elements, chains and rules that differ. Set elements are packed
+A ``Table`` is what is meant. ``replace`` makes the whole table anew in one transaction;
+``difference`` changes only the elements, chains and rules that differ. Set elements are packed
 bytes from the start (see ``types``): a hundred thousand of them cost neither parsing nor objects.
 """
 
@@ -11,13 +11,11 @@ import itertools
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from dataclasses import replace as replace_fields
 from typing import Any
 
 from kubewire.lang.nftables import wire
-from kubewire.lang.nftables.expressions import NFPROTO, Match, State, Verdict
+from kubewire.lang.nftables.expressions import Verdict
 from kubewire.lang.nftables.types import Type, padded, split, text
-from kubewire.lang.packet import Outcome, Packet
 
 Data = bytes | Verdict | None
 
@@ -46,6 +44,8 @@ _SUBSYSTEM = 10 << 8
     DELELEMENTS,
 ) = 0, 2, 3, 5, 6, 8, 9, 11, 12, 14
 _REQUEST, _ACK, _CREATE, _APPEND = 1, 4, 0x400, 0x800
+_UNUSED = 0x100
+"""NLM_F_NONREC: not together with what is in it."""
 COMMENT_BYTES = 250
 """The kernel has room for 255; the nft program itself takes 128."""
 CHUNK = 60000
@@ -243,6 +243,22 @@ class Transaction:
         """Add elements that are not there yet."""
         self._elements(NEWELEMENTS, _CREATE, table, one, elements)
 
+    def remember(self, table: str, one: Set, entries: Iterable[tuple[bytes, bytes, int]]) -> None:
+        """Add elements of a dynamic map: key, value, and the seconds for which each stays."""
+        head = wire.string(1, table) + wire.string(2, one.name)
+        encoded = (
+            wire.nest(
+                1,
+                wire.nest(1, wire.value(key))
+                + wire.nest(2, wire.value(data))
+                + wire.be64(4, 1000 * seconds),
+            )
+            for key, data, seconds in entries
+        )
+        for chunk in _chunks(encoded):
+            body = head + wire.nest(3, chunk)
+            self.add(NEWELEMENTS, _CREATE, body, f"elements of {one.name}")
+
     def delete_elements(self, table: str, one: Set, elements: Mapping[bytes, Data]) -> None:
         """Remove elements that are there."""
         self._elements(DELELEMENTS, 0, table, one, elements)
@@ -280,6 +296,14 @@ class Transaction:
     def delete_chain(self, table: str, name: str) -> None:
         """Remove an empty chain that nothing leads to any more."""
         self.add(DELCHAIN, 0, wire.string(1, table) + wire.string(3, name), f"delete chain {name}")
+
+    def delete_unused(self, table: str, chains: Iterable[str]) -> None:
+        """Remove a table and these chains of it; refused while there is anything else in them."""
+        named = wire.string(1, table)
+        for name in chains:
+            body = named + wire.string(3, name)
+            self.add(DELCHAIN, _UNUSED, body, f"delete unused chain {name}")
+        self.add(DELTABLE, _UNUSED, named, f"delete unused table {table}")
 
     def flush_chain(self, table: str, name: str) -> None:
         """Remove the rules of a chain."""
@@ -433,91 +457,3 @@ def _set_difference(change: Transaction, table: str, old: Set | None, new: Set) 
     added = {k: v for k, v in new.elements.items() if k not in before or before[k] != v}
     change.delete_elements(table, new, dropped)
     change.add_elements(table, new, added)
-
-
-# -- evaluation -----------------------------------------------------------------------------------
-
-
-def evaluate(tables: Iterable[Table], hook: str, packet: Packet) -> Outcome:
-    """Send a packet through every base chain of a hook, by priority."""
-    base = [
-        (c.priority, i, t, c)
-        for i, t in enumerate(tables)
-        for c in t.chains.values()
-        if c.hook == hook
-    ]
-    mark, masquerade = packet.mark, False
-    targets: tuple[tuple[str, int], ...] = ()
-    reasons: list[str] = []
-    for _, _, table, chain in sorted(base, key=lambda b: b[:2]):
-        if chain.type == "nat" and packet.ct_state != "new":
-            continue
-        state = State(packet, table.sets.__getitem__, mark=mark)
-        verdict = _walk(table, chain, state, reasons)
-        mark, packet = state.mark, state.packet
-        masquerade = masquerade or state.masquerade
-        if state.targets and not targets:
-            targets = _readable(state.targets)
-            # Later chains of the hook see the packet as it was rewritten.
-            address, port = targets[0]
-            status = packet.ct_status | {"dnat"}
-            packet = replace_fields(
-                packet, daddr=address, dport=port or packet.dport, ct_status=status
-            )
-        kind = verdict.kind if verdict else chain.policy
-        if kind in ("drop", "reject"):
-            return Outcome(kind, (), masquerade, mark, tuple(reasons))
-    return Outcome("accept", targets, masquerade, mark, tuple(reasons))
-
-
-def _walk(table: Table, chain: Chain, state: State, reasons: list[str]) -> Verdict | None:
-    for rule in chain.rules:
-        verdict = _apply(rule, state)
-        if verdict is None:
-            continue
-        if rule.reason:
-            reasons.append(rule.reason)
-        if verdict is True:
-            continue
-        if verdict.kind in ("jump", "goto"):
-            found = _walk(table, table.chains[verdict.chain], state, reasons)
-            if found is not None or verdict.kind == "goto":
-                return found
-        elif verdict.kind == "return":
-            return None
-        else:
-            return verdict  # type: ignore[no-any-return]
-    return None
-
-
-def _apply(rule: Rule, state: State) -> Any:
-    """None: no match; True: matched without a verdict."""
-    for expression in rule.expressions:
-        if (
-            isinstance(expression, Match)
-            and expression.load is not NFPROTO
-            and _foreign(expression, state)
-        ):
-            return None
-        result = expression.run(state)
-        if result is False:
-            return None
-        if result is not True:
-            return result
-    return True
-
-
-def _foreign(expression: Match, state: State) -> bool:
-    """A match on the other IP version's header never holds."""
-    name = expression.load.render()
-    version = 4 if name.startswith("ip ") else 6 if name.startswith("ip6 ") else 0
-    return version not in (0, state.packet.version)
-
-
-def _readable(targets: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, int], ...]:
-    import ipaddress
-
-    return tuple(
-        (str(ipaddress.ip_address(address)), struct.unpack("!H", port)[0] if port else 0)
-        for address, port in targets
-    )

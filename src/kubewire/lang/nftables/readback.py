@@ -92,15 +92,16 @@ class Actual:
     """Of interval sets: start -> end, as in ``Set``; those that rules fill are left out."""
 
     def extends(self, actual: Actual) -> bool:
-        """Whether ``actual`` can be made into this by plain chains, sets and elements alone.
+        """Whether ``actual`` can be made into this by whole chains and sets, and elements.
 
-        Hooks must be the same, and whatever has the same name must be of the same kind; interval
-        sets must be equal, because their elements cannot be told apart one by one.
+        Whatever has the same name must be of the same kind, and chains must have the same rules;
+        interval sets must be equal, because their elements cannot be told apart one by one.
         """
-        hooks = {n: k for n, k in self.chains.items() if k.hook}
-        if hooks != {n: k for n, k in actual.chains.items() if k.hook}:
+        if not actual.chains:  # There is no table.
             return False
         both = self.chains.keys() & actual.chains.keys()
+        if any(self.chains[n] != actual.chains[n] for n in both):
+            return False
         if any(self.rules.get(n, []) != actual.rules.get(n, []) for n in both):
             return False
         sets = self.sets.keys() & actual.sets.keys()

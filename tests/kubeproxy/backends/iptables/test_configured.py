@@ -16,7 +16,7 @@ def tracer(row: Row) -> Tracer:
     found = objects(row.fixture)
     found[0]["spec"] = {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]}
     found[1]["spec"] = {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]}
-    given = {("iptables" if k == "nftables" else k): v for k, v in row.config.items()}
+    given = {("iptables" if k == "nftables" else k): v for k, v in (row.config or {}).items()}
     config = read_config({**CONFIG, "mode": "iptables", **given}, "config")
     return Tracer(read((o, str) for o in (*found, *PODS)), config, NODE)
 

@@ -56,6 +56,16 @@ def test_a_local_balancer_has_a_second_server_for_clients_inside() -> None:
     }
 
 
+def test_every_port_of_an_endpoint_may_be_its_own_client() -> None:
+    ports = [{"name": "p", "port": n, "protocol": "TCP"} for n in (9, 8080)]
+    found = plan([service()], [slice_(A, ports=ports)], NodeView("node-a"), CONFIG)
+    (frontend,) = found.frontends.values()
+    assert {e for n, e in compile_frontend(frontend, CONFIG).elements if "LOOP" in n} == {
+        "10.244.0.1,tcp:9,10.244.0.1",
+        "10.244.0.1,tcp:8080,10.244.0.1",
+    }
+
+
 def test_a_node_port_puts_no_address_on_the_node() -> None:
     compiled = compile_frontend(frontends(**BALANCER)["NodePort"], CONFIG)
     assert compiled.address == ""

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from ipaddress import ip_interface
@@ -169,12 +169,21 @@ def test_a_client_stays_until_its_endpoint_drains(proxier: IpvsProxier) -> None:
         assert {answered() for _ in range(6)} == {other}
 
 
+def weakened(servers: Mapping[ServerKey, VirtualServer]) -> dict[ServerKey, VirtualServer]:
+    """Without the first destination of each."""
+    return {
+        k: replace(s, destinations=dict(sorted(s.destinations.items())[1:]))
+        for k, s in servers.items()
+    }
+
+
 def delete_device() -> None:
     with RtNetlink() as netlink:
         netlink.transact([links.delete_link(DEVICE)])
 
 
 HARMS: dict[str, Callable[[Ipvs], None]] = {
+    "a destination": lambda ipvs: ipvs.commit(diff(ipvs.servers(), weakened(ipvs.servers()))),
     "servers": lambda ipvs: ipvs.commit(diff(ipvs.servers(), {})),
     "a server more": lambda ipvs: ipvs.commit(diff({}, {STRANGER.key: STRANGER})),
     "a set": lambda ipvs: ipset.restore(["flush KUBE-CLUSTER-IP"]),
@@ -189,7 +198,11 @@ def test_foreign_changes_are_mended(proxier: IpvsProxier) -> None:
     assert not proxier.heal()
     with closing(Ipvs()) as ipvs, serving(A), serving(B):
         for name, harm in HARMS.items():
+            proxier._look_again = 0.0
+            assert proxier.intact(), name
             harm(ipvs)
+            proxier._look_again = 0.0
+            assert proxier.intact() is (name == "a server more"), name
             assert proxier.heal(), name
             connect().close()
     assert not proxier.heal()

@@ -202,3 +202,22 @@ def test_loopback_is_opened_with_a_guard_and_closed_again() -> None:
     proxier.clear()
     assert sysctl.read(ROUTE_LOCALNET) == "0"
     proxier.close()
+
+
+def test_hooks_for_source_ranges_are_there_with_the_first_one_only(
+    config: Config, proxier: NftablesProxier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a restart, where the table of before is mended and not replaced."""
+
+    def hooks() -> list[str]:
+        return [line for line in proxier.dump().actual if line.startswith("chain firewall-")]
+
+    put(proxier, "plain", config)
+    assert hooks() == []
+    monkeypatch.delattr(NftablesProxier, "_load")
+    restarted = NftablesProxier(config, ["10.96.0.0/16"])
+    put(restarted, "lb-ranges", config)
+    assert len(hooks()) == 2
+    put(restarted, "plain", config)
+    assert hooks() == []
+    restarted.close()

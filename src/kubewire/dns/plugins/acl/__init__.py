@@ -94,10 +94,10 @@ class Acl(Plugin):
             return response
         if policy.action == "block":
             response = self.reply(codes.REFUSED, aa=False, reason=why)
-            response.options = (extended_error(15, "Blocked"),)
+            response.options = (extended_error(15),)
             return response
         response = self.reply(aa=False, reason=why)
-        response.options = (extended_error(17, "Filtered"),)
+        response.options = (extended_error(17),)
         return response
 
 

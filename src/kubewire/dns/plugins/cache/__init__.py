@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from kubewire.dns.metrics import Book, Metric
-from kubewire.dns.plugin import Plugin, Replay, Request, Response, Setup
+from kubewire.dns.plugin import Plugin, Replay, Request, Response, Setup, Shortcut
 from kubewire.dns.plugins.cache.policy import Policy, read
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import AD
@@ -97,7 +97,7 @@ class Cache(Plugin):
         policy, name = self.policy, request.name
         if policy.zones != ["."] and not longest_zone(name, policy.zones):
             return await self.next.serve(request)
-        labels = self._of(request)
+        labels = self._of(request.server, request.view)
         self.metrics.add(REQUESTS, *labels)
         if self._never and longest_zone(name, self._never):
             response = await self.next.serve(request)
@@ -117,10 +117,20 @@ class Cache(Plugin):
             return response
         return await self._miss(request, key)
 
-    def _of(self, request: Request) -> tuple[str, str, str]:
-        found = self._labels.get(request.server)
+    def shortcut(self, behind: Shortcut | None, server: str, view: str) -> Shortcut | None:
+        """Names that are never kept are counted and pass."""
+        if behind is None or not all(
+            longest_zone(zone, self._never) and longest_zone(zone, self.policy.zones)
+            for zone in behind.zones
+        ):
+            return None
+        counted = (*behind.counted, (REQUESTS, self._of(server, view)))
+        return behind._replace(counted=counted)
+
+    def _of(self, server: str, view: str) -> tuple[str, str, str]:
+        found = self._labels.get(server)
         if found is None:
-            found = self._labels[request.server] = (request.server, self._zones, request.view)
+            found = self._labels[server] = (server, self._zones, view)
         return found
 
     def measure(self, book: Book) -> None:
@@ -142,6 +152,8 @@ class Cache(Plugin):
 
     async def _miss(self, request: Request, key: Key) -> Response:
         response = await self.next.serve(request)
+        # Options are about one question, and stay out of answers to others.
+        response.options = ()
         if response.written and not response.drop and response.raw is None:
             self._keep(request, key, response, self.clock())
         if not request.do and not request.message.flags & AD:
@@ -173,7 +185,7 @@ class Cache(Plugin):
             fresh = refreshing.result() if refreshing.done() else None
             if fresh is not None:
                 return fresh
-        self.metrics.add(STALE, *self._of(request))
+        self.metrics.add(STALE, *self._of(request.server, request.view))
         return self._reply(request, item, self.policy.stale_ttl, self.clock(), stale=True)
 
     def _refresh(
@@ -183,7 +195,7 @@ class Cache(Plugin):
         if key in self._refreshing or self.clock() < item.retry_at:
             return None
         self._refreshing.add(key)
-        self.metrics.add(PREFETCHES, *self._of(request))
+        self.metrics.add(PREFETCHES, *self._of(request.server, request.view))
 
         async def ask() -> Response | None:
             try:
@@ -260,7 +272,7 @@ class Cache(Plugin):
         kept = self._kept[success]
         if key not in kept and len(kept) >= capacity:
             self._evict(kept)
-            self.metrics.add(EVICTIONS, *self._of(request), KINDS[success])
+            self.metrics.add(EVICTIONS, *self._of(request.server, request.view), KINDS[success])
         whole = math.ceil(ttl)
         response.answer = [_aged(r, whole) for r in response.answer]
         response.authority = [_aged(r, whole) for r in response.authority]

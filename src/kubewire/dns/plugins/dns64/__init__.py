@@ -10,7 +10,7 @@ from kubewire.dns.metrics import Metric
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import CD
-from kubewire.lang.dns.record import RR, soa_numbers
+from kubewire.lang.dns.record import RR
 
 TRANSLATED = Metric(
     "coredns_dns64_requests_translated_total", "Counter of DNS requests translated by dns64.",
@@ -86,7 +86,7 @@ class Dns64(Plugin):
 
     def _limit(self, response: Response) -> int:
         soas = [r for r in response.authority if r.type == codes.SOA]
-        return min(soas[0].ttl, soa_numbers(soas[0])[4]) if soas else LONGEST
+        return soas[0].ttl if soas else LONGEST
 
     def _made(self, record: RR, limit: int) -> RR:
         if record.type != codes.A:
@@ -109,6 +109,8 @@ def embed(prefix: ipaddress.IPv6Network, v4: bytes) -> bytes:
 
 def _prefix(text: str) -> ipaddress.IPv6Network:
     try:
+        if "/" not in text:
+            raise ValueError(text)
         network = ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise CorefileError(f"invalid CIDR address: {text}") from error

@@ -7,7 +7,7 @@ import asyncio
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Request, Response, Setup, duration
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.record import RR, address
+from kubewire.lang.dns.record import RR, address, ns, soa
 
 
 class Erratic(Plugin):
@@ -59,25 +59,42 @@ class Erratic(Plugin):
 
     async def serve(self, request: Request) -> Response:
         """Misbehave by count."""
-        self._count += 1
         n = self._count
+        self._count += 1
         response = self.reply(reason="a server for tests")
         response.drop = bool(self.drop) and n % self.drop == 0
         response.tc = bool(self.truncate) and n % self.truncate == 0
         if self.delay and n % self.delay == 0:
             await asyncio.get_running_loop().create_task(asyncio.sleep(self.seconds))
-        response.answer = self._answer(request)
-        if request.qtype not in (codes.A, codes.AAAA) and not response.drop:
-            return self.fail(codes.SERVFAIL, "only A and AAAA are known")
+        response.answer = self._answer(request, whole=not response.tc)
+        if not response.answer and not response.drop:
+            return self.fail(codes.SERVFAIL, "only A, AAAA and AXFR are known")
         return response
 
-    def _answer(self, request: Request) -> list[RR]:
+    def _answer(self, request: Request, *, whole: bool) -> list[RR]:
         if request.qtype == codes.A:
-            last = range(1, 30) if self.large else range(53, 54)
-            return [address(request.qname, 0, f"192.0.2.{i}") for i in last]
+            return [address(request.qname, 0, "192.0.2.53")] * (30 if self.large else 1)
         if request.qtype == codes.AAAA:
             return [address(request.qname, 0, "2001:db8::53")]
+        if request.qtype == codes.AXFR:
+            zone = _zone(request.qname)
+            return [*zone, zone[0]] if whole else zone
         return []
+
+
+def _zone(name: str) -> list[RR]:
+    """What a transfer gives; without the SOA at its end if it is to be incomplete."""
+    first, second = f"a.{name}", f"b.{name}"
+    return [
+        soa(
+            name, 0, "sns.dns.icann.org.", "noc.dns.icann.org.", 2018050825,
+            refresh=7200, retry=3600, expire=1209600, minimum=3600,
+        ),
+        ns(name, 0, second),
+        ns(name, 0, first),
+        address(first, 0, "2001:bd8::53"),
+        address(second, 0, "2001:500::54"),
+    ]  # fmt: skip
 
 
 PLUGIN = Erratic

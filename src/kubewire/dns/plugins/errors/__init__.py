@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 
-from kubewire.dns.plugin import Plugin, Request, Response, Setup, duration
+from kubewire.dns.plugin import Plugin, Request, Response, Setup, Shortcut, duration
 from kubewire.lang.dns import codes
 
 log = logging.getLogger("kubewire.dns.plugin.errors")
@@ -90,6 +90,10 @@ class Errors(Plugin):
                 f"{response.reason}"
             )
         return response
+
+    def shortcut(self, behind: Shortcut | None, server: str, view: str) -> Shortcut | None:
+        """What is composed is no error."""
+        return behind
 
     def _tell(self, text: str) -> None:
         for pattern in self._patterns:

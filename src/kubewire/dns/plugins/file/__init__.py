@@ -57,23 +57,29 @@ class Zones(Plugin):
         replay: Replay | None = Replay((("zone", id(self), origin),))
         if result.outside:
             replay = None
-            await self._resolve(request, result)
+            await self._resolve(request, result, zone)
         return self.reply(
             result.rcode, answer=result.answer, authority=result.authority,
             additional=result.additional, aa=result.aa, reason=f"zone {origin}", replay=replay,
         )  # fmt: skip
 
-    async def _resolve(self, request: Request, result: Result) -> None:
+    async def _resolve(self, request: Request, result: Result, zone: Zone) -> None:
+        """The whole server answers for what lies outside; its rcode is the answer's (RFC 6604)."""
         if request.block is None:
             return
         found = await request.block.lookup(request, result.outside, request.qtype)
         result.answer += found.answer
         if found.rcode in (codes.SERVFAIL, codes.NXDOMAIN):
-            result.rcode = found.rcode if found.rcode == codes.NXDOMAIN else codes.NOERROR
+            result.rcode = found.rcode
+        if found.rcode == codes.NXDOMAIN or not (found.rcode or found.answer):
+            result.authority = zone.denied(do=request.do)
 
     async def notified(self, request: Request, origin: str) -> Response:
-        """Somebody says that a zone changed."""
-        return self.reply(aa=True, reason="NOTIFY is taken note of")
+        """Somebody says that a zone changed: a secondary's matter, others say nothing."""
+        log.info("plugin/%s: Dropping notify from %s for %s", self.name, request.client[0], origin)
+        response = self.reply(reason="NOTIFY from somebody who is no primary")
+        response.drop = True
+        return response
 
     def changed(self, block: Block, origin: str) -> None:
         """Have the transfer plugin tell secondaries."""

@@ -1,4 +1,7 @@
-"""An upstream over HTTPS (RFC 8484): one HTTP/2 connection, as many questions on it as there are."""
+"""An upstream over HTTPS (RFC 8484): one HTTP/2 connection, as many questions on it as there are.
+
+One that does not choose HTTP/2 in the handshake is asked over HTTP/1.1 (``http1.py``) from then on.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
+from kubewire.dns.plugins.forward.http1 import Http1
 from kubewire.lang.dns.message import MAX_MESSAGE
 
 PATH = "/dns-query"
 MEDIA = "application/dns-message"
+_MEDIA = (("accept", MEDIA), ("content-type", MEDIA))
 
 
 class _Answer:
@@ -44,14 +49,16 @@ class _Connection(asyncio.Protocol):
         self._answers: dict[int, _Answer] = {}
         self._transport: asyncio.Transport | None = None
         self.closed = False
+        self.old = False
+        """The upstream did not choose HTTP/2."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         found = transport.get_extra_info("ssl_object")
         if found.selected_alpn_protocol() != "h2":
-            self.closed = True
-            transport.close()
+            self.old = True
+            self.close()
             return
         self._h2.initiate_connection()
         self._flush()
@@ -136,19 +143,24 @@ class Https:
         self._count = count
         self._opening = asyncio.Lock()
         self._connection: _Connection | None = None
+        self._old: Http1 | None = None
+        self._closing: asyncio.Task[None] | None = None
         literal = f"[{host}]" if ":" in host else host
         self._authority = literal if port == 443 else f"{literal}:{port}"
 
     async def ask(self, data: bytes) -> bytes:
         """One message there, one back. ``data`` has the id 0, which lets caches help."""
-        connection = await self._open()
+        connection = None if self._old else await self._open()
         path, body = PATH, data
         if self._method == "GET":
             path += "?dns=" + base64.urlsafe_b64encode(data).rstrip(b"=").decode()
             body = b""
+        if connection is None:
+            assert self._old is not None
+            return await self._old.ask(self._method, path, dict(_MEDIA), body)
         fields = [
             (":method", self._method), (":scheme", "https"), (":authority", self._authority),
-            (":path", path), ("accept", MEDIA), ("content-type", MEDIA),
+            (":path", path), *_MEDIA,
         ]  # fmt: skip
         try:
             return await connection.ask(fields, body)
@@ -160,19 +172,28 @@ class Https:
         """Hang up."""
         if self._connection is not None:
             self._connection.close()
+        if self._old is not None:
+            self._closing = self._old.close()
 
-    async def _open(self) -> _Connection:
+    async def _open(self) -> _Connection | None:
+        """The connection; None: it takes HTTP/1.1."""
         async with self._opening:
             kept = self._connection
+            if self._old:
+                return None
             if kept is not None and not kept.closed:
                 self._count(True)
                 return kept
-            self._count(False)
             _, made = await asyncio.get_running_loop().create_connection(
                 _Connection, *self._where, ssl=self._context, server_hostname=self._server_name,
                 local_addr=self._source,
             )  # fmt: skip
-            if made.closed:
-                raise ConnectionError("the upstream does not speak HTTP/2")
+            if made.old:
+                self._old = Http1(
+                    *self._where, context=self._context, server_name=self._server_name,
+                    source=self._source, count=self._count,
+                )  # fmt: skip
+                return None
+            self._count(False)
             self._connection = made
             return made

@@ -62,7 +62,7 @@ def _upstreams(
         manner.tls = _tls(setup, options.get("tls", []))
     if "https" in schemes and manner.tls is not None:
         manner.https = _tls(setup, options.get("tls", []))
-        manner.https.set_alpn_protocols(["h2"])
+        manner.https.set_alpn_protocols(["h2", "http/1.1"])
     _health(manner, options.get("health_check", []))
     manner.probe_by_tcp = stanza.force_tcp
     name = options.get("tls_servername", [""])[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 from kubewire.dns.metrics import Book, Metric
 from kubewire.dns.plugin import Fallthrough, Plugin, Request, Response, Setup, duration
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.name import is_reverse, longest_zone, normalize, parent, reverse_address
+from kubewire.lang.dns.name import longest_zone, normalize, parent, reverse_address
 from kubewire.lang.dns.record import address, ptr
 
 HELD = (codes.A, codes.AAAA, codes.PTR)
@@ -150,12 +150,13 @@ class Hosts(Plugin):
 
     async def serve(self, request: Request) -> Response:
         """Answer names of the table."""
-        if request.qtype == codes.PTR and is_reverse(request.name):
+        if request.qtype == codes.PTR:
             ip = reverse_address(request.name)
             names = self._table.names.get(ip, []) if self.reverse else []
-            if names:
-                answer = [ptr(request.qname, self.ttl, n) for n in dict.fromkeys(names)]
-                return self.reply(answer=answer, reason=f"{ip} is in {self.path}")
+            if not names:
+                return await self.next.serve(request)
+            answer = [ptr(request.qname, self.ttl, n) for n in dict.fromkeys(names)]
+            return self.reply(answer=answer, reason=f"{ip} is in {self.path}")
         if not longest_zone(request.name, self.zones):
             return await self.next.serve(request)
         found = self._find(request.name)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterator
-
 from kubewire.api.meta import Key
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Fallthrough, Plugin, Replay, Request, Response, Setup
 from kubewire.dns.plugins.k8s_external.hostnames import Hostnames, hostname_dep
+from kubewire.dns.plugins.k8s_external.records import External, by_outer_address
 from kubewire.dns.plugins.kubernetes import Kubernetes
 from kubewire.dns.plugins.kubernetes.cluster import ANY, namespace_dep, service_dep
-from kubewire.dns.plugins.kubernetes.objects import Service
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.name import absolute, longest_zone, relative, split
-from kubewire.lang.dns.record import RR, address, cname, ns, soa, srv
+from kubewire.lang.dns.name import absolute, longest_zone, relative, reverse_address, split
+from kubewire.lang.dns.record import RR, address, cname, ns, ptr, soa
 
 
 class K8sExternal(Plugin):
@@ -30,6 +27,8 @@ class K8sExternal(Plugin):
         self.headless = False
         self.fall = Fallthrough()
         self._block, self._env = setup.block, setup.env
+        self._by_address: dict[str, list[Key]] | None = None
+        """Services by outer address, until one changes."""
 
     @classmethod
     def setup(cls, setup: Setup) -> K8sExternal:
@@ -66,7 +65,10 @@ class K8sExternal(Plugin):
     async def start(self) -> None:
         """Begin to watch what the names come from."""
         kubernetes = self._kubernetes
-        if self.hostnames is None or kubernetes is None or self._env.offline:
+        if kubernetes is None:
+            return
+        kubernetes.on_change.append(self._forget_addresses)
+        if self.hostnames is None or self._env.offline:
             return
         from kubewire.dns.plugins.kubernetes.watch import connect
 
@@ -78,6 +80,9 @@ class K8sExternal(Plugin):
         """Stop to watch."""
         if self.hostnames is not None:
             await self.hostnames.stop()
+
+    def _forget_addresses(self, deps: set[object]) -> None:
+        self._by_address = None
 
     def _changed(self, deps: set[object]) -> None:
         if kubernetes := self._kubernetes:
@@ -94,17 +99,18 @@ class K8sExternal(Plugin):
         kubernetes = self._kubernetes
         if not zone or kubernetes is None:
             return await self.next.serve(request)
-        spelled = request.qname[len(request.qname) - len(zone) :]
-        if reply := self._hostname(request, spelled, kubernetes):
+        if reply := self._hostname(request, zone, kubernetes):
             return reply
         labels = split(relative(request.name, zone))
         if not labels or labels[-1] == self.apex:
-            return self._own(request, zone, spelled, labels, kubernetes)
+            return self._own(request, zone, labels, kubernetes)
         if not kubernetes.cluster.synced:
-            return self._nothing(request, spelled, kubernetes, codes.SERVFAIL, "not synced yet", ())
-        return await self._service(request, spelled, labels, kubernetes)
+            return self._nothing(zone, kubernetes, codes.SERVFAIL, "not synced yet", ())
+        if request.qtype == codes.PTR and (ip := reverse_address(request.name)):
+            return await self._reverse(request, zone, ip, kubernetes)
+        return await self._service(request, zone, labels, kubernetes)
 
-    def _hostname(self, request: Request, spelled: str, kubernetes: Kubernetes) -> Response | None:
+    def _hostname(self, request: Request, zone: str, kubernetes: Kubernetes) -> Response | None:
         """A name that an annotation or a host of an Ingress asks for."""
         owner = self.hostnames and self.hostnames.owner(request.name.rstrip("."))
         if not owner or self.hostnames is None:
@@ -114,7 +120,7 @@ class K8sExternal(Plugin):
         deps = (hostname_dep(owner), hostname_dep(request.name.rstrip(".")))
         if record is None or (record.type == "CNAME" and kind not in ("A", "AAAA", "CNAME")):
             why = f"{owner} has no {kind}"
-            return self._nothing(request, spelled, kubernetes, codes.NOERROR, why, deps)
+            return self._nothing(zone, kubernetes, codes.NOERROR, why, deps)
         ttl = record.ttl or self.ttl
         answer = (
             [cname(request.qname, ttl, absolute(record.targets[0]))]
@@ -123,113 +129,66 @@ class K8sExternal(Plugin):
         )
         return self.reply(answer=answer, reason=record.resource, replay=Replay(deps))
 
+    async def _reverse(
+        self, request: Request, zone: str, ip: str, kubernetes: Kubernetes
+    ) -> Response:
+        """The Services that have an address outside, below the first zone."""
+        if self._by_address is None:
+            self._by_address = by_outer_address(kubernetes.cluster)
+        keys = [k for k in self._by_address.get(ip, ()) if kubernetes.records.exposed(k.namespace)]
+        if not keys:
+            return await self._missing(request, zone, kubernetes, f"address {ip}", (ANY,))
+        names = [f"{key.name}.{key.namespace}.{self.zones[0]}".removesuffix("..") for key in keys]
+        answer = [ptr(request.qname, self.ttl, name) for name in names]
+        why = ", ".join(f"Service {key}" for key in keys)
+        return self.reply(answer=answer, reason=why, replay=Replay((ANY,)))
+
     async def _service(
-        self, request: Request, spelled: str, labels: list[str], kubernetes: Kubernetes
+        self, request: Request, zone: str, labels: list[str], kubernetes: Kubernetes
     ) -> Response:
         """``[_port._proto.|host.]svc.ns``."""
         namespace = labels[-1]
         deps: tuple[object, ...] = (namespace_dep(namespace),)
         if not kubernetes.records.exposed(namespace):
-            return await self._missing(request, spelled, kubernetes, f"namespace {namespace}", deps)
+            return await self._missing(request, zone, kubernetes, f"namespace {namespace}", deps)
         if len(labels) == 1:
-            return self._nothing(
-                request, spelled, kubernetes, codes.NOERROR, f"namespace {namespace}", deps
-            )
+            return self._nothing(zone, kubernetes, codes.NOERROR, f"namespace {namespace}", deps)
         key = Key(namespace, labels[-2])
         deps = (*deps, service_dep(*key))
-        service = kubernetes.cluster.services.get(key)
-        entries = list(self._entries(service, key, labels[:-2], spelled, kubernetes))
-        if service is None or not entries:
-            why = f"Service {key} has no external address" if service else f"Service {key}"
-            return await self._missing(request, spelled, kubernetes, why, deps)
-        answer, extra = self._records(request, entries, kubernetes)
-        if not answer:
-            return self._nothing(
-                request, spelled, kubernetes, codes.NOERROR, f"Service {key}", deps
-            )
-        return self.reply(
-            answer=answer, additional=extra, reason=f"Service {key}", replay=Replay(deps)
-        )
+        external = self._external(kubernetes)
+        entries = external.entries(key, labels[:-2], zone)
+        if not entries:
+            known = key in kubernetes.cluster.services
+            why = f"Service {key} has no external address" if known else f"Service {key}"
+            return await self._missing(request, zone, kubernetes, why, deps)
+        found = external.found(request.qname, request.qtype, entries)
+        if not found.answer:
+            return self._nothing(zone, kubernetes, codes.NOERROR, f"Service {key}", deps)
+        reply = self.reply(
+            answer=found.answer, additional=found.additional, reason=f"Service {key}",
+            replay=Replay(deps),
+        )  # fmt: skip
+        await _follow(request, found.outside, reply)
+        return reply
 
-    def _entries(
-        self,
-        service: Service | None,
-        key: Key,
-        below: list[str],
-        zone: str,
-        kubernetes: Kubernetes,
-    ) -> Iterator[tuple[str, int | None, str]]:
-        """(address or host name, port, name of the target)."""
-        if service is None or len(below) > 2:
-            return
-        base = f"{key.name}.{key.namespace}.{zone}"
-        if service.headless and self.headless and kubernetes.options.endpoints:
-            yield from self._headless(key, below, base, kubernetes)
-            return
-        if len(below) == 1 or service.headless:
-            return
-        for port in service.ports:
-            if below and not _fits(below, port.name, port.protocol):
-                continue
-            for target in service.outside:
-                yield target, port.port, base
-
-    def _headless(
-        self, key: Key, below: list[str], base: str, kubernetes: Kubernetes
-    ) -> Iterator[tuple[str, int | None, str]]:
-        for slice_ in kubernetes.cluster.slices.get(key, {}).values():
-            for endpoint in slice_.ready:
-                for ip in endpoint.addresses:
-                    host = kubernetes.records.host_of(endpoint, ip)
-                    if len(below) == 1 and below[0] != host.lower():
-                        continue
-                    if not slice_.ports and len(below) < 2:
-                        yield ip, None, f"{host}.{base}"
-                    for port in slice_.ports or ():
-                        if len(below) == 2 and not _fits(below, port.name, port.protocol):
-                            continue
-                        yield ip, port.port, f"{host}.{base}"
-
-    def _records(
-        self, request: Request, entries: list[tuple[str, int | None, str]], kubernetes: Kubernetes
-    ) -> tuple[list[RR], list[RR]]:
-        own = kubernetes.options.ttl
-        if request.qtype == codes.SRV:
-            entries = [e for e in entries if e[1] is not None]
-            weight = max(1, 100 // max(1, len(entries)))
-            answer: dict[tuple[str, int], RR] = {}
-            extra: dict[tuple[str, str], RR] = {}
-            for target, port, host in entries:
-                name = host if _is_ip(target) else absolute(target)
-                answer.setdefault(
-                    (name, port or 0), srv(request.qname, own, 0, weight, port or 0, name)
-                )
-                if _is_ip(target):
-                    extra.setdefault((name, target), address(name, self.ttl, target))
-            return list(answer.values()), list(extra.values())
-        names = dict.fromkeys(t for t, _, _ in entries if not _is_ip(t))
-        if names and request.qtype in (codes.A, codes.AAAA, codes.CNAME):
-            return [cname(request.qname, own, absolute(next(iter(names))))], []
-        v6 = request.qtype == codes.AAAA
-        wanted = request.qtype in (codes.A, codes.AAAA)
-        ips = dict.fromkeys(t for t, _, _ in entries if wanted and (":" in t) == v6 and _is_ip(t))
-        return [address(request.qname, self.ttl, ip) for ip in ips], []
+    def _external(self, kubernetes: Kubernetes) -> External:
+        return External(kubernetes.records, ttl=self.ttl, headless=self.headless)
 
     def _own(
-        self, request: Request, zone: str, spelled: str, labels: list[str], kubernetes: Kubernetes
+        self, request: Request, zone: str, labels: list[str], kubernetes: Kubernetes
     ) -> Response:
         """The apex and the names of this server below ``dns.ZONE``."""
-        apex = self._soa(spelled, kubernetes)
-        server = f"ns1.{self.apex}.{spelled}"
-        addresses = [address(server, self.ttl, ip) for ip in self._server_ips(kubernetes)]
+        apex = self._soa(zone, kubernetes)
         reply = self.reply(reason="the zone's own records", replay=Replay((ANY,)))
         match labels, request.qtype:
             case [], codes.SOA:
                 reply.answer = [apex]
             case [], codes.NS:
-                reply.answer = [ns(request.qname, self.ttl, server)]
+                server, *addresses = self._servers(zone, kubernetes)
+                reply.answer = [server]
                 reply.additional = addresses
             case ["ns1", _], codes.A | codes.AAAA:
+                _, *addresses = self._servers(zone, kubernetes)
                 reply.answer = [
                     a.renamed(request.qname) for a in addresses if a.type == request.qtype
                 ]
@@ -241,40 +200,41 @@ class K8sExternal(Plugin):
             reply.authority = [apex]
         return reply
 
-    def _server_ips(self, kubernetes: Kubernetes) -> list[str]:
-        """External addresses of the Services that lead to this server, else its own."""
-        found: list[str] = []
-        for own in kubernetes.records.local_ips:
-            for key in kubernetes.cluster.endpoint_ips.get(own, ()):
-                service = kubernetes.cluster.services.get(key)
-                found += [ip for ip in (service.outside if service else ()) if _is_ip(ip)]
-        return list(dict.fromkeys(found)) or list(kubernetes.records.local_ips)
+    def _servers(self, zone: str, kubernetes: Kubernetes) -> list[RR]:
+        """The NS record, then the addresses of what it names."""
+        name = f"ns1.{self.apex}.{zone}"
+        addresses = self._external(kubernetes).server_addresses()
+        return [ns(zone, self.ttl, name), *(address(name, self.ttl, ip) for ip in addresses)]
+
+    def transfer(self, zone: str, serial: int) -> list[RR] | None:
+        """Every record of a zone, SOA first and last; None: not ours."""
+        kubernetes = self._kubernetes
+        if zone not in self.zones or kubernetes is None or not kubernetes.cluster.synced:
+            return None
+        apex = self._soa(zone, kubernetes)
+        if serial and serial >= kubernetes.cluster.modified:
+            return [apex]
+        listing = self._external(kubernetes).listing(zone)
+        return [apex, *self._servers(zone, kubernetes), *listing, apex]
 
     async def _missing(
         self,
         request: Request,
-        spelled: str,
+        zone: str,
         kubernetes: Kubernetes,
         why: str,
         deps: tuple[object, ...],
     ) -> Response:
         if self.fall.through(request.name):
             return await self.next.serve(request)
-        return self._nothing(
-            request, spelled, kubernetes, codes.NXDOMAIN, f"{why}: nothing is known", deps
-        )
+        why = f"{why}: nothing is known"
+        return self._nothing(zone, kubernetes, codes.NXDOMAIN, why, deps)
 
     def _nothing(
-        self,
-        request: Request,
-        spelled: str,
-        kubernetes: Kubernetes,
-        rcode: int,
-        why: str,
-        deps: tuple[object, ...],
+        self, zone: str, kubernetes: Kubernetes, rcode: int, why: str, deps: tuple[object, ...]
     ) -> Response:
         replay = Replay(deps) if kubernetes.cluster.synced else None
-        authority = [self._soa(spelled, kubernetes)]
+        authority = [self._soa(zone, kubernetes)]
         return self.reply(rcode, authority=authority, reason=why, replay=replay)
 
     def _soa(self, zone: str, kubernetes: Kubernetes) -> RR:
@@ -284,17 +244,20 @@ class K8sExternal(Plugin):
         )  # fmt: skip
 
 
-def _fits(below: list[str], name: str | None, protocol: str | None) -> bool:
-    port, proto = below[0].removeprefix("_"), below[1].removeprefix("_")
-    return port == (name or "").lower() and proto == (protocol or "TCP").lower()
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+async def _follow(request: Request, outside: list[str], reply: Response) -> None:
+    """Ask the whole server for the addresses of a load balancer's name."""
+    if not outside or request.block is None:
+        return
+    reply.replay = None
+    if request.qtype != codes.SRV:
+        found = await request.block.lookup(request, outside[0], request.qtype)
+        reply.answer = [*reply.answer, *found.answer]
+        reply.tc = found.tc
+        return
+    for name in outside:
+        for rtype in (codes.A, codes.AAAA):
+            found = await request.block.lookup(request, name, rtype)
+            reply.additional = [*reply.additional, *found.answer]
 
 
 PLUGIN = K8sExternal

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING
 
 from kubewire.api.selectors import LabelSelector, parse_selector
 from kubewire.dns.corefile import CorefileError
-from kubewire.dns.plugin import Fallthrough, Plugin, Replay, Request, Response, Setup, duration
+from kubewire.dns.plugin import (
+    Fallthrough,
+    Plugin,
+    Replay,
+    Request,
+    Response,
+    Setup,
+    Shortcut,
+    duration,
+)
 from kubewire.dns.plugins.kubernetes.cluster import Cluster, from_objects
-from kubewire.dns.plugins.kubernetes.records import Found, Options, Records, parse
+from kubewire.dns.plugins.kubernetes.names import parse
+from kubewire.dns.plugins.kubernetes.records import Found, Options, Records
+from kubewire.dns.plugins.kubernetes.shortcut import Labelled
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.name import is_reverse, longest_zone
+from kubewire.lang.dns.name import is_reverse, longest_zone, within
 from kubewire.lang.dns.record import RR
 
 if TYPE_CHECKING:
@@ -173,6 +184,17 @@ class Kubernetes(Plugin):
         if not found.answer:
             self._negative(response, found, request.qname[len(request.qname) - len(zone) :])
         return response
+
+    def shortcut(self, behind: Shortcut | None, server: str, view: str) -> Shortcut | None:
+        """Names of Services and pods, and those below what is not there."""
+        zones = tuple(filter(self._labelled, self.options.zones))
+        falls = any(within(f, z) or within(z, f) for f in self.fall.zones for z in zones)
+        return Shortcut(zones, Labelled(self.records, falls=falls).answer, self.name)
+
+    def _labelled(self, zone: str) -> bool:
+        options = self.options
+        nested = any(z != zone and within(z, zone) for z in options.zones)
+        return not (nested or zone == "." or zone in options.multicluster or is_reverse(zone))
 
     def _negative(self, response: Response, found: Found, spelled: str) -> None:
         if not found.exists:

@@ -73,7 +73,7 @@ class CountedTransport:
     async def stream(
         self, path: str, params: Mapping[str, str], headers: Mapping[str, str]
     ) -> AsyncGenerator[list[bytes], None]:
-        """Follow; counted when the first lines come, or when none will."""
+        """Follow; counted when the answer begins, or when none will."""
         began = time.perf_counter()
         counted = False
         try:

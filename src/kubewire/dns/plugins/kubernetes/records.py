@@ -1,17 +1,7 @@
 """Names to answers: the DNS-based service discovery specification 1.1 as a pure function.
 
-    ZONE, svc.ZONE, pod.ZONE, ns.svc.ZONE      exist, hold nothing
-    svc.ns.svc.ZONE                            the Service
-    host.svc.ns.svc.ZONE                       one endpoint, by host name or dashed address
-    _port._proto.svc.ns.svc.ZONE               its SRV records
-    host.cluster.svc.ns.svc.ZONE               one endpoint of an imported Service
-    area.pin|prefer._zone.svc.ns.svc.ZONE      endpoints of one topology zone (option zonal)
-    1-2-3-4.ns.pod.ZONE                        a pod
-    dns-version.ZONE, ns.dns.ZONE              the schema, the server
-    4.3.2.1.in-addr.arpa, ... .ip6.arpa        addresses of Services, else of endpoints
-
-``Records.lookup`` answers one question and says which objects it read (``deps``), so that the
-answer's octets can be kept until one of those changes.
+``names`` has the forms of names. ``Records.lookup`` answers one question and says which objects it
+read (``deps``), so that the answer's octets can be kept until one of those changes.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -30,9 +20,10 @@ from kubewire.dns.plugins.kubernetes.cluster import (
     pod_dep,
     service_dep,
 )
+from kubewire.dns.plugins.kubernetes.names import Ask, dashed, dashed_address, is_address, parse
 from kubewire.dns.plugins.kubernetes.objects import Endpoint, EndpointSlice, Port, Service
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.name import absolute, is_reverse, relative, reverse_address, split, within
+from kubewire.lang.dns.name import absolute, is_reverse, reverse_address, within
 from kubewire.lang.dns.record import RR, address, cname, ns, ptr, soa, srv, txt
 
 VERSION = "1.1.0"
@@ -79,60 +70,12 @@ class Found:
     refused: bool = False
 
 
-class Ask(NamedTuple):
-    """A name taken apart."""
-
-    kind: str = ""
-    """svc, pod, or "" for a name that is there but holds nothing."""
-    namespace: str = ""
-    service: str = ""
-    endpoint: str = ""
-    port: str = ""
-    protocol: str = ""
-    cluster: str = ""
-    area: str = ""
-    prefer: bool = False
-    valid: bool = True
-
-
 class Entry(NamedTuple):
     """One address and port behind a name, and the name that stands for it alone."""
 
     ip: str
     port: int | None
     host: str
-
-
-def parse(name: str, zone: str, *, multicluster: bool = False, zonal: bool = False) -> Ask:
-    """Take a lower-case name below a zone apart."""
-    labels = split(relative(name, zone))
-    if not labels:
-        return Ask()
-    kind = labels.pop()
-    if kind not in ("svc", "pod"):
-        return Ask(valid=False)
-    if not labels:
-        return Ask()
-    namespace = labels.pop()
-    if not labels:
-        return Ask(kind, namespace)
-    service = labels.pop()
-    match labels:
-        case []:
-            return Ask(kind, namespace, service)
-        case [endpoint]:
-            return Ask(kind, namespace, service, endpoint)
-        case [first, second] if multicluster and not (first[0] == "_" or second[0] == "_"):
-            return Ask(kind, namespace, service, first, cluster=second)
-        case [port, protocol]:
-            return Ask(
-                kind, namespace, service,
-                port=port.removeprefix("_"), protocol=protocol.removeprefix("_"),
-            )  # fmt: skip
-        case [*area, ("pin" | "prefer") as how, "_zone"] if zonal and not multicluster and area:
-            if kind == "svc":
-                return Ask(kind, namespace, service, area=".".join(area), prefer=how == "prefer")
-    return Ask(valid=False)
 
 
 class Records:
@@ -368,7 +311,7 @@ class Records:
         if not ask.service:
             found.reason = f"namespace {ask.namespace} exists; the name holds no records"
             return []
-        ip = _dashed_address(ask.service)
+        ip = dashed_address(ask.service)
         if not ip:
             found.exists, found.reason = False, f"{ask.service} is not a dashed address"
             return []
@@ -397,11 +340,10 @@ class Records:
         index = cluster.import_slices if multicluster else cluster.slices
         slices = list(index.get(key, {}).values()) if self.options.endpoints else []
         found.reason = f"{kind} {key}"
-        empty = not any(s.ready for s in slices)
         if service.external:
             assert isinstance(service, Service)
             return self._external(ask, service, found)
-        if self.options.ignore_empty and empty and not service.headless:
+        if self.options.ignore_empty and not service.headless and not any(s.ready for s in slices):
             found.exists = False
             found.reason += " has no ready endpoint (ignore empty_service)"
             return []
@@ -466,28 +408,6 @@ class Records:
         return dashed(ip)
 
 
-def dashed(ip: str) -> str:
-    """The label that stands for an address."""
-    label = ip.replace(".", "-") if "." in ip else ip.replace(":", "-")
-    return label + "0" if label.endswith("-") else label
-
-
-def _dashed_address(label: str) -> str:
-    text = label.replace("-", "." if label.count("-") == 3 and "--" not in label else ":")
-    return canonical(text) if is_address(text) else ""
-
-
-def is_address(text: str) -> bool:
-    """An address where a name is expected."""
-    import socket
-
-    try:
-        socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _fits(ask: Ask, port: Port) -> bool:
     return (not ask.port or ask.port == (port.name or "").lower()) and (
         not ask.protocol or ask.protocol == (port.protocol or _default(port)).lower()
@@ -498,4 +418,4 @@ def _default(port: Port) -> str:
     return "" if port is NO_PORT else "TCP"
 
 
-__all__ = ["Ask", "Found", "Options", "Records", "dashed", "is_address", "parse"]
+__all__ = ["Found", "Options", "Records"]

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 
 from kubewire.api.meta import Key
 from kubewire.dns.plugins.kubernetes.cluster import AnyService
+from kubewire.dns.plugins.kubernetes.names import is_address
 from kubewire.dns.plugins.kubernetes.objects import Port, Service
-from kubewire.dns.plugins.kubernetes.records import Records, is_address
+from kubewire.dns.plugins.kubernetes.records import Records
 from kubewire.lang.dns.name import absolute
 from kubewire.lang.dns.record import RR, address, cname, ns, srv
 

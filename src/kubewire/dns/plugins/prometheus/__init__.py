@@ -10,7 +10,7 @@ from kubewire import __version__
 from kubewire.dns.config import Block, Configuration, Environment
 from kubewire.dns.http import HttpServer, split_address
 from kubewire.dns.metrics import SECONDS, SIZES, Book, Histogram, Metric
-from kubewire.dns.plugin import Plugin, Request, Response, Setup
+from kubewire.dns.plugin import Plugin, Request, Response, Setup, Shortcut
 from kubewire.lang.dns import codes
 
 _WHERE = ("server", "zone", "view")
@@ -161,6 +161,10 @@ class Prometheus(Plugin):
         said = request.size + 28 * records
         series.add(request.size, said, time.perf_counter() - began, do=request.do)
         return response
+
+    def shortcut(self, behind: Shortcut | None, server: str, view: str) -> Shortcut | None:
+        """The table counts these from the first question on."""
+        return behind
 
     def count(self, total: Book) -> None:
         """Add what went through this plugin to a page."""

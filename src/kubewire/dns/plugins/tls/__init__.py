@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
 from kubewire.dns import tls as settings
 from kubewire.dns.corefile import CorefileError
@@ -49,8 +50,13 @@ class Tls(Plugin):
         )  # fmt: skip
         try:
             found.context()
-        except (OSError, ssl.SSLError) as error:
+        except ssl.SSLError as error:
             raise CorefileError(f"could not load TLS cert: {error}") from error
+        except OSError as error:
+            files = (found.certificate, found.key, found.authority)
+            missing = next((f for f in files if f and not Path(f).exists()), found.certificate)
+            why = (error.strerror or str(error)).lower()
+            raise CorefileError(f"could not load TLS cert: open {missing}: {why}") from error
         setup.block.tls = found
         return cls()
 

@@ -1,59 +1,75 @@
-"""The part of expr-lang that views use: calls, comparisons, boolean and string operators.
+"""The part of expr-lang that conditions on a question can use.
 
-expr    = and { ("||" | "or") and }          and   = not { ("&&" | "and") not }
-not     = ("!" | "not") not | compare
-compare = value [ op value ]                 value = call | string | number | list | "(" expr ")"
+    expr    = binary [ "?" expr ":" expr ]
+    binary  = unary { operator unary }            by the precedence in _BINARY
+    unary   = ( "!" | "not" | "-" | "+" ) unary | primary { "[" index "]" | "[" from ":" to "]" }
+    primary = string | number | "true" | "false" | "nil" | "#" | "[" list "]" | "(" expr ")" | call
+    call    = name "(" list ")" | name "(" expr "," "{" expr "}" ")"
+
+A value is a function of the request and of the item (``#``) that a condition on a list looks at.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from kubewire.dns.plugin import Request
-from kubewire.lang.dns import codes
+from kubewire.dns.plugins.view.functions import ABOUT, OVER, PLAIN
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<string>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")|(?P<number>[0-9]+)"
-    r"|(?P<op>==|!=|<=|>=|&&|\|\||[<>!()\[\],])|(?P<word>[A-Za-z_]\w*))"
-)
-_OPERATORS = frozenset(
-    {"==", "!=", "<", ">", "<=", ">=", "in", "matches", "contains", "startsWith", "endsWith"}
+    r"\s*(?:(?P<string>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`[^`]*`)"
+    r"|(?P<number>0x[0-9A-Fa-f]+|[0-9]+\.[0-9]+|[0-9][0-9_]*)"
+    r"|(?P<op>==|!=|<=|>=|&&|\|\||\?\?|\*\*|\.\.|[-+*/%^<>!()\[\]{},?:#|])|(?P<word>[A-Za-z_]\w*))"
 )
 
-Value = Callable[[Request], Any]
+Value = Callable[[Request, Any], Any]
 
 
-def _in_cidr(ip: str, cidr: str) -> bool:
-    network = ipaddress.ip_network(cidr, strict=False)
-    address = ipaddress.ip_address(ip)
-    return address.version == network.version and address in network
+def _divide(a: float, b: float) -> float:
+    return a / b if b else math.copysign(math.inf, a)
 
 
-def _metadata(request: Request, key: str) -> str:
-    found = request.metadata.get(key)
-    return found() if found else ""
-
-
-_FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
-    "bufsize": (0, lambda r: r.bufsize),
-    "class": (0, lambda r: codes.class_name(r.qclass)),
-    "client_ip": (0, lambda r: r.client[0]),
-    "do": (0, lambda r: r.do),
-    "id": (0, lambda r: r.message.id),
-    "incidr": (2, lambda r, ip, cidr: _in_cidr(ip, cidr)),
-    "metadata": (1, _metadata),
-    "name": (0, lambda r: r.name),
-    "opcode": (0, lambda r: r.message.opcode),
-    "port": (0, lambda r: str(r.client[1])),
-    "proto": (0, lambda r: r.network),
-    "server_ip": (0, lambda r: r.local[0]),
-    "server_port": (0, lambda r: str(r.local[1])),
-    "size": (0, lambda r: r.size),
-    "type": (0, lambda r: codes.type_name(r.qtype)),
+_OPERATIONS: dict[str, tuple[int, Callable[[Any, Any], Any]]] = {
+    "==": (20, lambda a, b: a == b and isinstance(a, bool) == isinstance(b, bool)),
+    "!=": (20, lambda a, b: a != b or isinstance(a, bool) != isinstance(b, bool)),
+    "<": (20, lambda a, b: a < b),
+    ">": (20, lambda a, b: a > b),
+    "<=": (20, lambda a, b: a <= b),
+    ">=": (20, lambda a, b: a >= b),
+    "in": (20, lambda a, b: a in b),
+    "matches": (20, lambda a, b: re.search(b, a) is not None),
+    "contains": (20, lambda a, b: b in a),
+    "startsWith": (20, lambda a, b: a.startswith(b)),
+    "endsWith": (20, lambda a, b: a.endswith(b)),
+    "..": (25, lambda a, b: list(range(a, b + 1))),
+    "+": (30, lambda a, b: a + b),
+    "-": (30, lambda a, b: a - b),
+    "*": (60, lambda a, b: a * b),
+    "/": (60, _divide),
+    "%": (60, lambda a, b: int(math.fmod(a, b))),
+    "**": (100, lambda a, b: float(a) ** b),
+    "^": (100, lambda a, b: float(a) ** b),
 }
+"""Operators that need both sides: how tightly they bind, and what they do."""
+_LAZY = {"|": 0, "||": 10, "or": 10, "&&": 15, "and": 15, "??": 500}
+"""Operators that may do without their right side, and the pipe."""
+_BINARY = {**{name: rank for name, (rank, _) in _OPERATIONS.items()}, **_LAZY}
+_RIGHT = frozenset({"**", "^"})
+_UNARY: dict[str, tuple[int, Callable[[Any], Any]]] = {
+    "!": (50, lambda a: not _bool(a)),
+    "not": (50, lambda a: not _bool(a)),
+    "-": (90, lambda a: -a),
+    "+": (90, lambda a: +a),
+}
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
 
 
 class Expression:
@@ -63,130 +79,185 @@ class Expression:
         self.text = text
         self._tokens = _tokenize(text)
         self._at = 0
-        self._value = self._or()
+        self._value = self._expression()
         if self._at != len(self._tokens):
             raise ValueError(f"unexpected token {self._peek()!r} in expression '{text}'")
 
     def holds(self, request: Request) -> bool:
         """Evaluate; a failure (a wrong address, a type mix-up) counts as false."""
         try:
-            return self._value(request) is True
-        except (TypeError, ValueError, re.error):
+            return self._value(request, None) is True
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, re.error):
             return False
 
     def _peek(self) -> str:
         return self._tokens[self._at][1] if self._at < len(self._tokens) else ""
 
-    def _take(self, *wanted: str) -> bool:
-        if self._at < len(self._tokens):
-            kind, text = self._tokens[self._at]
-            if kind != "string" and text in wanted:
-                self._at += 1
-                return True
-        return False
+    def _sign(self) -> str:
+        """The next token, unless it is a constant."""
+        if self._at < len(self._tokens) and self._tokens[self._at][0] in ("op", "word"):
+            return self._tokens[self._at][1]
+        return ""
+
+    def _take(self, wanted: str) -> bool:
+        found = self._sign() == wanted
+        self._at += found
+        return found
 
     def _expect(self, text: str) -> None:
         if not self._take(text):
             raise ValueError(f"expected {text!r} but found {self._peek()!r} in '{self.text}'")
 
-    def _or(self) -> Value:
-        left = self._and()
-        while self._take("||", "or"):
-            left = _either(left, self._and())
-        return left
+    def _expression(self) -> Value:
+        test = self._binary(0)
+        if not self._take("?"):
+            return test
+        yes = self._expression()
+        self._expect(":")
+        no = self._expression()
+        return lambda r, i: yes(r, i) if _bool(test(r, i)) else no(r, i)
 
-    def _and(self) -> Value:
-        left = self._not()
-        while self._take("&&", "and"):
-            left = _both(left, self._not())
-        return left
+    def _binary(self, lowest: int) -> Value:
+        left = self._unary()
+        while True:
+            operator = self._sign()
+            negated = operator == "not" and self._following() in _OPERATIONS
+            if negated:
+                operator = self._following()
+            rank = _BINARY.get(operator, -1)
+            if rank < lowest:
+                return left
+            self._at += 1 + negated
+            if operator == "|":
+                left = self._call(self._word(), left)
+                continue
+            right = self._binary(rank if operator in _RIGHT else rank + 1)
+            left = _joined(operator, left, right)
+            if negated:
+                left = _negation(left)
 
-    def _not(self) -> Value:
-        if self._take("!", "not"):
-            inner = self._not()
-            return lambda r: not inner(r)
-        return self._compare()
+    def _following(self) -> str:
+        after = self._tokens[self._at + 1 : self._at + 2]
+        return after[0][1] if after and after[0][0] == "word" else ""
 
-    def _compare(self) -> Value:
-        left = self._operand()
-        negated = False
-        if self._peek() == "not" and self._tokens[self._at + 1 : self._at + 2] == [("word", "in")]:
-            self._at += 1
-            negated = True
-        if self._peek() not in _OPERATORS or self._tokens[self._at][0] == "string":
-            return left
-        operator = self._tokens[self._at][1]
+    def _unary(self) -> Value:
+        found = _UNARY.get(self._sign())
+        if found is None:
+            return self._postfix(self._primary())
         self._at += 1
-        compared = _compare(operator, left, self._operand())
-        return (lambda r: not compared(r)) if negated else compared
+        rank, function = found
+        inner = self._binary(rank)
+        return lambda r, i: function(inner(r, i))
 
-    def _operand(self) -> Value:
+    def _postfix(self, value: Value) -> Value:
+        while self._take("["):
+            start = None if self._sign() == ":" else self._expression()
+            if self._take(":"):
+                end = None if self._sign() == "]" else self._expression()
+                value = _piece(value, start, end)
+            elif start is not None:
+                value = _item(value, start)
+            self._expect("]")
+        return value
+
+    def _primary(self) -> Value:
         if self._at >= len(self._tokens):
             raise ValueError(f"unexpected end of expression '{self.text}'")
         kind, text = self._tokens[self._at]
         self._at += 1
         if kind == "string":
-            constant: Any = re.sub(r"\\(.)", r"\1", text[1:-1])
-            return lambda r: constant
+            return _constant(text[1:-1] if text[0] == "`" else re.sub(r"\\(.)", r"\1", text[1:-1]))
         if kind == "number":
-            number = int(text)
-            return lambda r: number
+            return _constant(float(text) if "." in text else int(text.replace("_", ""), 0))
         if text == "(":
-            inner = self._or()
+            inner = self._expression()
             self._expect(")")
             return inner
         if text == "[":
             items = self._list("]")
-            return lambda r: [i(r) for i in items]
-        if text in ("true", "false"):
-            return lambda r: text == "true"
+            return lambda r, i: [item(r, i) for item in items]
+        if text == "#":
+            return lambda r, i: i
+        if text in _CONSTANTS:
+            return _constant(_CONSTANTS[text])
+        if kind != "word":
+            raise ValueError(f"unexpected token {text!r} in expression '{self.text}'")
         return self._call(text)
 
-    def _call(self, name: str) -> Value:
-        if name not in _FUNCTIONS:
+    def _word(self) -> str:
+        word = self._peek()
+        self._at += 1
+        return word
+
+    def _call(self, name: str, piped: Value | None = None) -> Value:
+        if name not in ABOUT and name not in PLAIN and name not in OVER:
             raise ValueError(f"unknown name {name} in '{self.text}'")
-        count, function = _FUNCTIONS[name]
         self._expect("(")
-        args = self._list(")")
-        if len(args) != count:
-            raise ValueError(f"{name} takes {count} arguments in '{self.text}'")
-        return lambda r: function(r, *(a(r) for a in args))
+        if name in OVER:
+            return self._over(name, piped)
+        args = [piped] if piped else []
+        args += self._list(")")
+        count = ABOUT[name][0] if name in ABOUT else None
+        if count != len(args) if count is not None else len(args) not in PLAIN[name][0]:
+            raise ValueError(f"{name} takes another number of arguments in '{self.text}'")
+        if name in ABOUT:
+            about = ABOUT[name][1]
+            return lambda r, i: about(r, *(a(r, i) for a in args))
+        plain = PLAIN[name][1]
+        return lambda r, i: plain(*(a(r, i) for a in args))
+
+    def _over(self, name: str, items: Value | None) -> Value:
+        if items is None:
+            items = self._expression()
+            self._expect(",")
+        braces = self._take("{")
+        test = self._expression()
+        if braces:
+            self._expect("}")
+        self._expect(")")
+        function = OVER[name]
+        return lambda r, i: function(lambda item: test(r, item), items(r, i))
 
     def _list(self, closing: str) -> list[Value]:
         items: list[Value] = []
-        if self._take(closing):
-            return items
-        while True:
-            items.append(self._or())
-            if self._take(closing):
-                return items
-            self._expect(",")
+        while not self._take(closing):
+            if items:
+                self._expect(",")
+            items.append(self._expression())
+        return items
 
 
-def _either(left: Value, right: Value) -> Value:
-    return lambda r: bool(left(r)) or bool(right(r))
+_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "nil": None}
 
 
-def _both(left: Value, right: Value) -> Value:
-    return lambda r: bool(left(r)) and bool(right(r))
+def _constant(value: Any) -> Value:
+    return lambda r, i: value
 
 
-def _compare(operator: str, left: Value, right: Value) -> Value:
-    table: dict[str, Callable[[Any, Any], bool]] = {
-        "==": lambda a, b: a == b,
-        "!=": lambda a, b: a != b,
-        "<": lambda a, b: a < b,
-        ">": lambda a, b: a > b,
-        "<=": lambda a, b: a <= b,
-        ">=": lambda a, b: a >= b,
-        "in": lambda a, b: a in b,
-        "matches": lambda a, b: re.search(b, a) is not None,
-        "contains": lambda a, b: b in a,
-        "startsWith": lambda a, b: a.startswith(b),
-        "endsWith": lambda a, b: a.endswith(b),
-    }
-    function = table[operator]
-    return lambda r: function(left(r), right(r))
+def _negation(value: Value) -> Value:
+    return lambda r, i: not _bool(value(r, i))
+
+
+def _item(value: Value, at: Value) -> Value:
+    return lambda r, i: value(r, i)[at(r, i)]
+
+
+def _piece(value: Value, start: Value | None, end: Value | None) -> Value:
+    def cut(r: Request, i: Any) -> Any:
+        return value(r, i)[start(r, i) if start else None : end(r, i) if end else None]
+
+    return cut
+
+
+def _joined(operator: str, left: Value, right: Value) -> Value:
+    if operator in ("||", "or"):
+        return lambda r, i: _bool(left(r, i)) or _bool(right(r, i))
+    if operator in ("&&", "and"):
+        return lambda r, i: _bool(left(r, i)) and _bool(right(r, i))
+    if operator == "??":
+        return lambda r, i: right(r, i) if (found := left(r, i)) is None else found
+    function = _OPERATIONS[operator][1]
+    return lambda r, i: function(left(r, i), right(r, i))
 
 
 def _tokenize(text: str) -> list[tuple[str, str]]:

@@ -122,7 +122,7 @@ class Compiled:
     clusters: dict[str, Cluster] = field(default_factory=dict)
     assignments: dict[str, Assignment] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
-    """Endpoints on this node: one that is its own client must be masqueraded."""
+    """Endpoints that may be on this node: one that is its own client must be masqueraded."""
 
 
 def compile_frontend(frontend: Frontend) -> Compiled:
@@ -143,7 +143,7 @@ def compile_frontend(frontend: Frontend) -> Compiled:
             endpoints = frontend.decisions[source].endpoints
             compiled.clusters[name] = _cluster(name, frontend)
             compiled.assignments[name] = Assignment(name, tuple(map(_endpoint, endpoints)))
-            own.update(t.ip for t in endpoints if t.local)
+            own.update(t.ip for t in endpoints if t.near)
     compiled.own = frozenset(own)
     return compiled
 

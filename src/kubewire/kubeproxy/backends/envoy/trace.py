@@ -18,7 +18,7 @@ from kubewire.kubeproxy.backends.envoy.compile import (
 )
 from kubewire.kubeproxy.plan import FrontendKey
 from kubewire.kubeproxy.trace import Answer, Flow, Tracer
-from kubewire.lang.nftables.model import evaluate
+from kubewire.lang.nftables.evaluate import evaluate
 from kubewire.lang.packet import Packet
 from kubewire.lang.xds.model import Endpoint
 

@@ -121,8 +121,8 @@ def _elements(frontend: Frontend) -> Iterable[Element]:
         yield "LOAD-BALANCER-FW", own
         for network in frontend.source_ranges:
             yield "LOAD-BALANCER-SOURCE-CIDR", f"{own},{_element_network(network)}"
-    for target in {t.ip: t for s in SOURCES for t in decisions[s].endpoints if t.local}.values():
-        yield "LOOP-BACK", f"{target.ip},{protocol.lower()}:{target.port},{target.ip}"
+    for ip, number in {(t.ip, t.port) for s in SOURCES for t in decisions[s].endpoints if t.near}:
+        yield "LOOP-BACK", f"{ip},{protocol.lower()}:{number},{ip}"
 
 
 def _element_network(network: str) -> str:

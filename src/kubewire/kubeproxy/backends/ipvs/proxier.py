@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
@@ -18,12 +19,13 @@ from kubewire.api.meta import Key
 from kubewire.kernel import ipset, ipvs
 from kubewire.kernel.iptables import Iptables
 from kubewire.kernel.ipvs import Ipvs, IpvsError
+from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kubeproxy.backends.ipvs import rules, settings
 from kubewire.kubeproxy.backends.ipvs.addresses import Addresses
 from kubewire.kubeproxy.backends.ipvs.compile import Compiled, Element, compile_frontend
 from kubewire.kubeproxy.config import Config, contains
 from kubewire.kubeproxy.plan import FrontendKey
-from kubewire.kubeproxy.proxier import Dump
+from kubewire.kubeproxy.proxier import Dump, Stay
 from kubewire.kubeproxy.table import Change
 from kubewire.lang.iptables import ipset as sets
 from kubewire.lang.iptables.change import Change as RuleChange
@@ -31,6 +33,7 @@ from kubewire.lang.iptables.change import difference
 from kubewire.lang.iptables.model import Chain, Rule, Table
 from kubewire.lang.iptables.parse import parse
 from kubewire.lang.ipvs.connections import Connection
+from kubewire.lang.ipvs.listing import entries
 from kubewire.lang.ipvs.model import ServerKey, VirtualServer, diff, draining
 from kubewire.lang.ipvs.wire import Load
 
@@ -38,6 +41,8 @@ log = logging.getLogger(__name__)
 
 Servers = dict[ServerKey, VirtualServer]
 T = TypeVar("T")
+PATIENCE = 50
+"""A quick look comes after so many times as long as the last one took."""
 
 
 class IpvsProxier:
@@ -61,6 +66,10 @@ class IpvsProxier:
         """As committed: what is wanted, and what drains."""
         self._leaving: set[ServerKey] = set()
         """Servers of which something drains."""
+        self._look_again = 0.0
+        self._generation = 0
+        """Of the kernel's nftables rules when ours were last seen to be right."""
+        self._nft: bool | None = None
 
     def close(self) -> None:
         """Close the sockets; everything in the kernel stays."""
@@ -223,8 +232,48 @@ class IpvsProxier:
     # -- what there is to see ---------------------------------------------------------------------
 
     def intact(self) -> bool:
-        """There is no quick look: reading back is for syncPeriod."""
+        """Nothing of ours is missing or changed; what others have added is for ``heal``.
+
+        With so many Services that looking takes long, not every look is one.
+        """
+        now = time.monotonic()
+        if now < self._look_again:
+            return True
+        whole = self._looks_right()
+        self._look_again = now + PATIENCE * (time.monotonic() - now)
+        return whole
+
+    def _looks_right(self) -> bool:
+        counted = ipset.counts()
+        wanted = self._addresses.foreign(self._bound)
+        return (
+            {e for server in self._servers.values() for e in entries(server)} <= self._ipvs.listed()
+            and wanted <= self._addresses.bound(self._bound)
+            and all(counted.get(n, -1) >= len(s.elements) for n, s in self._sets().items())
+            and self._rules_are_right()
+        )
+
+    def _rules_are_right(self) -> bool:
+        """Read only after somebody has changed rules; in the legacy variant nobody can tell."""
+        if not self._uses_nft:
+            return True
+        with Nfnetlink() as netlink:
+            generation = netlink.generation()
+        if generation != self._generation:
+            wanted, found = (
+                _lines({}, {}, {v: tables(v) for v in rules.VERSIONS}, ())
+                for tables in (self._tables, self._present_tables)
+            )
+            if wanted != found:
+                return False
+            self._generation = generation
         return True
+
+    @property
+    def _uses_nft(self) -> bool:
+        if self._nft is None:
+            self._nft = self._iptables[4].uses_nft
+        return self._nft
 
     def dump(self) -> Dump:
         """Servers as ``ipvsadm`` prints them, elements of sets, rules, addresses."""
@@ -243,6 +292,13 @@ class IpvsProxier:
     def connections(self) -> list[Connection]:
         """The kernel's connection table."""
         return self._ipvs.connections()
+
+    def stays(self) -> Iterator[Stay]:
+        """Clients of servers with persistence; nobody but a packet can make IPVS remember one."""
+        for one in self._ipvs.connections():
+            if one.template and one.virtual_port:
+                frontend = FrontendKey(one.virtual, one.protocol, one.virtual_port)
+                yield Stay(frontend, one.client, (one.destination, one.destination_port))
 
     def loads(self) -> dict[ServerKey, Mapping[str, Load]]:
         """Connections and traffic of every destination of every server."""
@@ -284,7 +340,9 @@ class IpvsProxier:
 
     def _clear_rules(self) -> None:
         for version in rules.VERSIONS:
-            self._restore(version, rules.removal(self._present_tables(version).values()))
+            present = self._present_tables(version)
+            self._restore(version, rules.removal(present.values()))
+            self._iptables[version].drop_unused(n for n, table in present.items() if table.chains)
         for name in _own_sets():
             ipset.destroy(name)
 

@@ -23,11 +23,13 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import NamedTuple
 
 from kubewire.kubeproxy.config import Config, parse_network
-from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend, Source
+from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend, FrontendKey, Source
+from kubewire.kubeproxy.proxier import Stay
 from kubewire.kubeproxy.topology import Target
 from kubewire.lang.nftables import readback
 from kubewire.lang.nftables.expressions import (
@@ -143,7 +145,7 @@ def compile_frontend(frontend: Frontend, config: Config) -> Compiled:
         _balance(frontend, key, version, config, compiled)
     if frontend.source_ranges is not None:
         chain, ranges = _firewall(frontend, version)
-        compiled.chains[chain.name] = chain
+        compiled.chains |= {chain.name: chain} | _FIREWALLS
         compiled.sets[ranges.name] = ranges
         add("firewall", key, Verdict("goto", chain.name))
     return compiled
@@ -162,6 +164,7 @@ def where(frontend: Frontend, config: Config) -> list[str]:
     return lines + [
         f"rule {chain.name}: {rule.render()}"
         for chain in compiled.chains.values()
+        if not chain.hook
         for rule in chain.rules
     ]
 
@@ -199,7 +202,7 @@ def _balance(
         keys = map(key.__add__, _indexes(len(packed), local=bool(second)))
         ends.update(zip(keys, packed, strict=True))
         for target in endpoints:
-            if target.local:
+            if target.near:
                 add("hairpin", ip_bytes(target.ip) * 2, None)
         if frontend.affinity is not None:
             for data in packed:
@@ -306,6 +309,17 @@ def _firewall(frontend: Frontend, version: int) -> tuple[Chain, Set]:
     return chain, interval_set(f"range{version}-{name}", version, ranges)
 
 
+def _firewalls() -> Iterable[Chain]:
+    """Only where there are source ranges: a hook costs every packet something."""
+    new = CtState(("new",))
+    rules = tuple(Rule((_IPV[v], new, Vmap(_KEYS[v], f"firewall{v}"))) for v in VERSIONS)
+    for hook in ("prerouting", "output"):
+        yield Chain(f"firewall-{hook}", rules, "filter", hook, PRIORITIES["dstnat"] - 10)
+
+
+_FIREWALLS = {chain.name: chain for chain in _firewalls()}
+
+
 def interval_set(name: str, version: int, networks: Iterable[str]) -> Set:
     """A set of networks; overlapping ones are merged."""
     import ipaddress
@@ -316,6 +330,27 @@ def interval_set(name: str, version: int, networks: Iterable[str]) -> Set:
         n.network_address.packed: n.broadcast_address.packed for n in merged
     }
     return Set(name, (_ADDRESS[version],), elements=elements, interval=True)
+
+
+_NAMES = {number: name.upper() for name, number in PROTOCOLS.items()}
+
+
+def remembered(version: int, key: bytes, data: bytes) -> Stay:
+    """What an element of an affinity map says."""
+    size = 4 if version == 4 else 16
+    client, address = (str(ip_address(key[at : at + size])) for at in (0, size))
+    protocol = _NAMES[key[2 * size]]
+    port = int.from_bytes(key[2 * size + 4 : 2 * size + 6], "big")
+    end = str(ip_address(data[4 : 4 + size])), int.from_bytes(data[4 + size : 6 + size], "big")
+    return Stay(FrontendKey(address, protocol, port), client, end)
+
+
+def memory(stay: Stay) -> tuple[bytes, bytes]:
+    """Key and value of such an element."""
+    frontend, (ip, port) = stay.frontend, stay.endpoint
+    key = ip_bytes(stay.client) + ip_bytes(frontend.address)
+    key += proto_bytes(PROTOCOLS[frontend.protocol.lower()]) + port_bytes(frontend.port)
+    return key, port_bytes(frontend.port) + ip_bytes(ip) + port_bytes(port)
 
 
 def base_table(config: Config, service_cidrs: Iterable[str] = ()) -> Table:
@@ -360,10 +395,8 @@ def _base_chains(config: Config) -> Iterable[Chain]:
         own = Lookup((IP_DADDR,), LOOPBACK)
         rule = Rule((*outside, own, DROP), "127.0.0.0/8 from outside (CVE-2020-8558)")
         yield Chain(GUARD, (rule,), "filter", "prerouting", PRIORITIES["raw"])
-    firewall = tuple(Rule((_IPV[v], new, Vmap(_KEYS[v], f"firewall{v}"))) for v in VERSIONS)
     services = tuple(Rule((_IPV[v], Vmap(_KEYS[v], f"services{v}"))) for v in VERSIONS)
     for hook in ("prerouting", "output"):
-        yield Chain(f"firewall-{hook}", firewall, "filter", hook, PRIORITIES["dstnat"] - 10)
         yield Chain(f"nat-{hook}", services, "nat", hook, PRIORITIES["dstnat"])
     # Nearly all packets belong to connections that were judged: one rule for them, not six.
     known = Rule((CtState(("established", "related")), ACCEPT))

@@ -8,7 +8,7 @@ from kubewire.kubeproxy.backends.nftables.compile import base_table, with_fronte
 from kubewire.kubeproxy.config import contains
 from kubewire.kubeproxy.plan import FrontendKey
 from kubewire.kubeproxy.trace import LOOPBACK, Answer, Flow, Tracer
-from kubewire.lang.nftables.model import evaluate
+from kubewire.lang.nftables.evaluate import evaluate
 from kubewire.lang.packet import Outcome, Packet
 
 

@@ -2,7 +2,8 @@
 
     egress (postrouting hook, before source NAT)
       established, related -> accept
-      source in @egress4/6 -> jump to its profile's chain, or accept if no policy selects it
+      source in @egress4/6 -> the number of its profile, which @egress-profiles turns into a jump to
+        the profile's chain, or accept if no policy selects it
       an address of this node's pods that is not known -> drop (fails closed)
     ingress (postrouting hook, after egress)
       the same by destination
@@ -17,6 +18,8 @@ one to the other would make the kernel validate every path through both.)
 
 A new connection costs what it looks up, so it looks up little: known pods are found by the map that
 leads to their profiles, and where pods speak one family the map has told it, no rule asks again.
+The number between address and chain is for changes: after every new verdict of a map the kernel walks
+all paths from the hooks, through each element; a pod that changes its profile brings none.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,10 +45,11 @@ from kubewire.lang.nftables.expressions import (
     Payload,
     Verdict,
 )
-from kubewire.lang.nftables.lookups import Lookup, Vmap
+from kubewire.lang.nftables.lookups import Lookup
 from kubewire.lang.nftables.model import Chain, Data, Rule, Set, Table
-from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO
+from kubewire.lang.nftables.types import IPV4, IPV6, MARK, PORT, PROTO, integer_bytes
 from kubewire.networkpolicy.backends.nftables.expressions import (
+    ByProfile,
     Counter,
     Inside,
     Log,
@@ -96,6 +100,9 @@ class Compiler:
         self._table = Table(name)
         self._led: dict[str, dict[bytes, str]] = {}
         """Address -> chain of each base chain, "" for a pod that no policy selects."""
+        self._numbers: dict[str, bytes] = {"": _number(0)}
+        """Chain of a profile -> what stands for it in the maps of addresses."""
+        self._count = 0
 
     def table(self, program: Program) -> Table:
         """Spell a program."""
@@ -106,8 +113,10 @@ class Compiler:
         else:
             sets |= {n: self._table.sets[n] for n in ("known4", "known6", "self4", "self6")}
         sets |= _asking(program.asking)
+        if old is None or program.chains is not old.chains:
+            self._numbers = {c: n for c, n in self._numbers.items() if not c or c in program.chains}
         for way in BASE:
-            sets |= self._dispatch(way, program)
+            sets |= self._dispatch(way, program) | self._profiles(way, program, old)
         self._table = Table(self.name, "inet", sets, self._chains(program, old))
         self._program = program
         return self._table
@@ -151,10 +160,35 @@ class Compiler:
                 for key in changed:
                     elements.pop(key, None)
                     if key in entries:
-                        elements[key] = _jump(entries[key])
-                known = Set(name, (ADDRESS[family],), verdicts=True, elements=elements)
+                        elements[key] = self._numbered(entries[key])
+                known = Set(name, (ADDRESS[family],), (MARK, MARK), elements=elements)
             found[name] = known
         return found
+
+    def _numbered(self, chain: str) -> bytes:
+        if chain not in self._numbers:
+            self._count += 1
+            self._numbers[chain] = _number(self._count)
+        return self._numbers[chain]
+
+    def _profiles(self, way: str, program: Program, old: Program | None) -> dict[str, Set]:
+        """Number -> chain of every profile that the program has."""
+        name = profiles_of(way)
+        if old is not None and program.chains is old.chains:
+            return {name: self._table.sets[name]}
+        chains = ("", *(c for c in program.chains if c.startswith(f"{way}/")))
+        elements: dict[bytes, Data] = {self._numbered(c)[4:]: _jump(c) for c in chains}
+        return {name: Set(name, (MARK,), verdicts=True, elements=elements)}
+
+
+def profiles_of(way: str) -> str:
+    """Name of the map from the numbers of profiles to their chains."""
+    return f"{way}-profiles"
+
+
+def _number(value: int) -> bytes:
+    """A number behind a word of nothing (see ``ByProfile``)."""
+    return bytes(4) + integer_bytes(value)
 
 
 @lru_cache(maxsize=65536)
@@ -286,7 +320,8 @@ def _base(way: str, program: Program) -> Iterator[Rule]:
         yield from _cut()
     sides = SOURCE if way == "egress" else TARGET
     for family in program.families:
-        yield Rule((_family(family), Vmap((sides[family],), f"{way}{family}")))
+        profile = ByProfile(sides[family], f"{way}{family}", profiles_of(way))
+        yield Rule((_family(family), profile), f"by the profile in {way}{family}")
     for block in program.guarded:
         network = ip_network(block, strict=False)
         load, known = sides[network.version], f"known{network.version}"

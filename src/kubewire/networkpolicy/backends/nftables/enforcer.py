@@ -175,7 +175,7 @@ def _apart(old: Table, new: Table) -> tuple[Table, Table]:
 
 
 def _elements_apart(old: Set, new: Set) -> tuple[Set, Set]:
-    """Both sets without the elements that both have; verdicts are the same if identical."""
+    """Both sets without the elements that both have; what maps give is the same if identical."""
     gone: dict[bytes, Data] = dict(_missing(old, new))
     come: dict[bytes, Data] = dict(_missing(new, old))
     return replace(old, elements=gone), replace(new, elements=come)
@@ -183,8 +183,8 @@ def _elements_apart(old: Set, new: Set) -> tuple[Set, Set]:
 
 def _missing(here: Set, there: Set) -> Iterator[tuple[bytes, Data]]:
     other = there.elements
-    if here.verdicts:
-        # Verdicts are shared: equal ones are the same.
+    if here.verdicts or here.data:
+        # What maps give is shared: equal values are the same.
         found = map(operator.is_not, map(other.get, here.elements), here.elements.values())
         return itertools.compress(here.elements.items(), found)
     return ((k, here.elements[k]) for k in here.elements.keys() - other.keys())

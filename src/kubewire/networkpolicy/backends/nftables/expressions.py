@@ -105,6 +105,42 @@ class Inside:
 
 
 @dataclass(frozen=True, slots=True)
+class ByProfile:
+    """``ip saddr map @numbers vmap @profiles``: an address has a number, the number a verdict.
+
+    nft's language cannot say this; the kernel can. The number is the second half of what the map gives,
+    behind a word of nothing, because nft's listing ends ("Assertion consumed > 0") unless it has seen a
+    key's register being loaded by itself: it shows the address in the number's place.
+    """
+
+    load: Payload
+    numbers: str
+    profiles: str
+
+    def render(self) -> str:
+        """As close to nft as can be."""
+        return f"{self.load.render()} map @{self.numbers} vmap @{self.profiles}"
+
+    def encode(self) -> bytes:
+        """Load the address, look up its number, look up the verdict."""
+        empty = REG + self.load.type.size // 4
+        number = wire.string(1, self.numbers) + wire.be32(2, REG) + wire.be32(3, empty)
+        verdict = wire.string(1, self.profiles) + wire.be32(2, empty + 1) + wire.be32(3, 0)
+        return (
+            self.load.encode(empty + 1)
+            + self.load.encode(REG)
+            + wire.expression("lookup", number)
+            + wire.expression("lookup", verdict)
+        )
+
+    def run(self, state: State) -> Any:
+        """The verdict; an address without a number does not match."""
+        found = state.sets(self.numbers).get(self.load.value(state))
+        verdict = None if found is None else state.sets(self.profiles).get(found[4:])
+        return False if verdict is None else verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Midstream:
     """``tcp flags & (fin | syn | rst | ack) != syn``: not the start of a connection."""
 
