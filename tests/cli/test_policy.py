@@ -114,3 +114,28 @@ def test_diff_shows_what_would_close(files: str, tmp_path: Path) -> None:
     assert record["opened"] == 0
     assert {f["policy"] for f in record["flows"]} == {"NetworkPolicy x/deny"}
     assert run("diff", "--old", files, "-f", files).exit_code == 0
+
+
+def test_diff_shows_what_a_deletion_would_open(files: str) -> None:
+    result = run("diff", "--old", files, "--delete", "netpol/y/deny", "-o", "json")
+    record = json.loads(result.stdout)
+    assert (result.exit_code, record["closed"]) == (1, 0)
+    assert record["opened"] == len(record["flows"]) > 0
+    assert {f["to"].split("/")[0] for f in record["flows"]} == {"y"}
+    again = run("diff", "--old", files, "--delete", "NetworkPolicy/deny", "-n", "y", "-f", files)
+    assert again.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), "give -f or --delete"),
+        (("--delete", "pod/y/a"), "expected networkpolicy/[NAMESPACE/]NAME"),
+        (("--delete", "cnp/y/a"), "expected networkpolicy/[NAMESPACE/]NAME"),
+        (("--delete", "netpol/y/other"), 'NetworkPolicy "y/other" not found'),
+    ],
+)
+def test_a_wrong_deletion_is_named(files: str, words: tuple[str, ...], text: str) -> None:
+    result = run("diff", "--old", files, *words)
+    assert text in result.output + str(result.exception)
+    assert result.exit_code

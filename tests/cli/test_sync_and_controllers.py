@@ -122,11 +122,15 @@ def test_flags_become_options() -> None:
     ("more", "message"),
     [
         ({"cluster_cidr": "x"}, "--cluster-cidr"),
-        ({"cluster_cidr": "10.0.0.0/16", "node_cidr_mask_size": 8}, "--node-cidr-mask-size"),
+        ({"cluster_cidr": "10.0.0.0/16", "node_cidr_mask_size": 8}, "--node-cidr-mask-size 8: is larger than --cluster-cidr 10.0.0.0/16"),
+        ({"cluster_cidr": "10.0.0.0/24", "node_cidr_mask_size": 33}, "--node-cidr-mask-size 33: a node would have no address"),
+        ({"cluster_cidr": "fd00::/40"}, "--node-cidr-mask-size-ipv6 64: more than 2\\^16 node ranges in --cluster-cidr fd00::/40"),
+        ({"cluster_cidr": "10.0.0.0/16,10.1.0.0/16"}, "--cluster-cidr 10.0.0.0/16,10.1.0.0/16: has two ranges of one family"),
+        ({"cluster_cidr": "10.0.0.0/16,fd00::/48", "node_cidr_mask_size": 26}, "--node-cidr-mask-size 26: of one family only"),
         ({"controllers": "*,-none"}, '"-none" is not in the list'),
         ({"lb_pool": "10.0.0.1-x"}, "--lb-pool"),
     ],
-)
+)  # fmt: skip
 def test_bad_flags(more: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         _options(Connection(server="https://x"), flags(**more))

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 import kubewire.cni
-from kubewire.cni import blocks, config, spec
+from kubewire.cni import blocks, config, spec, written
 from kubewire.cni.pools import Pod
 
 README = (Path(kubewire.cni.__file__).parent / "README.md").read_text()
@@ -34,11 +34,11 @@ def test_the_network_configuration() -> None:
     ]
     assert found.masquerade
     # Nothing in it is unknown to the code.
-    known = {*config._Network.__struct_encode_fields__, "cniVersion", "name", "type", "capabilities"}  # fmt: skip
+    known = {*written.Network.__struct_encode_fields__, "cniVersion", "name", "type", "capabilities"}  # fmt: skip
     assert wire.keys() <= known
-    assert wire["ipam"].keys() <= {*config._Ipam.__struct_encode_fields__, "type"}
+    assert wire["ipam"].keys() <= {*written.Ipam.__struct_encode_fields__, "type"}
     for one in wire["ipam"]["pools"]:
-        assert one.keys() <= set(config._Pool.__struct_encode_fields__)
+        assert one.keys() <= set(written.Pool.__struct_encode_fields__)
 
 
 def test_the_pools() -> None:

@@ -123,6 +123,14 @@ def test_a_pod_cidr_that_is_not_the_clusters_leads_nowhere(mode: routes.Mode) ->
     )
 
 
+def test_what_only_the_api_takes_harms_nobody() -> None:
+    """A range with host bits, and an address that is none."""
+    odd = node("odd", ["banana", "172.30.0.12"], ["10.244.5.9/24"])
+    none = node("none", ["x"], ["10.244.6.0/24"])
+    found = routes.plan([A, odd, none], "a", "host-gw")
+    assert found.ways == {way("10.244.5.0/24", "172.30.0.12")}
+
+
 def test_a_pod_cidr_of_two_nodes_is_the_older_ones() -> None:
     younger = node("b2", ["172.30.0.12"], ["10.244.1.128/25"])
     mine = node("c", ["172.30.0.13"], ["10.244.0.0/25"])

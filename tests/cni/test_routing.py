@@ -145,6 +145,34 @@ def test_the_vxlan_device_follows_the_underlay(lab: Lab) -> None:
     assert netlink.index(VXLAN_INTERFACE) == index
 
 
+def test_a_node_that_cannot_be_reached_harms_no_other(lab: Lab) -> None:
+    """It is told, tried again, and what led to it before goes."""
+    table, netlink = lab.table(0, "host-gw"), lab.netlink(0)
+
+    def led() -> set[str]:
+        found = [r for r in netlink.routes() if r.protocol == PROTOCOL_KUBEWIRE]
+        return {str(r.destination) for r in found}
+
+    def away(*addresses: str) -> Node:
+        return node(2, addresses=list(addresses))
+
+    whole = {"10.244.1.0/24", "fd00:1::/64", "10.244.2.0/24", "fd00:2::/64"}
+    for bad, named in (
+        (away("192.0.2.1", "fd99::1"), "Node n2 status.addresses: route 10.244.2.0/24 via 192.0.2.1: "),
+        (away("172.30.0.10", "fd30::12"), "Node n2 status.addresses: 172.30.0.10 is also that of Node n0"),
+        (away("127.0.0.1", "banana", "::"), ""),
+    ):  # fmt: skip
+        assert table.apply([node(0), node(1), node(2)])
+        assert led() == whole
+        reached = table.apply([node(0), bad])
+        assert led() == set()
+        assert table.apply([node(0), node(1), bad]) == reached
+        assert led() == {"10.244.1.0/24", "fd00:1::/64"}
+        assert any(why.startswith(named) for why in table.refused) == bool(named)
+    assert table.apply([node(0), node(1), node(2)])
+    assert led() == whole
+
+
 def test_host_gw_makes_no_device(lab: Lab) -> None:
     lab.table(0, "host-gw").apply([node(0), node(1)])
     with pytest.raises(NetlinkError):

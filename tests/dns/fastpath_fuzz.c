@@ -226,17 +226,35 @@ static void batches(uint32_t rounds) {
     kw_table_free(t);
 }
 
+/* As Python makes it of a question whose answer is one for all below some of its labels; 0: none. */
+static uint32_t cut_key(uint8_t *out, const uint8_t *message, uint32_t length) {
+    const uint8_t *root = length > 17 && length < 400 ? memchr(message + 12, 0, length - 12) : NULL;
+    uint32_t end = root ? (uint32_t)(root - message) + 1 : length, start = 12;
+    if (length - end != 4 && length - end != 15) return 0;
+    for (uint32_t left = chance(3); left && start + 1u + message[start] < end; left--)
+        start += 1u + message[start];
+    out[0] = CUT;
+    out[1] = (uint8_t)(end - 12);
+    memcpy(out + 2, message + 2, 10);
+    memcpy(out + FIXED, message + end, length - end);
+    memcpy(out + FIXED + length - end, message + start, end - start);
+    return FIXED + length - start;
+}
+
 /* As Python does it: every message that lies aside is answered, some answers are kept. */
 static void answer_aside(loop *l, table *t) {
-    static uint8_t taken[ASIDE], replies[ASIDE];
+    static uint8_t taken[ASIDE], replies[3 * ASIDE];
     uint32_t size = kw_loop_take(l, taken), length, used = 0;
     for (uint32_t at = 0; at < size; at += HEAD + length) {
         memcpy(&length, taken + at, 4);
         CHECK(length >= 12 && at + HEAD + length <= size);
-        reply r = {at, length, chance(2) ? NO_SLOT : chance(5), 0, 0};
+        uint8_t key[SIZE];
+        uint32_t key_size = chance(2) ? cut_key(key, taken + at + HEAD, length) : 0;
+        reply r = {at, length, chance(2) ? NO_SLOT : chance(5), key_size, key_size ? 1 + chance(5) : 0};
         memcpy(replies + used, &r, sizeof r);
         memcpy(replies + used + sizeof r, taken + at + HEAD, length);
-        used += (uint32_t)sizeof r + length;
+        memcpy(replies + used + sizeof r + length, key, key_size);
+        used += (uint32_t)sizeof r + length + key_size;
     }
     kw_loop_answer(l, t, taken, replies, used);
 }

@@ -117,8 +117,8 @@ P = "Corefile:{} - Error during parsing: {}"
         (". {\n loadbalance frob\n}", "plugin/loadbalance: unknown policy: frob"),
         (". {\n}\n. {\n}", "cannot serve dns://.:53 - it is already defined"),
         (". {\n}\n. {\n bind 127.0.0.1\n}", "cannot serve dns://.:53 on 127.0.0.1 - zone overlap listener capacity with dns://.:53"),
-        ("a.b: {\n}", 'expecting data after last colon: "a.b:"'),
-        ("a..b {\n}", "zone is not a valid domain name: a..b"),
+        ("a.b: {\n}", 'error inspecting server blocks: expecting data after last colon: "a.b:"'),
+        ("a..b {\n}", "error inspecting server blocks: zone is not a valid domain name: a..b"),
         (". {\n health {\n  lameduck x\n }\n}", "plugin/health: unable to parse lameduck duration value: 'x' : time: invalid duration \"x\""),
     ],
 )  # fmt: skip

@@ -24,6 +24,7 @@ www IN A 192.0.2.1
 www IN AAAA 2001:db8::1
 www IN TXT "one" "two"
 alias IN CNAME www
+lost IN CNAME gone
 _s._tcp IN SRV 1 2 80 www
 """
 NAMED = """
@@ -187,6 +188,9 @@ def test_bind_as_primary(tmp_path: Path) -> None:
         ("www.example.org", "MX", "negative response, fully validated"),
         ("nope.example.org", "A", "negative response, fully validated"),
         ("example.org", "DNSKEY", "fully validated"),
+        ("example.org", "AAAA", "negative response, fully validated"),
+        ("lost.example.org", "A", "fully validated"),
+        ("www.example.org", "NSEC", "fully validated"),
     ],
 )
 def test_signatures_are_valid(tmp_path: Path, name: str, kind: str, expected: str) -> None:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from kubewire.dns import native
 from kubewire.dns.table import Entry, Labels, Table
 from kubewire.lang.dns.message import parse
+from kubewire.lang.dns.record import soa_numbers
 
 IP_PKTINFO, UDP_GRO = 8, 104
 Serve = Any
@@ -245,6 +247,44 @@ def test_without_the_library_everything_is_python(
         assert type(native.new_table()) is Table
     finally:
         native.library.cache_clear()
+
+
+@compiled
+async def test_one_entry_answers_for_all_below_what_is_not_there(
+    serve: Serve, ask_bytes: Bytes
+) -> None:
+    async with serve(COREFILE, OBJECTS) as dns:
+        table = dns.server.configuration.blocks[0].dispatcher.tables["udp"]
+        first = await dns.raw(ask_bytes("www.one.com.default.svc.cluster.local."))
+        kept = list(table.entries)
+        assert len(kept) == 1
+        for name in (
+            "abc.two.com.default.svc.cluster.local.",
+            "A-1-two.COM.Default.svc.Cluster.LOCAL.",
+        ):
+            asked = ask_bytes(name, id=7)
+            again = await dns.raw(asked)
+            assert again == asked[:2] + first[2:12] + asked[12:] + first[len(asked) :]
+            assert parse(again).authority[0].name == name[-14:]
+        assert list(table.entries) == kept
+        assert sum(table.hits().values()) == 3
+        # Another length, type or header has an entry of its own; what exists is no part of it.
+        for name in ("w.one.com.default.svc.cluster.local.", "one.big.default.svc.cluster.local."):
+            assert (await dns.ask(name)).rcode == 3
+        assert (await dns.ask("www.one.com.default.svc.cluster.local.", "AAAA")).rcode == 3
+        assert len(table.entries) == 4
+        assert (await dns.ask(NAME)).answer
+        [kubernetes] = [p for p in dns.server.configuration.plugins if p.name == "kubernetes"]
+        web = kubernetes.cluster.services["default", "web"]
+        new = msgspec.structs.replace(
+            web, metadata=msgspec.structs.replace(web.metadata, name="com")
+        )
+        kubernetes.changed(kubernetes.cluster.apply(None, new, 2.0))
+        assert kept[0] not in table.entries
+        assert (await dns.ask("com.default.svc.cluster.local.")).answer
+        again = parse(await dns.raw(ask_bytes("www.one.com.default.svc.cluster.local.")))
+        assert again.rcode == 3
+        assert soa_numbers(again.authority[0])[0] == 2
 
 
 # Both ways

@@ -14,7 +14,8 @@ from kubewire.dns.explain import default_corefile
 from kubewire.dns.plugins.kubernetes import Kubernetes
 from kubewire.dns.table import Entry
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.message import Edns, Message, Question, encode
+from kubewire.lang.dns.message import Edns, Message, Question, encode, read_name
+from kubewire.lang.dns.name import split
 
 CLIENTS = {1: "127.0.0.1", 2: "::1"}
 FIRST = ["web", "dual", "six", "bare", "hl", "gone", "nop", "alias", "away", "loop1", "nope", "Web", "*", "10-244-9-1", "10-244-9-2", "1-2-3-400", "fd00--1", "--1", "a-b-c-d", "x.web", "one.hl", "_http._tcp.web", "_x._tcp.nope", "x.nope", "a.b.c.web", "x.pin._zone.hl", "x.pin._zone.nope", "www.example.com", "x.10-244-9-1"]  # fmt: skip
@@ -31,6 +32,10 @@ def dispatcher(text: str) -> Dispatcher:
     configuration = build(text, "Corefile", Environment(objects=WORLD))
     [(listener, blocks)] = configuration.listeners().items()
     return Dispatcher(listener, blocks)
+
+
+def parse_name(wire: bytes) -> list[str]:
+    return split(read_name(wire, 0)[0])
 
 
 def octets(name: str, kind: str, edns: Edns | None = None, flags: int = 0x0100) -> bytes:
@@ -72,6 +77,33 @@ def test_the_shortcut_says_what_the_chain_says(options: str) -> None:
         assert found["www.example.com.com.", "A"]
         assert not found["hl.default.svc.", "A"]
         assert not found["web.default.svc.", "SRV"]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_nothing_exists_below_a_cut(options: str) -> None:
+    """One entry stands for all names of one length there, whatever their labels are."""
+    of = dispatcher(corefile(options))
+    cuts = 0
+    for name in NAMES:
+        data = octets(name + "Cluster.local.", "AAAA", Edns(1232))
+        kept = of.shortcuts.answer(data, 1)
+        if kept is None or not kept.cut:
+            continue
+        end = data.index(0, 12) + 1
+        assert data[:end].lower().endswith(kept.cut)
+        assert kept.depth == len(parse_name(kept.cut))
+        for first in range(2, size := end - 12 - len(kept.cut), 3):
+            rest = size - first
+            if rest == 1 or max(first, rest) > 64:
+                continue
+            labels = (
+                bytes((first - 1,)) + b"Z" * (first - 1) + bytes((rest - 1,)) + b"_" * (rest - 1)
+            )
+            wire = labels + data[end - len(kept.cut) : end]
+            said = of.receive(data[:12] + wire + data[end:], ("127.0.0.1", 53), ("", 53), "udp")
+            assert said == kept.answer[:12] + wire + kept.answer[end:]
+            cuts += 1
+    assert cuts > 100 or "fallthrough" in options
 
 
 @pytest.mark.parametrize("family", CLIENTS)

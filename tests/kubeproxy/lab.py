@@ -97,6 +97,8 @@ def _judge(probe: Probe, group: list[Case], proxier: Proxier) -> list[str]:
     tracer = group[0].tracer
     probe.own(tracer.node.ips)
     proxier.sync(*changes(tracer))
+    for case in group:
+        _serve(probe, case)
     asked = [(case, shot) for case in group for shot in shots(case)]
     seen = probe.fire([shot for _, shot in asked])
     return [
@@ -104,6 +106,18 @@ def _judge(probe: Probe, group: list[Case], proxier: Proxier) -> list[str]:
         for case in group
         if (fault := wrong(case, [s for (c, _), s in zip(asked, seen, strict=True) if c is case]))
     ]
+
+
+def _serve(probe: Probe, case: Case) -> None:
+    """Be the endpoints that are the node's own."""
+    for end in _own(case) if case.flow.protocol != "SCTP" else ():
+        host, _, port = end.rpartition(":")
+        probe.listen(6 if ":" in host else 4, case.flow.protocol, int(port))
+
+
+def _own(case: Case) -> list[str]:
+    own = case.tracer.node.ips
+    return [e for e in case.expected.endpoints if e.rpartition(":")[0].strip("[]") in own]
 
 
 def shots(case: Case) -> list[Shot]:
@@ -122,11 +136,6 @@ def wrong(case: Case, seen: Sequence[Seen]) -> str:
     got = {_shown(s, case) for s in seen}
     if not seen:
         return ""
-    own = [
-        e for e in expected.endpoints if e.rpartition(":")[0].strip("[]") in case.tracer.node.ips
-    ]
-    if own and "local" in got:  # Translated to the node itself.
-        got = got - {"local"} | {own[0]}
     if expected.verdict == "accept":
         masquerade = any(s.source in MASQUERADED.values() for s in seen)
         wanted = set(expected.endpoints)
@@ -143,8 +152,5 @@ def wrong(case: Case, seen: Sequence[Seen]) -> str:
 
 def _shown(seen: Seen, case: Case) -> str:
     """Where it went, as an endpoint is written."""
-    if seen.verdict == "sent":
-        return endpoint_name(seen.target, seen.port)
-    own = {endpoint_name(ip, 0).rpartition(":")[0] for ip in case.tracer.node.ips}
-    here = [e for e in case.expected.endpoints if e.rpartition(":")[0] in own]
-    return here[0] if seen.verdict == "local" and len(here) == 1 else seen.verdict
+    shown = endpoint_name(seen.target, seen.port) if seen.target else seen.verdict
+    return shown if seen.verdict == "sent" or shown in _own(case) else seen.verdict

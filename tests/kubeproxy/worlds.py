@@ -1,6 +1,7 @@
 """Random Services, slices and nodes, with all that people write; and flows that meet them."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -43,6 +44,10 @@ CONDITIONS: list[JSON] = [
     {"ready": False, "serving": False, "terminating": True},
 ]  # fmt: skip
 NODE_PORTS_ON: list[tuple[str, ...] | None] = [None, None, ("all",), ("primary",), ("192.0.2.0/24",), ("localhost",), ("127.0.0.0/8",), ("primary", "localhost"), ("fd00:2::/64",)]  # fmt: skip
+
+
+JUNK: list[Any] = [None, "", "x", -1, 0, 70000, [], {}, True, 1.5, [None], {"a": None}, "é", "None", "TCP", "Local", "fd00::1", "fd00::1%eth0", "::ffff:10.0.0.1", "010.1.1.1", "10.96.0.10/24"]  # fmt: skip
+"""What may stand anywhere in a file."""
 
 
 def pod_ips(version: int) -> list[str]:
@@ -161,6 +166,23 @@ class Maker:
             names = list(NODES) if hints == "forNodes" else ["z1", "z2", "z3"]
             found["hints"] = {hints: [{"name": n} for n in self.some(names)]}
         return found
+
+    def harmed(self, objects: list[JSON]) -> list[JSON]:
+        """The same with one value that is something else, or is not there."""
+        copied = deepcopy(objects)
+        inside: Any = self.one(*copied)
+        key: Any = self.one("metadata", "spec", "status", "endpoints", "ports", "addressType")
+        while isinstance(inside.get(key) if isinstance(inside, dict) else inside[key], dict | list):
+            deeper = inside[key]
+            if not deeper or self.maybe(0.2):
+                break
+            inside = deeper
+            key = self.one(*inside) if isinstance(inside, dict) else self.one(*range(len(inside)))
+        if isinstance(inside, dict) and self.maybe(0.2):
+            inside.pop(key, None)
+        else:
+            inside[key] = deepcopy(self.one(*JUNK))
+        return copied
 
     def flows(self, node: str) -> Iterator[Flow]:
         """To everything that may be somebody's, from all kinds of senders."""

@@ -87,14 +87,14 @@ def fixture() -> list[dict[str, Any]]:
         for n in NAMESPACES
     ]
     for number in (0, 1):
-        address = {"type": "InternalIP", "address": f"172.30.0.{10 + number}"}
+        addresses = (f"172.30.0.{10 + number}", f"fd00:172:30::1{number}")
         found.append(
             {
                 "apiVersion": "v1",
                 "kind": "Node",
                 "metadata": {"name": f"node-{number}", "labels": {"number": str(number)}},
                 "spec": {"podCIDR": f"10.244.{number}.0/24"},
-                "status": {"addresses": [address]},
+                "status": {"addresses": [{"type": "InternalIP", "address": a} for a in addresses]},
             }
         )
     return found + [pod(p) for p in ALL]

@@ -415,16 +415,45 @@ def test_a_policy_that_nothing_enforces_is_not_passed_over(version: str, kind: s
         worlds.objects([*fixture(), DENY_Y | {"apiVersion": version, "kind": kind}])
 
 
-def test_a_host_port_leads_to_its_pod() -> None:
+@pytest.mark.parametrize(
+    ("target", "port", "host_ip", "policy"),
+    [
+        ("172.30.0.10", 8080, "", "NetworkPolicy y/p80"),
+        ("172.30.0.10", 8081, "", None),
+        ("172.30.0.10", 8080, "172.30.0.10", "NetworkPolicy y/p80"),
+        ("172.30.0.10", 8080, "127.0.0.1", None),
+        ("172.30.0.10", 8080, "0.0.0.0", "NetworkPolicy y/p80"),
+        ("fd00:172:30::10", 8080, "0.0.0.0", None),
+        ("fd00:172:30::10", 8080, "", "NetworkPolicy y/p80"),
+    ],
+)
+def test_a_host_port_leads_to_its_pod(
+    target: str, port: int, host_ip: str, policy: str | None
+) -> None:
+    front = pod(Pod("y", "b"))
+    ports = front["spec"]["containers"][0]["ports"]
+    ports.append({"containerPort": 80, "hostPort": 8080, "hostIP": host_ip})
+    world = [m for m in fixture() if m["metadata"].get("uid") != front["metadata"]["uid"]]
+    asker = Asker(worlds.objects([*world, front, ALLOW_80]))
+    answer = asker.ask(from_json({"from": "203.0.113.9", "to": target, "port": port}))
+    assert answer["ingress"]["policy"] == policy
+
+
+def test_a_host_port_leads_to_the_address_of_its_family() -> None:
     front = pod(Pod("y", "b"))
     front["spec"]["containers"][0]["ports"].append({"containerPort": 80, "hostPort": 8080})
     world = [m for m in fixture() if m["metadata"].get("uid") != front["metadata"]["uid"]]
-    asker = Asker(worlds.objects([*world, front, ALLOW_80]))
-    answers = [
-        asker.ask(from_json({"from": "203.0.113.9", "to": "172.30.0.10", "port": p}))
-        for p in (8080, 8081)
+    four = netpol(
+        "four",
+        "y",
+        {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]},
+    )
+    asker = Asker(worlds.objects([*world, front, four]))
+    verdicts = [
+        asker.ask(from_json({"from": "x/b", "to": t, "port": 8080}))["verdict"]
+        for t in ("172.30.0.10", "fd00:172:30::10")
     ]
-    assert [a["ingress"]["policy"] for a in answers] == ["NetworkPolicy y/p80", None]
+    assert verdicts == ["allow", "deny"]
 
 
 FROM_X = netpol(

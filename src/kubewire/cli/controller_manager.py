@@ -62,10 +62,11 @@ def _options(found: "Connection", flags: dict[str, Any]) -> "Options":
     masks = {4: flags["node_cidr_mask_size_ipv4"], 6: flags["node_cidr_mask_size_ipv6"]}
     if size := flags["node_cidr_mask_size"]:
         masks = {4: size, 6: size}
+    cidrs = _cidrs(flags["cluster_cidr"], masks, size) if flags["allocate_node_cidrs"] else ()
     root_ca = flags["root_ca_file"]
     options = Options(
         controllers=_listed(flags["controllers"]),
-        cluster_cidrs=_cidrs(flags["cluster_cidr"], masks) if flags["allocate_node_cidrs"] else (),
+        cluster_cidrs=cidrs,
         node_masks=masks,
         root_ca=root_ca.read_text() if root_ca else (found.ca or b"").decode(),
         lb_pool=_listed(flags["lb_pool"]),
@@ -80,18 +81,20 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _cidrs(text: str, masks: dict[int, int]) -> tuple[str, ...]:
-    from ipaddress import ip_network
+def _cidrs(text: str, masks: dict[int, int], single: int) -> tuple[str, ...]:
+    """Read the cluster's ranges; ``single``: the mask that is of one family only."""
+    from kubewire.cluster.addresses import networks, node_ranges
 
-    for cidr in _listed(text):
-        try:
-            network = ip_network(cidr)
-        except ValueError as error:
-            raise InputError(f"--cluster-cidr: {error}") from error
-        if masks[network.version] < network.prefixlen:
-            raise InputError(
-                f"--node-cidr-mask-size: /{masks[network.version]} is larger than {cidr}"
-            )
+    found = networks("--cluster-cidr", text)
+    versions = [network.version for network in found]
+    if len(set(versions)) < len(versions):
+        raise InputError(f"--cluster-cidr {text}: has two ranges of one family")
+    if single and len(found) > 1:
+        raise InputError(f"--node-cidr-mask-size {single}: of one family only; use --node-cidr-mask-size-ipv4 and --node-cidr-mask-size-ipv6")  # fmt: skip
+    for network in found:
+        mask = masks[network.version]
+        flag = f"--node-cidr-mask-size{'' if single else f'-ipv{network.version}'} {mask}"
+        node_ranges(flag, f"--cluster-cidr {network}", network, mask)
     return _listed(text)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kubewire.api.meta import JSON
     from kubewire.client.rest import Client
     from kubewire.networkpolicy.objects import Objects
+    from kubewire.networkpolicy.plan import PolicyId
 
 FILES = click.option(
     "-f",
@@ -29,6 +30,15 @@ FILES = click.option(
     metavar="FILE|DIR|-",
     help="Objects to answer from (no cluster is asked).",
 )
+KINDS = {
+    word: kind
+    for kind, words in (
+        ("NetworkPolicy", ("networkpolicy", "networkpolicies", "netpol")),
+        ("ClusterNetworkPolicy", ("clusternetworkpolicy", "clusternetworkpolicies", "cnp")),
+    )
+    for word in words
+}
+"""How kubectl names the kinds of policies."""
 NO_SYNC = click.option(
     "--no-sync", is_flag=True, help="Live: do not wait until all agents are up to date."
 )
@@ -204,9 +214,15 @@ def _show_policies(record: JSON) -> None:
     "--filename",
     "files",
     multiple=True,
-    required=True,
     metavar="FILE|DIR|-",
     help="Objects that would be applied.",
+)
+@click.option(
+    "--delete",
+    "deleted",
+    multiple=True,
+    metavar="KIND/[NS/]NAME",
+    help="A policy that would be deleted: networkpolicy/shop/web, cnp/base.",
 )
 @click.option(
     "--old",
@@ -221,6 +237,7 @@ def _show_policies(record: JSON) -> None:
 @output_option
 def diff(
     files: tuple[str, ...],
+    deleted: tuple[str, ...],
     old: tuple[str, ...],
     no_sync: bool,
     name: str,
@@ -229,14 +246,18 @@ def diff(
     namespace: str,
     output: str,
 ) -> None:
-    """Show the flows between existing pods that applying -f would open or close.
+    """Show the flows between existing pods that applying -f, or deleting, would open or close.
 
     Exit status 1 when there is any.
     """
-    from kubewire.trace.reachability import difference, matrix, overlay, ports_of
+    from kubewire.networkpolicy.objects import Objects
+    from kubewire.trace.reachability import difference, matrix, overlay, ports_of, without
 
+    if not files and not deleted:
+        raise click.UsageError("give -f or --delete")
     before = _objects(old, name, kubeconfig, context, namespace, sync=not no_sync)
-    after = overlay(before, _read(files, namespace))
+    new = _read(files, namespace) if files else Objects()
+    after = without(overlay(before, new), [_policy_id(t, namespace) for t in deleted])
     ports = ports_of([before, after])
     was, now = matrix(before, ports), matrix(after, ports)
     opened, closed = difference(was, now)
@@ -267,6 +288,20 @@ def diff(
         echo_record({"opened": len(opened), "closed": len(closed), "flows": flows}, output)
     if rows:
         raise click.exceptions.Exit(1)
+
+
+def _policy_id(text: str, namespace: str) -> PolicyId:
+    """Read KIND/[NS/]NAME."""
+    from kubewire.api.meta import Key
+
+    word, _, rest = text.partition("/")
+    kind = KINDS.get(word.lower())
+    space, _, name = rest.rpartition("/")
+    if kind is None or not name or (space and kind == "ClusterNetworkPolicy"):
+        raise click.UsageError(
+            f"--delete {text}: expected networkpolicy/[NAMESPACE/]NAME or clusternetworkpolicy/NAME"
+        )
+    return kind, Key("" if kind == "ClusterNetworkPolicy" else space or namespace, name)
 
 
 @policy.command()

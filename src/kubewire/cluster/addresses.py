@@ -105,7 +105,12 @@ def addresses(
         if network.num_addresses <= DNS_OFFSET + 1:
             raise InputError(f"--service-cidr {network}: is too small, it needs 16 addresses")
     for network in found.pods:
-        _check_mask(network, masks[network.version], nodes)
+        flag = f"--node-cidr-mask-size-ipv{network.version} {masks[network.version]}"
+        room = node_ranges(flag, f"--pod-cidr {network}", network, masks[network.version])
+        if room < nodes:
+            raise InputError(
+                f"{flag}: --pod-cidr {network} has room for {room} nodes, --nodes is {nodes}"
+            )
     return found
 
 
@@ -140,16 +145,13 @@ def _check_apart(found: Addresses) -> None:
             raise InputError(f"{flag} {one}: overlaps {other} {two}")
 
 
-def _check_mask(network: Network, mask: int, nodes: int) -> None:
-    flag = f"--node-cidr-mask-size-ipv{network.version} {mask}"
+def node_ranges(flag: str, whole: str, network: Network, mask: int) -> int:
+    """How many nodes get a range of their own; InputError if that cannot be, by the two flags' names."""
     bits = mask - network.prefixlen
     if bits < 0:
-        raise InputError(f"{flag}: is larger than --pod-cidr {network}")
+        raise InputError(f"{flag}: is larger than {whole}")
     if bits > MOST_BITS:
-        raise InputError(f"{flag}: more than 2^{MOST_BITS} node ranges in --pod-cidr {network}")
+        raise InputError(f"{flag}: more than 2^{MOST_BITS} node ranges in {whole}")
     if mask > network.max_prefixlen or 1 << (network.max_prefixlen - mask) < SMALLEST:
         raise InputError(f"{flag}: a node would have no address for a pod")
-    if 1 << bits < nodes:
-        raise InputError(
-            f"{flag}: --pod-cidr {network} has room for {1 << bits} nodes, --nodes is {nodes}"
-        )
+    return 1 << bits

@@ -6,7 +6,6 @@ The kubelet and the CNI room do not know each other; `PodNetwork` fills the kube
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
 
 from kubewire.api.core import Node
@@ -20,7 +19,7 @@ from kubewire.cni import install
 from kubewire.cni import network as cni
 from kubewire.cni.config import Fit
 from kubewire.cni.ipam import Address, Network
-from kubewire.cni.routes import Mode, fit
+from kubewire.cni.routes import Mode, addresses, fit
 from kubewire.cni.routing import NodeRoutes, RouteTable, underlay
 from kubewire.cni.server import Server
 from kubewire.kernel.rtnetlink import RtNetlink
@@ -72,9 +71,10 @@ class NodeNetwork:
     def fit(self) -> Fit:
         """What a pod may send so that it fits the way to every other node."""
         node = self._own()
-        if node is None or not node.internal_ips:
+        held = addresses(node) if node else []
+        if not held:
             return Fit(self._mtu)
-        outer = ip_address(node.internal_ips[0])
+        outer = held[0]
         try:
             with RtNetlink() as netlink:
                 found = fit(self._mode, underlay(netlink, outer), version=outer.version)

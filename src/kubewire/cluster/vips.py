@@ -21,6 +21,7 @@ from kubewire.client.informer import Informer
 from kubewire.client.loop import Changes, Loop
 from kubewire.client.rest import Client
 from kubewire.cluster.addresses import Address, Network
+from kubewire.cni.routes import addresses
 from kubewire.kernel import routes
 from kubewire.kernel.netlink import Message
 from kubewire.kernel.routes import Route
@@ -80,8 +81,7 @@ def _able(service: Service, homes: Mapping[Key, set[str]], ready: Mapping[str, N
 
 
 def _end(node: Node, address: Address) -> Address | None:
-    own = map(ip_address, node.internal_ips)
-    return next((ip for ip in own if ip.version == address.version), None)
+    return next((ip for ip in addresses(node) if ip.version == address.version), None)
 
 
 class Vips:

@@ -139,5 +139,5 @@ def written(found: Claims) -> str:
 def taken(nodes: Iterable[Node]) -> Iterator[Network]:
     """What is in use already: blocks, and podCIDRs, which a pool may be laid beside."""
     for node in nodes:
-        yield from map(ip_network, node.pod_cidrs)
+        yield from (ip_network(text, strict=False) for text in node.pod_cidrs)
         yield from (block for blocks in claims(node).values() for block in blocks)

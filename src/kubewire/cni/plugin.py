@@ -213,11 +213,16 @@ class Plugin:
             if request.command == "ADD":
                 pod = await self._pools.complete(pod)
             pools = self._pools.pools()
-        cidrs = self._pod_cidrs()
+        cidrs = self._own_cidrs()
         config = parse(request, cidrs, pod, pools)
         if config.ipam.of_node and request.command in ("ADD", "STATUS"):
             self._refuse_foreign(cidrs or ())
         return self._fitting(request, config) if request.command == "ADD" else config
+
+    def _own_cidrs(self) -> list[str] | None:
+        """The node's podCIDRs; the API takes some with host bits, too."""
+        found = self._pod_cidrs()
+        return None if found is None else [str(ip_network(c, strict=False)) for c in found]
 
     def _fitting(self, request: Request, config: Config) -> Config:
         """The same with the MTU of the way between nodes, if it does not say its own."""

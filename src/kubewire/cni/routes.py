@@ -12,6 +12,7 @@ one that another node has already, would draw traffic that is not meant for it.
 
 import base64
 import binascii
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,11 @@ def plan(
         outer = _outer(node)
         if node is own or outer is None or not cidrs:
             continue
+        if own and outer == _outer(own):
+            refused.append(
+                f"Node {node.metadata.name} status.addresses: {outer} is also that of Node {name}"
+            )
+            continue
         if mode == "wireguard":
             parts.append(_encrypted(node, outer, cidrs))
         elif _direct(mode, outer, connected):
@@ -179,7 +185,8 @@ def judged(node: Node, cluster: Sequence[Network]) -> Iterator[tuple[Network | N
     for index, text in enumerate(node.pod_cidrs):
         field = f"Node {node.metadata.name} spec.podCIDRs[{index}] {text}"
         try:
-            cidr = ip_network(text)
+            # The API takes ranges with host bits, too.
+            cidr = ip_network(text, strict=False)
         except ValueError as error:
             yield None, f"{field}: {error}"
             continue
@@ -240,7 +247,7 @@ def _encrypted(node: Node, outer: Address, cidrs: Sequence[Network]) -> Plan:
     if key is None:
         return Plan()
     # The node's own addresses: what its processes send to our pods comes through the tunnel, too.
-    own = tuple(ip_network(text) for text in node.internal_ips)
+    own = tuple(map(ip_network, addresses(node)))
     peer = Peer(key, outer, (*cidrs, *own))
     return Plan(frozenset(Way(cidr, None, True) for cidr in cidrs), peers=frozenset({peer}))
 
@@ -277,8 +284,19 @@ def fit(mode: Mode, underlay: Fit, *, version: int = 4) -> Fit:
     return Fit(underlay.mtu - OVERHEAD[mode][version], gso)
 
 
+def addresses(node: Node) -> list[Address]:
+    """A Node's own addresses that can be reached; the API takes any text for one."""
+    found = []
+    for text in node.internal_ips:
+        with contextlib.suppress(ValueError):
+            ip = ip_address(text)
+            if not (ip.is_loopback or ip.is_multicast or ip.is_unspecified):
+                found.append(ip)
+    return found
+
+
 def _outer(node: Node) -> Address | None:
-    return next((ip_address(text) for text in node.internal_ips), None)
+    return next(iter(addresses(node)), None)
 
 
 def _direct(mode: Mode, outer: Address, connected: Sequence[Network]) -> bool:
@@ -297,9 +315,9 @@ def _tunnels_come(own: Node, nodes: Iterable[Node], connected: Sequence[Network]
 
 def _direct_way(node: Node, cidr: Network) -> Way | None:
     """By the node's address of the same family, else by any (an IPv4 route via an IPv6 hop)."""
-    addresses = [ip_address(text) for text in node.internal_ips]
-    same = [a for a in addresses if a.version == cidr.version]
+    held = addresses(node)
+    same = [a for a in held if a.version == cidr.version]
     if same:
         return Way(cidr, same[0], False)
-    usable = [a for a in addresses if a.version == 6]
+    usable = [a for a in held if a.version == 6]
     return Way(cidr, usable[0], False) if usable else None

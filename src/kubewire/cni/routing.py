@@ -9,6 +9,7 @@ import base64
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from kubewire.cni.routes import (
     WIREGUARD_INTERFACE,
     WIREGUARD_KEY,
     WIREGUARD_PORT,
+    Change,
     Device,
     Hop,
     Mode,
@@ -31,6 +33,7 @@ from kubewire.cni.routes import (
     Plan,
     Tunnel,
     Way,
+    addresses,
     diff,
     plan,
 )
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from kubewire.client.loop import Changes
 
 ETHERNET_MTU = 1500
+RETRY = 5.0
+"""Seconds after which a node is tried again that could not be reached: links come up late."""
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +87,16 @@ class RouteTable:
         if self._wireguard:
             self._wireguard.close()
 
-    def apply(self, nodes: Iterable[Node]) -> None:
-        """Make the kernel lead to all nodes; the first time, leftovers of an earlier run go."""
+    def apply(self, nodes: Iterable[Node]) -> bool:
+        """Make the kernel lead to all nodes; the first time, leftovers of an earlier run go.
+
+        False if the kernel knows no way to the address of some node: the others do not suffer from it.
+        """
+        known = list(nodes)
         wanted = plan(
-            nodes, self.node_name, self.mode, connected=self._connected(), cluster=self._cluster
+            known, self.node_name, self.mode, connected=self._connected(), cluster=self._cluster
         )
-        self._tell(wanted.refused)
+        refused = wanted.refused
         before = self._applied
         self._applied = None
         self._ensure_device(wanted.device)
@@ -99,12 +108,30 @@ class RouteTable:
         change = diff(before, wanted)
         if self._wireguard and change.put.peers:
             self._wireguard.set(self._index, peers=[self._peer(p) for p in change.put.peers])
-        self._netlink.transact(
-            [*self._turned(before, change.put), *self._puts(change.put), *self._drops(change.drop)]
-        )
+        lost = self._transact(before, change)
         if self._wireguard and change.drop.peers:
             self._wireguard.remove(self._index, (peer.key for peer in change.drop.peers))
-        self._applied = wanted
+        self._tell((*refused, *(_unreachable(known, way, why) for way, why in lost.items())))
+        self._applied = replace(wanted, ways=wanted.ways - lost.keys())
+        return not lost
+
+    def _transact(self, before: Plan, change: Change) -> dict[Way, str]:
+        """Change the kernel; gives the direct ways that it refused to take, with the reason."""
+        puts = {routes.put_route(self._route(way)): way for way in change.put.ways}
+        batch = [*self._turned(before, change.put), *self._puts(change.put), *puts]
+        try:
+            self._netlink.transact([*batch, *self._drops(change.drop)])
+        except NetlinkError as error:
+            found = {f.message: str(f) for f in error.failures}
+            lost = {way: found[m] for m, way in puts.items() if m in found and not way.overlay}
+            if len(lost) < len(found):
+                raise
+            # What led there before leads to where the node is no more.
+            led = {way.destination for way in lost}
+            gone = frozenset(way for way in before.ways if way.destination in led)
+            self._netlink.transact([*self._drops(Plan(gone))])
+            return lost
+        return {}
 
     def _tell(self, refused: tuple[str, ...]) -> None:
         for why in refused:
@@ -128,8 +155,6 @@ class RouteTable:
             yield routes.put_fdb(self._index, tunnel.mac, tunnel.outer)
         for hop in part.hops:
             yield routes.put_neighbour(self._index, hop.address, hop.mac)
-        for way in part.ways:
-            yield routes.put_route(self._route(way))
 
     def _drops(self, part: Plan) -> Iterator[Message]:
         gone = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
@@ -241,6 +266,11 @@ class RouteTable:
         return Route(way.destination, via=way.via)
 
 
+def _unreachable(nodes: Iterable[Node], way: Way, why: str) -> str:
+    names = (node.metadata.name for node in nodes if way.via in addresses(node))
+    return f"Node {next(names, '')} status.addresses: {why}"
+
+
 def _new_key() -> bytes:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -261,15 +291,16 @@ class NodeRoutes:
         self._annotate = annotate
         """Sets an annotation (name, value) of this node's Node."""
 
-    async def reconcile(self, _: "Changes") -> None:
-        """Follow the Nodes as they are now."""
+    async def reconcile(self, _: "Changes") -> float | None:
+        """Follow the Nodes as they are now; come again where one could not be reached."""
         table = self._table
-        table.apply(self._nodes.store.values())
+        whole = table.apply(self._nodes.store.values())
         own = self._nodes.store.get(Key("", table.node_name))
         if table.public_key and own and self._annotate:
             key = base64.b64encode(table.public_key).decode()
             if own.annotations.get(WIREGUARD_KEY) != key:
                 await self._annotate(WIREGUARD_KEY, key)
+        return None if whole else RETRY
 
 
 def underlay(netlink: RtNetlink, address: Address) -> Fit:

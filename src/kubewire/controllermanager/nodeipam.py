@@ -21,12 +21,12 @@ MASKS = {4: 24, 6: 64}
 def plan(nodes: Iterable[JSON], cidrs: Iterable[str], masks: dict[int, int]) -> Plan:
     """Give ranges to nodes that have none, the oldest first; what others have stays theirs."""
     ordered = sorted(nodes, key=lambda n: (objects.created(n), n["metadata"]["name"]))
-    taken = {c for n in ordered for c in _has(n)}
+    taken = {c for n in ordered for c in _held(n)}
     networks = [ip_network(c) for c in cidrs]
     pools = [_free(network, masks[network.version], taken) for network in networks]
     actions: list[Action] = []
     for node in ordered:
-        if _has(node) or objects.deleted(node):
+        if _held(node) or objects.deleted(node):
             actions += [Event(node, "Warning", "CIDRNotAvailable", t) for t in _foreign(node, networks)]  # fmt: skip
             continue
         ranges = [next(pool, None) for pool in pools]
@@ -43,13 +43,15 @@ def plan(nodes: Iterable[JSON], cidrs: Iterable[str], masks: dict[int, int]) -> 
     return Plan(actions)
 
 
-def _has(node: JSON) -> list[str]:
+def _held(node: JSON) -> list[Network]:
+    """What a node has; the API takes ranges with host bits, too."""
     spec = objects.spec(node)
-    return list(spec.get("podCIDRs") or filter(None, [spec.get("podCIDR")]))
+    texts = spec.get("podCIDRs") or filter(None, [spec.get("podCIDR")])
+    return [ip_network(text, strict=False) for text in texts]
 
 
 def _foreign(node: JSON, networks: Sequence[Network]) -> Iterator[str]:
-    for index, cidr in enumerate(map(ip_network, _has(node))):
+    for index, cidr in enumerate(_held(node)):
         if not any(_within(cidr, network) for network in networks):
             ranges = ",".join(map(str, networks))
             yield f"spec.podCIDRs[{index}]: {cidr} is outside the cluster CIDR {ranges}"
@@ -59,8 +61,8 @@ def _within(cidr: Network, network: Network) -> bool:
     return cidr.version == network.version and cidr.subnet_of(network)  # type: ignore[arg-type]
 
 
-def _free(network: Network, mask: int, taken: set[str]) -> Iterator[Network]:
-    others = [n for n in map(ip_network, taken) if n.version == network.version]
+def _free(network: Network, mask: int, taken: Iterable[Network]) -> Iterator[Network]:
+    others = [n for n in taken if n.version == network.version]
     for candidate in network.subnets(new_prefix=max(mask, network.prefixlen)):
         if not any(candidate.overlaps(o) for o in others):
             yield candidate

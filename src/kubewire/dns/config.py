@@ -256,7 +256,10 @@ def _digest(blocks: list[ServerBlock]) -> bytes:
 def _addresses(block: ServerBlock, env: Environment) -> list[Address]:
     found = []
     for key in block.keys:
-        scheme, hosts, port = split_address(key, env.default_port)
+        try:
+            scheme, hosts, port = split_address(key, env.default_port)
+        except CorefileError as error:
+            raise CorefileError(f"error inspecting server blocks: {error}") from error
         found += [Address(scheme, normalize(host), port) for host in hosts]
     return found
 

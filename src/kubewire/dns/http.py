@@ -37,7 +37,11 @@ class HttpServer:
             words = head.split(b"\r\n", 1)[0].split(b" ")
             path = words[1].decode("latin-1").partition("?")[0] if len(words) > 1 else ""
             handler = self._pages.get(path)
-            status, kind, body = handler() if handler else (404, "text/plain", b"404\n")
+            status, kind, body = (
+                handler()
+                if handler
+                else (404, "text/plain; charset=utf-8", b"404 page not found\n")
+            )
             writer.write(
                 f"HTTP/1.1 {status} {_PHRASES[status]}\r\nContent-Type: {kind}\r\n"
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()

@@ -186,7 +186,7 @@ class Response:
         """None: as in the question."""
         self.cd: bool | None = None
         self.options: tuple[tuple[int, bytes], ...] = ()
-        """EDNS options that a plugin adds."""
+        """EDNS options that a plugin adds, instead of the client's of the same code."""
         self.plugin = plugin
         self.reason = reason
         self.replay = replay
@@ -408,7 +408,8 @@ def opt_reply(message: Message, response: Response) -> Edns | None:
     edns = message.edns
     if edns is None:
         return None
-    kept = tuple(o for o in edns.options if o[0] in ECHOED)
+    own = {code for code, _ in response.options}
+    kept = tuple(o for o in edns.options if o[0] in ECHOED and o[0] not in own)
     return Edns(edns.size, edns.do, 0, response.rcode >> 4, (*kept, *response.options))
 
 

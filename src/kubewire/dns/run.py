@@ -126,11 +126,15 @@ async def _serve(
         log.info("SIGUSR1: Reloading")
         begin(always=True)
 
+    def ended_by(number: signal.Signals) -> None:
+        log.info("%s: Shutting down servers then terminating", number.name)
+        end(0)
+
     # The plugin that calls this is stopped, and its task with it, in the middle of a reload.
     env.reload = lambda: asyncio.shield(begin(always=False))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, env.end, 0)
+        loop.add_signal_handler(number, ended_by, number)
     loop.add_signal_handler(signal.SIGUSR1, told)
     loop.add_signal_handler(signal.SIGQUIT, os._exit, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -123,6 +123,13 @@ def sloppy(address: str) -> str:
     return address
 
 
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Read an address; ValueError if it is none, or one of a zone (``fe80::1%eth0``)."""
+    if "%" in text:
+        raise ValueError(f"{text!r} has a zone")
+    return ipaddress.ip_address(sloppy(text))
+
+
 def _sloppy(address: str) -> str:
     parts = address.split(".")
     if len(parts) == 4 and all(p.isdecimal() for p in parts):

@@ -36,7 +36,7 @@ from kubewire.kubeproxy.plan import (
     node_port_addresses,
     plan_service,
 )
-from kubewire.kubeproxy.proxier import CountsRules, Proxier, RuleCount
+from kubewire.kubeproxy.proxier import CountsRules, Keeps, Proxier, Recalls, RuleCount, Stay
 from kubewire.kubeproxy.table import Change, ServiceTable
 from kubewire.kubeproxy.topology import NodeView
 
@@ -116,6 +116,8 @@ class KubeProxy:
         self._told: dict[Key, frozenset[str]] = {}
         self._closed: dict[Key, str] = {}
         """healthCheckNodePorts that could not be opened, and why."""
+        self._stays: list[Stay] = []
+        """Of the mode before, until the new one's rules are in."""
         self._looked = time.monotonic()
         """When the kernel was last read back."""
         self._alone = alone
@@ -167,6 +169,7 @@ class KubeProxy:
             with self._timed(full=True), uncollected():
                 self._remake(made)
                 self._full()
+            self._hand_on()
             self._leave_others()
             await self._checked()
         elif changes:
@@ -229,12 +232,31 @@ class KubeProxy:
     def _remake(self, made: tuple[Config, tuple[str, ...]]) -> None:
         """A back end that knows where pods and Services have their addresses now."""
         if made != self._made:
+            anew = made[0].mode != self._made[0].mode
+            if anew:
+                self._stays = self._remembered()
             self._proxier.close()
             self._proxier = backends.proxier(*made)
-            anew = made[0].mode != self._made[0].mode
             self._made = made
             if anew:
                 self.metrics = self._counting()
+
+    def _remembered(self) -> list[Stay]:
+        """Whom the old mode leads where by session affinity, as far as it can tell."""
+        try:
+            return list(self._proxier.stays()) if isinstance(self._proxier, Recalls) else []
+        except OSError as error:
+            log.warning("%s: clients begin anew: %s", self.loop.name, error)
+            return []
+
+    def _hand_on(self) -> None:
+        """Clients keep their endpoints in another mode, if that can be told about them."""
+        stays, self._stays = self._stays, []
+        if stays and isinstance(self._proxier, Keeps):
+            try:
+                self._proxier.keep(stays)
+            except OSError as error:
+                log.warning("%s: clients begin anew: %s", self.loop.name, error)
 
     def _counting(self) -> Metrics:
         """Of the mode that there is now."""

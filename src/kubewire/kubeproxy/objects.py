@@ -5,7 +5,6 @@ Only what would make a rule wrong is refused: fields that nothing here reads may
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from kubewire.api.errors import InputError
 from kubewire.api.fielderrors import located
 from kubewire.api.meta import JSON
 from kubewire.api.service import EndpointSlice, Service
-from kubewire.kubeproxy.config import parse_network, sloppy
+from kubewire.kubeproxy.config import parse_address, parse_network
 
 T = TypeVar("T")
 Where = Callable[[str], str]
@@ -55,6 +54,8 @@ def _named(obj: JSON, where: Where) -> JSON:
     meta = obj.get("metadata")
     if not isinstance(meta, dict) or not isinstance(meta.get("name"), str) or not meta["name"]:
         raise InputError(f"{where('metadata.name')}: Required value")
+    if not isinstance(meta.get("namespace") or "", str):
+        raise InputError(f"{where('metadata.namespace')}: Invalid value: must be a string")
     if obj.get("kind") in ("Service", "EndpointSlice", "Pod") and not meta.get("namespace"):
         meta = {**meta, "namespace": "default"}
     return {**obj, "metadata": meta}
@@ -176,7 +177,7 @@ def _address(name: str, ip: str) -> Iterator[tuple[str, str]]:
 def is_address(value: Any) -> bool:
     """Tell whether it is an IP address, however sloppily written."""
     try:
-        ipaddress.ip_address(sloppy(value))
-    except (ValueError, AttributeError):
+        parse_address(value)
+    except (ValueError, TypeError):
         return False
     return True

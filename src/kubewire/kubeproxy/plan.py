@@ -9,7 +9,6 @@ Rules: KEP-3453 (minimise SNAT), KEP-1669 (terminating), KEP-5495 ff.; ``semanti
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from kubewire.api.meta import Key
 from kubewire.api.service import EndpointSlice, Service, ServicePort
-from kubewire.kubeproxy.config import Config, contains, parse_network, sloppy
+from kubewire.kubeproxy.config import Config, contains, parse_address, parse_network, sloppy
 from kubewire.kubeproxy.topology import Choice, NodeView, Target, choose, targets
 
 Kind = Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalIP"]
@@ -366,6 +365,6 @@ def _version(ip: str) -> int:
 
 def _version_of(ip: str) -> int:
     try:
-        return ipaddress.ip_address(ip).version
+        return parse_address(ip).version
     except ValueError:
         return 0

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from kubewire.api.meta import Key
+from kubewire.kubeproxy.plan import FrontendKey
 from kubewire.kubeproxy.table import Change
 
 
@@ -106,6 +107,30 @@ class Remembers(Protocol):
 
     def forget(self) -> None:
         """Every client chooses anew."""
+
+
+class Stay(NamedTuple):
+    """A client and the endpoint that session affinity leads it to."""
+
+    frontend: FrontendKey
+    client: str
+    endpoint: tuple[str, int]
+
+
+@runtime_checkable
+class Recalls(Protocol):
+    """A back end that can tell what its kernel remembers, for another one to go on with."""
+
+    def stays(self) -> Iterable[Stay]:
+        """Every client that is remembered."""
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A back end whose kernel can be told what to remember."""
+
+    def keep(self, stays: Iterable[Stay]) -> None:
+        """Remember them as if each client had come just now, unless it has a newer place."""
 
 
 class RuleCount(NamedTuple):

@@ -7,13 +7,12 @@ they terminate are used.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from socket import AF_INET, inet_pton
 from typing import NamedTuple
 
 from kubewire.api.service import Endpoint, EndpointSlice, ForZone, ObjectReference, ServicePort
-from kubewire.kubeproxy.config import sloppy
+from kubewire.kubeproxy.config import parse_address, sloppy
 
 VERSIONS = {"IPv4": 4, "IPv6": 6}
 """addressType -> version."""
@@ -127,7 +126,7 @@ def reachable(text: str, version: int) -> str | None:
 def unreachable(text: str, version: int) -> str:
     """Why an address cannot be an endpoint's in a slice of a family; "" if it can."""
     try:
-        ip = ipaddress.ip_address(sloppy(text))
+        ip = parse_address(text)
     except ValueError:
         return "must be a valid IP address"
     if ip.version != version:

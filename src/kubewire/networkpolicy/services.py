@@ -6,7 +6,7 @@ gets its endpoints from its selector and the pods.
 
 from typing import NamedTuple
 
-from kubewire.api.core import Pod
+from kubewire.api.core import ContainerPort, Pod
 from kubewire.api.meta import Key
 from kubewire.api.selectors import as_selector
 from kubewire.api.service import EndpointSlice, Service, ServicePort
@@ -53,14 +53,18 @@ class Services:
         """The Service port that every node forwards."""
         return self._node_ports.get((port or 0, protocol))
 
-    def by_host_port(self, node: str, port: int | str | None, protocol: str) -> Backend | None:
-        """The pod of a node that has this port of its host."""
+    def by_host_port(
+        self, node: str, address: Address | None, port: int | str | None, protocol: str
+    ) -> Backend | None:
+        """The pod of a node that has this port of its host at this address."""
         for pod in self._objects.pods:
             if not node or pod.spec.node_name != node or pod.spec.host_network or pod.finished:
                 continue
             for p in (p for c in pod.spec.containers for p in c.ports or ()):
                 if p.host_port and p.host_port == port and (p.protocol or "TCP") == protocol:
-                    return Backend(None, p.container_port, pod)
+                    found = _behind(pod, p, address)
+                    if found is not None:
+                        return found
         return None
 
     def backends(self, service: Service, port: ServicePort, version: int) -> list[Backend]:
@@ -71,6 +75,16 @@ class Services:
         family = [s for s in slices if s.address_type == f"IPv{version}"]
         ready = [b for s in family for b in _of_slice(s, port, serving=False)]
         return ready or [b for s in family for b in _of_slice(s, port, serving=True)]
+
+
+def _behind(pod: Pod, port: ContainerPort, address: Address | None) -> Backend | None:
+    """The pod behind a port of its host, in the family in which the host was asked."""
+    known, asked = pod_facts(pod).addresses, parse_address(port.host_ip)
+    version = address.version if address else 4
+    if asked and (asked.version != version or not (asked.is_unspecified or asked == address)):
+        return None
+    mine = next((a for a in known if a.version == version), None)
+    return None if known and mine is None else Backend(mine, port.container_port, pod)
 
 
 def port_of(service: Service, port: int | str | None, protocol: str) -> ServicePort | None:

@@ -160,7 +160,9 @@ class Asker:
         front, behind = None, None
         if target.pod is None and target.on_node:
             front = self._services.by_node_port(_number(question.port), question.protocol)
-            behind = self._services.by_host_port(target.node, question.port, question.protocol)
+            behind = self._services.by_host_port(
+                target.node, target.address, question.port, question.protocol
+            )
         if front is not None:
             return self._through(source, front, question, target)
         if behind is not None:

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import msgspec
 
 from kubewire.api.core import Node, Pod
+from kubewire.api.errors import InputError
 from kubewire.api.meta import Key
 from kubewire.networkpolicy.judge import Flow, Party, judge
 from kubewire.networkpolicy.model import Address, Ports
 from kubewire.networkpolicy.objects import Objects
-from kubewire.networkpolicy.plan import Plan, PodFacts
+from kubewire.networkpolicy.plan import Plan, PodFacts, PolicyId
 
 PortKey = tuple[str, int]
 """(protocol, port)."""
@@ -114,6 +115,16 @@ def overlay(objects: Objects, new: Objects) -> Objects:
         return list(old.values())
 
     return Objects(**{f: merged(f) for f in msgspec.structs.asdict(objects)})  # type: ignore[arg-type]
+
+
+def without(objects: Objects, policies: Iterable[PolicyId]) -> Objects:
+    """The objects without some policies; InputError names one that is not there."""
+    gone = set(policies)
+    there = {(type(p).__name__, p.key) for p in objects.policies}
+    for kind, key in sorted(gone - there):
+        raise InputError(f'{kind} "{key}" not found')
+    kept = [p for p in objects.policies if (type(p).__name__, p.key) not in gone]
+    return msgspec.structs.replace(objects, policies=kept)
 
 
 def _running(old: object, new: object) -> object:

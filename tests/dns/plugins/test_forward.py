@@ -15,7 +15,7 @@ from aiohttp import web
 from kubewire.dns.config import Environment, build
 from kubewire.dns.plugins.forward.upstream import KEPT, OPENED
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.message import QR, Message, encode, parse
+from kubewire.lang.dns.message import QR, Edns, Message, encode, parse
 from kubewire.lang.dns.record import address, rdata_text
 
 pytestmark = pytest.mark.kernel
@@ -243,6 +243,53 @@ async def test_a_kept_connection_that_was_closed_is_no_failure(serve: Serve) -> 
         for _ in range(4):
             assert answer(await running.ask("a.test.")) == "NOERROR"
         assert _Fickle.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ("", "read udp 127.0.0.1:1: read: connection refused"),
+        ("force_tcp", "dial tcp 127.0.0.1:1: connect: connection refused"),
+    ],
+)
+async def test_errors_are_worded_as_consolidate_looks_for_them(
+    serve: Serve, caplog: pytest.LogCaptureFixture, option: str, error: str
+) -> None:
+    text = f".:1055 {{\n errors\n forward . {DEAD} {{\n max_connect_attempts 1\n {option}\n }}\n}}"
+    async with serve(text) as running:
+        assert answer(await running.ask("a.test.")) == "SERVFAIL"
+    assert f"plugin/errors: 2 a.test. A: {error}" in caplog.text
+
+
+class _WithOptions(asyncio.DatagramProtocol):
+    """Answers with options of its own."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        reply = parse(data)
+        reply.flags |= QR
+        reply.edns = Edns(options=((8, b"\0\1\x18\x14\xc0\0\2"), (15, b"\0\3"), (10, b"a" * 24)))
+        self.transport.sendto(encode(reply), addr)
+
+
+@pytest.mark.parametrize(("before", "codes_of_options"), [("", [10, 8, 15]), ("cache 30", [10])])
+async def test_options_of_upstreams_go_on(
+    serve: Serve, before: str, codes_of_options: list[int]
+) -> None:
+    loop = asyncio.get_running_loop()
+    upstream, _ = await loop.create_datagram_endpoint(_WithOptions, ("127.0.0.1", 1053))
+    try:
+        async with serve(f".:1055 {{\n {before}\n forward . 127.0.0.1:1053\n}}") as running:
+            asked = Edns(options=((8, b"\0\1\x18\0\xc0\0\2"), (10, b"c" * 8)))
+            for _ in range(2):
+                found = (await running.ask("a.test.", edns=asked)).edns
+                assert [code for code, _ in found.options] == codes_of_options
+                assert dict(found.options)[10] == b"c" * 8
+            assert (await running.ask("b.test.")).edns is None
+    finally:
+        upstream.close()
 
 
 async def test_upstreams_by_name_are_looked_up_at_the_start(serve: Serve) -> None:

@@ -15,13 +15,16 @@ ZONE = """@ 300 IN SOA ns1 admin 1 7200 3600 1209600 3600
 ns1 300 IN A 192.0.2.2
 web 300 IN A 192.0.2.4
 web 300 IN A 192.0.2.5
-"""
+big 300 IN TXT "%s" "%s" "%s"
+""" % (("x" * 210,) * 3)
 WEB, NO = ("web.example.org.", "A"), ("nx.example.org.", "A")
 ALL = "{type} {name} {class} {proto} {size} {rcode} {rsize} {>rflags} {>bufsize} {>do} {>id} {>opcode} {unknown} {/meta/data}"
 ROWS: list[tuple[str, tuple[str, str], dict[str, Any], list[str]]] = [
     ("log", WEB, {}, ['- 1234 "A IN web.example.org. udp 33 false 512" NOERROR qr,aa,rd 177 TIME']),
     ("log", NO, {}, ['- 1234 "A IN nx.example.org. udp 32 false 512" NXDOMAIN qr,aa,rd 111 TIME']),
     ("log", ("x.test.", "A"), {"edns": Edns(1232, do=True)}, ['- 1234 "A IN x.test. udp 35 true 1232" REFUSED qr,rd 35 TIME']),
+    ("log", WEB, {"edns": Edns(1232)}, ['- 1234 "A IN web.example.org. udp 44 false 1232" NOERROR qr,aa,rd 177 TIME']),
+    ("log", ("big.example.org.", "TXT"), {}, ['- 1234 "TXT IN big.example.org. udp 33 false 512" NOERROR qr,aa,tc,rd 775 TIME']),
     ("log . {combined}", WEB, {}, ['- 1234 "A IN web.example.org. udp 33 false 512" NOERROR qr,aa,rd 177 TIME "0"']),
     (f'log . "{ALL}"', WEB, {}, ["A web.example.org. IN udp 33 NOERROR 177 qr,aa,rd 512 false 1234 0 {unknown} -"]),
     ("log . {\nclass denial\n}", WEB, {}, []),

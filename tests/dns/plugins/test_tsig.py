@@ -2,13 +2,17 @@
 
 import base64
 import time
+from pathlib import Path
 from typing import Any
 
+import dns.asyncquery
 import dns.message
 import dns.opcode
 import dns.rcode
 import dns.tsig
 import dns.tsigkeyring
+import dns.xfr
+import dns.zone
 import pytest
 
 pytestmark = pytest.mark.kernel
@@ -83,3 +87,27 @@ async def test_what_must_be_signed(serve: Any, kind: str, opcode: int, rcode: st
         asked.set_opcode(dns.opcode.Opcode(opcode))
         answer = dns.message.from_wire(await server.raw(asked.to_wire()))
         assert dns.rcode.to_text(answer.rcode()) == rcode
+
+
+@pytest.mark.parametrize("count", [20, 1200])
+async def test_signed_transfers_are_whole(serve: Any, tmp_path: Path, count: int) -> None:
+    rows = "\n".join(f"h{i} 60 IN A 192.0.2.{i % 256}" for i in range(count))
+    (tmp_path / "zone").write_text(
+        f"@ 60 IN SOA a.test. b.test. 1 2 3 4 5\n@ 60 IN NS a.test.\n{rows}\n"
+    )
+    text = f""".:0 {{
+        tsig {{
+            secret key.test. {SECRET}
+            require all
+        }}
+        transfer {{
+            to *
+        }}
+        file {tmp_path}/zone zone.test
+    }}"""
+    async with serve(text) as server:
+        ring = dns.tsigkeyring.from_text({"key.test.": SECRET})
+        query, _ = dns.xfr.make_query(dns.zone.Zone("zone.test."), keyring=ring)
+        zone = dns.zone.Zone("zone.test.")
+        await dns.asyncquery.inbound_xfr("127.0.0.1", zone, query, port=server.port, lifetime=10)
+        assert len(zone.nodes) == count + 1

@@ -243,6 +243,22 @@ class Transaction:
         """Add elements that are not there yet."""
         self._elements(NEWELEMENTS, _CREATE, table, one, elements)
 
+    def remember(self, table: str, one: Set, entries: Iterable[tuple[bytes, bytes, int]]) -> None:
+        """Add elements of a dynamic map: key, value, and the seconds for which each stays."""
+        head = wire.string(1, table) + wire.string(2, one.name)
+        encoded = (
+            wire.nest(
+                1,
+                wire.nest(1, wire.value(key))
+                + wire.nest(2, wire.value(data))
+                + wire.be64(4, 1000 * seconds),
+            )
+            for key, data, seconds in entries
+        )
+        for chunk in _chunks(encoded):
+            body = head + wire.nest(3, chunk)
+            self.add(NEWELEMENTS, _CREATE, body, f"elements of {one.name}")
+
     def delete_elements(self, table: str, one: Set, elements: Mapping[bytes, Data]) -> None:
         """Remove elements that are there."""
         self._elements(DELELEMENTS, 0, table, one, elements)

@@ -152,6 +152,8 @@ class Cache(Plugin):
 
     async def _miss(self, request: Request, key: Key) -> Response:
         response = await self.next.serve(request)
+        # Options are about one question, and stay out of answers to others.
+        response.options = ()
         if response.written and not response.drop and response.raw is None:
             self._keep(request, key, response, self.clock())
         if not request.do and not request.message.flags & AD:

@@ -109,6 +109,8 @@ def embed(prefix: ipaddress.IPv6Network, v4: bytes) -> bytes:
 
 def _prefix(text: str) -> ipaddress.IPv6Network:
     try:
+        if "/" not in text:
+            raise ValueError(text)
         network = ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise CorefileError(f"invalid CIDR address: {text}") from error

@@ -10,9 +10,10 @@ from typing import Any
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.metrics import Book, Metric
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
+from kubewire.dns.plugins.dnssec import lies
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.name import longest_zone, within
-from kubewire.lang.dns.record import RR, rdata_wire, soa_numbers, split_rdata
+from kubewire.lang.dns.record import RR, rdata_wire, split_rdata
 
 TTL = 3600
 VALID = 8 * 86400
@@ -116,11 +117,14 @@ class Dnssec(Plugin):
             return response
         if any(r.type == codes.RRSIG for r in (*response.answer, *response.authority)):
             return response
-        if not response.answer and response.rcode in (codes.NOERROR, codes.NXDOMAIN):
-            self._deny(request, response)
+        response.replay = None
+        if servers := lies.cut(response.authority, response.answer, zone):
+            self._refer(request, response, servers, zone)
+            return response
+        if lies.missing(response.authority, response.answer, request.qtype):
+            self._deny(request, response, zone)
         for section in ("answer", "authority", "additional"):
             setattr(response, section, self._signed(request, getattr(response, section), zone))
-        response.replay = None
         return response
 
     def _dnskeys(self, zone: str) -> list[RR]:
@@ -128,14 +132,23 @@ class Dnssec(Plugin):
             RR(zone, codes.DNSKEY, TTL, (k.dnskey.to_wire(),)) for k in self.keys if k.owner == zone
         ]
 
-    def _deny(self, request: Request, response: Response) -> None:
-        """A black lie: the name exists, and holds nothing but its own denial."""
-        soas = [r for r in response.authority if r.type == codes.SOA]
-        if not soas:
+    def _deny(self, request: Request, response: Response, zone: str) -> None:
+        """The name exists, and so does everything at it but what was asked for."""
+        name = response.answer[-1].target if response.answer else request.qname
+        if not within(name.lower(), zone):
             return
-        ttl = min(soas[0].ttl, soa_numbers(soas[0])[4])
+        found = lies.denial(name, request.qtype, zone, response.authority)
         response.rcode = codes.NOERROR
-        response.authority = [*soas, _nsec(request, ttl)]
+        if request.qtype == codes.NSEC:
+            response.answer, response.authority = [*response.answer, found], []
+        else:
+            response.authority = [*response.authority, found]
+
+    def _refer(self, request: Request, response: Response, servers: list[RR], zone: str) -> None:
+        """Of a referral only what says whether the other zone is signed is ours to sign."""
+        ds = [r for r in response.authority if r.type == codes.DS] or [lies.unsigned(servers)]
+        others = [r for r in response.authority if r.type != codes.DS]
+        response.authority = [*others, *self._signed(request, ds, zone)]
 
     def _signed(self, request: Request, records: list[RR], zone: str) -> list[RR]:
         out: list[RR] = []
@@ -205,19 +218,6 @@ def _sign(rrset: Sequence[RR], key: Key, zone: str, now: float) -> RR:
     wire = signature.to_wire()
     assert wire is not None
     return RR(first.name, codes.RRSIG, first.ttl, split_rdata(wire, 0, len(wire), codes.RRSIG))
-
-
-def _nsec(request: Request, ttl: int) -> RR:
-    from kubewire.lang.dns.name import to_wire
-
-    present = {codes.RRSIG, codes.NSEC}
-    if request.qtype not in (codes.A, codes.AAAA, codes.NSEC, codes.RRSIG):
-        present |= {codes.A, codes.AAAA}
-    bits = bytearray((max(present) // 8) + 1)
-    for number in present - {request.qtype}:
-        bits[number // 8] |= 0x80 >> number % 8
-    following = b"\x01\0" + to_wire(request.name)
-    return RR(request.qname, codes.NSEC, ttl, (following + bytes((0, len(bits))) + bytes(bits),))
 
 
 def _base(path: str) -> str:

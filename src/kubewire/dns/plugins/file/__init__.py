@@ -75,8 +75,11 @@ class Zones(Plugin):
             result.authority = zone.denied(do=request.do)
 
     async def notified(self, request: Request, origin: str) -> Response:
-        """Somebody says that a zone changed."""
-        return self.reply(aa=True, reason="NOTIFY is taken note of")
+        """Somebody says that a zone changed: a secondary's matter, others say nothing."""
+        log.info("plugin/%s: Dropping notify from %s for %s", self.name, request.client[0], origin)
+        response = self.reply(reason="NOTIFY from somebody who is no primary")
+        response.drop = True
+        return response
 
     def changed(self, block: Block, origin: str) -> None:
         """Have the transfer plugin tell secondaries."""

@@ -16,6 +16,8 @@ from kubewire.lang.dns.message import AA, AD, CD, RA, RD, TC, Message
 
 DEADLINE = 5.0
 PAUSE = 0.01
+HOP = frozenset({10, 11, 12})
+"""COOKIE, KEEPALIVE and PADDING are between two servers; what else an upstream says goes on."""
 BROKEN = Metric(
     "coredns_forward_healthcheck_broken_total",
     "Counter of the number of complete failures of the healthchecks.",
@@ -157,6 +159,8 @@ def _response(request: Request, answer: Message, upstream: Upstream) -> Response
     )
     response.tc, response.ra, response.ad = bool(flags & TC), bool(flags & RA), bool(flags & AD)
     response.rd, response.cd = bool(flags & RD), bool(flags & CD)
+    if answer.edns is not None:
+        response.options = tuple(o for o in answer.edns.options if o[0] not in HOP)
     return response
 
 

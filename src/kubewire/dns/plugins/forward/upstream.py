@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
 import ssl
@@ -72,7 +73,7 @@ class _Udp(asyncio.DatagramProtocol):
     def error_received(self, exc: Exception) -> None:
         for _, future in self.waiting.values():
             if not future.done():
-                future.set_exception(UpstreamError(str(exc)))
+                future.set_exception(exc)
 
 
 def _fits(question: Question | None, answer: Message) -> bool:
@@ -167,7 +168,11 @@ class Upstream:
         except TimeoutError as error:
             proto = "udp" if by_datagram else "tcp"
             raise UpstreamError(f"read {proto} {self}: i/o timeout") from error
-        except (OSError, WireError, ValueError, asyncio.IncompleteReadError) as error:
+        except OSError as error:
+            why = os.strerror(error.errno).lower() if error.errno else str(error)
+            how = f"read udp {self}: read" if by_datagram else f"dial tcp {self}: connect"
+            raise UpstreamError(f"{how}: {why}") from error
+        except (WireError, ValueError, asyncio.IncompleteReadError) as error:
             raise UpstreamError(f"{self}: {error}") from error
 
     async def _by_datagram(self, message: Message) -> Message:

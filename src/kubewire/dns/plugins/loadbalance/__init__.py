@@ -71,7 +71,7 @@ class LoadBalance(Plugin):
         """Reorder what comes back."""
         response = await self.next.serve(request)
         if response.rcode == codes.NOERROR and self._weights is not None:
-            if request.qtype in WEIGHED:
+            if request.qtype in WEIGHED and len(response.answer) + len(response.additional) > 1:
                 response.answer = self._weights.order(response.answer)
                 response.additional = self._weights.order(response.additional)
                 response.replay = None

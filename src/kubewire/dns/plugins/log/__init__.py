@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Plugin, Request, Response, Setup
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.message import CD, parse
+from kubewire.lang.dns.message import CD, RD, TC, parse
 from kubewire.lang.dns.name import normalize, to_wire, within
 from kubewire.lang.dns.record import rdata_wire
 
@@ -95,12 +95,8 @@ def _class(response: Response) -> str:
 def render(text: str, request: Request, response: Response, seconds: float) -> str:
     """Fill a format."""
     edns = request.message.edns
-    flags = ["qr"] + [n for n in ("aa", "tc") if getattr(response, n)]
-    if request.message.flags & 0x0100:
-        flags.append("rd")
-    flags += [n for n in ("ra", "ad") if getattr(response, n)]
-    if request.message.flags & CD if response.cd is None else response.cd:
-        flags.append("cd")
+    size = _size(request, response)
+    silent = response.drop
     remote = f"[{request.client[0]}]" if ":" in request.client[0] else request.client[0]
     values = {
         "type": codes.type_name(request.qtype),
@@ -112,9 +108,9 @@ def render(text: str, request: Request, response: Response, seconds: float) -> s
         "port": str(request.client[1]),
         "size": str(request.size),
         "duration": f"{seconds:.9f}".rstrip("0").rstrip(".") + "s",
-        "rcode": codes.rcode_name(response.rcode),
-        "rsize": str(_size(request, response)),
-        ">rflags": ",".join(flags),
+        "rcode": "-" if silent else codes.rcode_name(response.rcode),
+        "rsize": str(size),
+        ">rflags": "-" if silent else ",".join(_flags(request, response, size)),
         ">bufsize": str(request.bufsize),
         ">do": "true" if edns and edns.do else "false",
         ">id": str(request.message.id),
@@ -131,19 +127,41 @@ def render(text: str, request: Request, response: Response, seconds: float) -> s
     return _FIELD.sub(value, text)
 
 
-def _size(request: Request, response: Response) -> int:
-    """Octets of the answer as it is sent, if names were not compressed."""
-    from kubewire.dns.dispatch import finish
+def _flags(request: Request, response: Response, size: int) -> list[str]:
+    asked = request.message.flags
+    set_ = {
+        "qr": True,
+        "aa": response.aa,
+        "tc": _cut(request, response, size),
+        "rd": asked & RD if response.rd is None else response.rd,
+        "ra": response.ra,
+        "ad": response.ad,
+        "cd": asked & CD if response.cd is None else response.cd,
+    }
+    return [name for name, value in set_.items() if value]
 
+
+def _size(request: Request, response: Response) -> int:
+    """Octets of the whole answer, if names were not compressed, nothing cut and no OPT added.
+
+    An OPT record stands in bare refusals already.
+    """
     if response.drop or response.raw is not None:
         return 0
-    message = parse(finish(request, response))
-    size = 12 + len(to_wire(request.qname)) + 4
-    for record in (*message.answer, *message.authority, *message.additional):
+    bare = request.message.edns is not None and not response.written
+    size = 12 + len(to_wire(request.qname)) + 4 + 11 * bare
+    for record in (*response.answer, *response.authority, *response.additional):
         size += len(to_wire(record.name)) + 10 + len(rdata_wire(record))
-    if message.edns:
-        size += 11 + sum(4 + len(data) for _, data in message.edns.options)
     return size
+
+
+def _cut(request: Request, response: Response, size: int) -> bool:
+    """Tell whether the client gets less of it."""
+    from kubewire.dns.dispatch import finish
+
+    if response.tc or request.proto != "udp" or size + 11 <= request.bufsize:
+        return response.tc
+    return bool(parse(finish(request, response)).flags & TC)
 
 
 PLUGIN = Log

@@ -95,8 +95,9 @@ class Secondary(Zones):
     async def notified(self, request: Request, origin: str) -> Response:
         """Look at once if a primary says that its zone changed."""
         copy = self._copies.get(origin)
-        if copy is not None and any(h == request.client[0] for h, _ in copy.primaries):
-            copy.wake.set()
+        if copy is None or all(h != request.client[0] for h, _ in copy.primaries):
+            return await super().notified(request, origin)
+        copy.wake.set()
         return self.reply(reason="NOTIFY is taken note of")
 
     def _begin(self, copy: _Copy) -> None:

@@ -159,7 +159,7 @@ def _with_time(data: bytes, ring: Any, signature: RR) -> bytes:
     assert isinstance(rdata, bytes)
     algorithm, end = read_name(rdata, 0)
     size = int.from_bytes(rdata[end + 8 : end + 10], "big")
-    answer = dns.message.from_wire(data)
+    answer = dns.message.from_wire(data, one_rr_per_rrset=True)
     answer.use_tsig(
         ring, dns.name.from_text(signature.name), algorithm=dns.name.from_text(algorithm),
         tsig_error=BADTIME, other_data=int(time.time()).to_bytes(6, "big"),
@@ -171,7 +171,7 @@ def _with_time(data: bytes, ring: Any, signature: RR) -> bytes:
 def _sign(data: bytes, ring: Any, question: Any) -> bytes:
     import dns.message
 
-    answer = dns.message.from_wire(data)
+    answer = dns.message.from_wire(data, one_rr_per_rrset=True)
     answer.use_tsig(ring, question.keyname, algorithm=question.keyalgorithm)
     answer.request_mac = question.mac
     return answer.to_wire(max_size=65535)
@@ -183,7 +183,7 @@ def _sign_all(messages: list[bytes], ident: bytes, ring: Any, question: Any) -> 
 
     context, signed = None, []
     for data in messages:
-        answer = dns.message.from_wire(ident + data[2:])
+        answer = dns.message.from_wire(ident + data[2:], one_rr_per_rrset=True)
         answer.use_tsig(ring, question.keyname, algorithm=question.keyalgorithm)
         answer.request_mac = question.mac
         signed.append(answer.to_wire(max_size=65535, multi=True, tsig_ctx=context))

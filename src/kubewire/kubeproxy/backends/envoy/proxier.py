@@ -33,7 +33,7 @@ from kubewire.kubeproxy.backends.envoy.compile import (
 from kubewire.kubeproxy.backends.envoy.process import Envoy
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import Frontend
-from kubewire.kubeproxy.proxier import Dump
+from kubewire.kubeproxy.proxier import Dump, Keeps, Recalls, Stay
 from kubewire.kubeproxy.table import Change
 from kubewire.lang.nftables.model import Table, Transaction, difference
 from kubewire.lang.nftables.model import replace as replace_table
@@ -114,6 +114,15 @@ class EnvoyProxier:
             loop.make(self._config, self._directory / DEMUX)
             self._commit_loop(whole=True)
         return self._rules.heal() or started or broken
+
+    def stays(self) -> Iterable[Stay]:
+        """Services with affinity are the kernel's."""
+        return self._rules.stays() if isinstance(self._rules, Recalls) else ()
+
+    def keep(self, stays: Iterable[Stay]) -> None:
+        """Likewise."""
+        if isinstance(self._rules, Keeps):
+            self._rules.keep(stays)
 
     def intact(self) -> bool:
         """A quick look at the kernel's part; processes are looked after by ``heal``."""

@@ -27,6 +27,7 @@ from kubewire.kubeproxy.backends.iptables.names import ServicePort
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import Frontend, FrontendKey
 from kubewire.kubeproxy.table import Change as Told
+from kubewire.kubeproxy.trace import endpoint_name
 from kubewire.lang.iptables.change import Change, Written
 
 Group = dict[FrontendKey, Frontend]
@@ -43,6 +44,19 @@ class Family:
         self._fixed = base(version, self._setting)
         self._of_ports = 0
         """Rules in the chains that Service ports have for themselves."""
+
+    def sticky(self) -> Iterator[tuple[str, tuple[str, int], list[FrontendKey]]]:
+        """Endpoints of ports with affinity: the name of their list of clients, place, frontends."""
+        for port, group in self._groups.items():
+            ends = {
+                (target.ip, target.port)
+                for frontend in group.values()
+                if frontend.affinity is not None
+                for decision in frontend.decisions.values()
+                for target in decision.endpoints
+            }
+            for ip, number in ends:
+                yield port.endpoint_chain(endpoint_name(ip, number)), (ip, number), [*group]
 
     # -- whole ------------------------------------------------------------------------------------
 

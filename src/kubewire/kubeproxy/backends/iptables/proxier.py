@@ -17,6 +17,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 from kubewire.api.errors import InputError
@@ -31,7 +32,8 @@ from kubewire.kubeproxy.backends.iptables.family import Family, removal
 from kubewire.kubeproxy.backends.iptables.listing import Listing
 from kubewire.kubeproxy.backends.iptables.names import CANARY, KUBELET_FIREWALL
 from kubewire.kubeproxy.config import Config
-from kubewire.kubeproxy.proxier import Dump, RuleCount
+from kubewire.kubeproxy.plan import FrontendKey
+from kubewire.kubeproxy.proxier import Dump, RuleCount, Stay
 from kubewire.kubeproxy.table import Change
 from kubewire.lang.iptables.change import Change as Rules
 from kubewire.lang.iptables.entries import UnfitError
@@ -246,6 +248,31 @@ class IptablesProxier:
         for remembered in RECENT.glob("KUBE-SEP-*"):
             remembered.write_text("/")
 
+    def stays(self) -> Iterator[Stay]:
+        """The clients in the lists of endpoints; of several lists the one with the last visit."""
+        found: dict[tuple[FrontendKey, str], tuple[int, tuple[str, int]]] = {}
+        for family in self._all().values():
+            for name, place, frontends in family.sticky():
+                for client, seen in _clients(RECENT / name):
+                    for key in frontends:
+                        one = max(found.get((key, client), (seen, place)), (seen, place))
+                        found[key, client] = one
+        for (key, client), (_, place) in found.items():
+            yield Stay(key, client, place)
+
+    def keep(self, stays: Iterable[Stay]) -> None:
+        """Put them into the lists of endpoints that there are."""
+        names = {
+            (key, place): RECENT / name
+            for family in self._all().values()
+            for name, place, frontends in family.sticky()
+            for key in frontends
+        }
+        for stay in stays:
+            remembered = names.get((stay.frontend, stay.endpoint))
+            if remembered and remembered.exists():
+                remembered.write_text(f"+{stay.client}")
+
     def _as_large_as_before(self) -> bool:
         """Others' new rules are none of our business; where any have gone, ours may be among them."""
         before, self._shapes = self._shapes, self._shapes_now()
@@ -286,6 +313,14 @@ class IptablesProxier:
         limit = programs.section()
         programs.restore(line for c in removal(found) for line in c.lines(limit))
         programs.drop_unused({table for table, _ in (*found.chains, *found.jumps)})
+
+
+def _clients(remembered: Path) -> Iterator[tuple[str, int]]:
+    """(client, when it was last seen, in the kernel's time) of a list; none if there is no list."""
+    lines = remembered.read_text().splitlines() if remembered.exists() else ()
+    for line in lines:
+        words = line.split()
+        yield str(ip_address(words[0].removeprefix("src="))), int(words[4])
 
 
 def _close_loopback(found: Listing) -> None:

@@ -25,7 +25,7 @@ from kubewire.kubeproxy.backends.ipvs.addresses import Addresses
 from kubewire.kubeproxy.backends.ipvs.compile import Compiled, Element, compile_frontend
 from kubewire.kubeproxy.config import Config, contains
 from kubewire.kubeproxy.plan import FrontendKey
-from kubewire.kubeproxy.proxier import Dump
+from kubewire.kubeproxy.proxier import Dump, Stay
 from kubewire.kubeproxy.table import Change
 from kubewire.lang.iptables import ipset as sets
 from kubewire.lang.iptables.change import Change as RuleChange
@@ -292,6 +292,13 @@ class IpvsProxier:
     def connections(self) -> list[Connection]:
         """The kernel's connection table."""
         return self._ipvs.connections()
+
+    def stays(self) -> Iterator[Stay]:
+        """Clients of servers with persistence; nobody but a packet can make IPVS remember one."""
+        for one in self._ipvs.connections():
+            if one.template and one.virtual_port:
+                frontend = FrontendKey(one.virtual, one.protocol, one.virtual_port)
+                yield Stay(frontend, one.client, (one.destination, one.destination_port))
 
     def loads(self) -> dict[ServerKey, Mapping[str, Load]]:
         """Connections and traffic of every destination of every server."""

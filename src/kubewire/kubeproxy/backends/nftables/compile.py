@@ -23,11 +23,13 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import NamedTuple
 
 from kubewire.kubeproxy.config import Config, parse_network
-from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend, Source
+from kubewire.kubeproxy.plan import SOURCES, Decision, Frontend, FrontendKey, Source
+from kubewire.kubeproxy.proxier import Stay
 from kubewire.kubeproxy.topology import Target
 from kubewire.lang.nftables import readback
 from kubewire.lang.nftables.expressions import (
@@ -328,6 +330,27 @@ def interval_set(name: str, version: int, networks: Iterable[str]) -> Set:
         n.network_address.packed: n.broadcast_address.packed for n in merged
     }
     return Set(name, (_ADDRESS[version],), elements=elements, interval=True)
+
+
+_NAMES = {number: name.upper() for name, number in PROTOCOLS.items()}
+
+
+def remembered(version: int, key: bytes, data: bytes) -> Stay:
+    """What an element of an affinity map says."""
+    size = 4 if version == 4 else 16
+    client, address = (str(ip_address(key[at : at + size])) for at in (0, size))
+    protocol = _NAMES[key[2 * size]]
+    port = int.from_bytes(key[2 * size + 4 : 2 * size + 6], "big")
+    end = str(ip_address(data[4 : 4 + size])), int.from_bytes(data[4 + size : 6 + size], "big")
+    return Stay(FrontendKey(address, protocol, port), client, end)
+
+
+def memory(stay: Stay) -> tuple[bytes, bytes]:
+    """Key and value of such an element."""
+    frontend, (ip, port) = stay.frontend, stay.endpoint
+    key = ip_bytes(stay.client) + ip_bytes(frontend.address)
+    key += proto_bytes(PROTOCOLS[frontend.protocol.lower()]) + port_bytes(frontend.port)
+    return key, port_bytes(frontend.port) + ip_bytes(ip) + port_bytes(port)
 
 
 def base_table(config: Config, service_cidrs: Iterable[str] = ()) -> Table:

@@ -21,7 +21,7 @@ from kubewire.kubeproxy.backends.nftables import compile as nftables
 from kubewire.kubeproxy.backends.nftables.compile import Compiled, Elements
 from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import Frontend, FrontendKey
-from kubewire.kubeproxy.proxier import Dump
+from kubewire.kubeproxy.proxier import Dump, Stay
 from kubewire.kubeproxy.table import Change
 from kubewire.lang.nftables import readback
 from kubewire.lang.nftables.model import Chain, Set, Table, Transaction, replace
@@ -339,6 +339,28 @@ class NftablesProxier:
         change = Transaction("inet")
         for version in nftables.VERSIONS:
             change.flush_set(self._name, f"affinity{version}")
+        self._netlink.commit(change)
+
+    def stays(self) -> Iterator[Stay]:
+        """The clients in the maps."""
+        names = {f"affinity{version}": version for version in nftables.VERSIONS}
+        for name, elements in self._netlink.elements(self._name, names).items():
+            for key, data in elements.items():
+                if isinstance(data, bytes):
+                    yield nftables.remembered(names[name], key, data)
+
+    def keep(self, stays: Iterable[Stay]) -> None:
+        """Put them into the maps; who is no endpoint any more is not led to, as always."""
+        there = {(s.frontend, s.client) for s in self.stays()}
+        entries: dict[str, list[tuple[bytes, bytes, int]]] = {}
+        for stay in stays:
+            frontend = self._frontends.get(stay.frontend)
+            if frontend and frontend.affinity and (stay.frontend, stay.client) not in there:
+                name = f"affinity{6 if ':' in stay.client else 4}"
+                entries.setdefault(name, []).append((*nftables.memory(stay), frontend.affinity))
+        change = Transaction("inet")
+        for name, listed in entries.items():
+            change.remember(self._name, self._base.sets[name], listed)
         self._netlink.commit(change)
 
     def heal(self) -> bool:
