@@ -161,8 +161,8 @@ async def _serve(
         await server.load(configuration)
     finally:
         gc.freeze()
-        # Answers that are kept are many and part of no cycle: look for cycles rarely.
-        gc.set_threshold(20_000, 20, 50)
+        # Answers that are kept are many and part of no cycle: look rarely, and at few things at once.
+        gc.set_threshold(5_000, 20, 50)
         gc.enable()
     status = await ended
     await server.stop()
