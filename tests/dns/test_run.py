@@ -231,6 +231,7 @@ async def test_hangup_is_ignored_and_quit_is_at_once(tmp_path: Path, ask_bytes: 
     [
         (".:53 {\n nonsense\n}", r"^\S*Corefile:2 - Error during parsing: Unknown directive 'nonsense'$"),
         (".:53 {\n kubernetes cluster.local {\n  bad\n }\n}", r"^plugin/kubernetes: \S*Corefile:3 - Error during parsing: unknown property 'bad'$"),
+        (".:53 {\n kubernetes cluster.local\n}", r"^plugin/kubernetes: unable to load in-cluster configuration, KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be defined$"),
         (".:53 {\n tls a.pem b.pem\n}", r"^plugin/tls: could not load TLS cert: "),
     ],
 )  # fmt: skip

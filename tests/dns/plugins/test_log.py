@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kubewire.lang.dns.message import Edns
+from kubewire.testing.fakeapi import FakeApi
 
 ZONE = """@ 300 IN SOA ns1 admin 1 7200 3600 1209600 3600
 @ 300 IN NS ns1
@@ -49,3 +50,15 @@ async def test_lines(
     lines = [r.getMessage() for r in caplog.records if r.name == "kubewire.dns.plugin.log"]
     lines = [re.sub(r"^127\.0\.0\.1:\d+ ", "", re.sub(r"[0-9.]+s\b", "TIME", x)) for x in lines]
     assert lines == expected
+
+
+async def test_an_empty_label_is_empty_and_an_unknown_one_a_dash(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kubewire.dns.plugin.log")
+    form = '"{/kubernetes/kind} {/kubernetes/port-name} {/no/label} {name}"'
+    text = f".:0 {{\nmetadata\nlog . {form}\nkubernetes cluster.local\n}}"
+    async with serve(text, client=FakeApi().client, agent="dns/test") as dns:
+        await dns.ask("web.default.svc.cluster.local.", "A")
+    lines = [r.getMessage() for r in caplog.records if r.name == "kubewire.dns.plugin.log"]
+    assert lines == ["svc  - web.default.svc.cluster.local."]

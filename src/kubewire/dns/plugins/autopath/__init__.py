@@ -49,9 +49,7 @@ class AutoPath(Plugin):
 
     async def serve(self, request: Request) -> Response:
         """Try the search path in the order of the client's resolver."""
-        if request.qtype not in (codes.A, codes.AAAA) or not longest_zone(
-            request.name, self._zones
-        ):
+        if not longest_zone(request.name, self._zones):
             return await self.next.serve(request)
         search = self._search(request)
         if not search or not search[0] or not within(request.name, search[0]):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubewire.api.errors import InputError
 from kubewire.api.resources import ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
+from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugins.kubernetes.cluster import Cluster
 from kubewire.dns.plugins.kubernetes.objects import (
     SERVICE_IMPORTS,
@@ -135,6 +138,9 @@ class Watch:
             self._changed(touched)
 
 
+IN_CLUSTER = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
+
+
 def connect(source: Source) -> Client:
     """A client of the API server that the plugin's options name."""
     from kubewire.client import kubeconfig
@@ -153,4 +159,11 @@ def connect(source: Source) -> Client:
                 server.rstrip("/"), ca=authority, certificate=certificate, key=key
             )
         )
-    return Client.in_cluster()
+    try:
+        return Client.in_cluster()
+    except InputError as error:
+        missing = [v for v in IN_CLUSTER if not os.environ.get(v)]
+        why = f"{' and '.join(IN_CLUSTER)} must be defined" if missing else str(error)
+        raise CorefileError(
+            f"plugin/kubernetes: unable to load in-cluster configuration, {why}"
+        ) from error

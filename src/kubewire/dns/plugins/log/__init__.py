@@ -121,7 +121,7 @@ def render(text: str, request: Request, response: Response, seconds: float) -> s
         key = match[1]
         if key.startswith("/"):
             found = request.metadata.get(key[1:])
-            return (found() if found else "") or "-"
+            return found() if found else "-"
         return values.get(key, match[0])
 
     return _FIELD.sub(value, text)
