@@ -98,7 +98,7 @@ def _judge(probe: Probe, group: list[Case], proxier: Proxier) -> list[str]:
     probe.own(tracer.node.ips)
     proxier.sync(*changes(tracer))
     for case in group:
-        _serve(probe, case)
+        serve(probe, case)
     asked = [(case, shot) for case in group for shot in shots(case)]
     seen = probe.fire([shot for _, shot in asked])
     return [
@@ -108,7 +108,7 @@ def _judge(probe: Probe, group: list[Case], proxier: Proxier) -> list[str]:
     ]
 
 
-def _serve(probe: Probe, case: Case) -> None:
+def serve(probe: Probe, case: Case) -> None:
     """Be the endpoints that are the node's own."""
     for end in _own(case) if case.flow.protocol != "SCTP" else ():
         host, _, port = end.rpartition(":")
