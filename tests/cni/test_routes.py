@@ -144,6 +144,23 @@ def test_a_pod_cidr_of_two_nodes_is_the_older_ones() -> None:
     )
 
 
+def test_no_pod_cidr_takes_a_network_on_our_own_links() -> None:
+    thief = node("thief", ["172.30.0.66"], ["0.0.0.0/0", "172.0.0.0/8", "172.30.5.0/24"])
+    found = routes.plan([A, B, thief], "a", "host-gw", connected=CONNECTED)
+    assert {str(w.destination) for w in found.ways} == {"10.244.1.0/24", "172.30.5.0/24"}
+    assert found.refused == (
+        "Node thief spec.podCIDRs: 0.0.0.0/0 is also that of Node b",
+        "Node thief spec.podCIDRs: 172.0.0.0/8 holds 172.30.0.0/16, which is on a link of this node",
+    )
+
+
+@pytest.mark.parametrize("cidr", ["10.0.5.0/24", "10.0.0.0/15", "10.0.1.0/25", "10.0.255.255/32"])
+def test_ranges_of_a_node_that_lie_in_one_another_count_as_one(cidr: str) -> None:
+    wide = node("b", ["172.30.0.11"], ["10.0.1.0/24", "10.0.0.0/16", "10.2.0.0/16"])
+    found = routes.plan([A, wide, node("c", ["172.30.0.12"], [cidr])], "a", "host-gw")
+    assert found.refused == (f"Node c spec.podCIDRs: {cidr} is also that of Node b",)
+
+
 KEY = bytes(range(32))
 
 

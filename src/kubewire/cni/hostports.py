@@ -29,22 +29,20 @@ from kubewire.lang.nftables.expressions import (
     DPORT,
     IIFNAME,
     IP6_DADDR,
-    IP6_SADDR,
     IP_DADDR,
     IP_SADDR,
     L4PROTO,
-    NFPROTO,
     CtStatus,
     FibLocal,
     Masquerade,
     Match,
     Verdict,
 )
+from kubewire.lang.nftables.families import ADDRESS, DADDR, FAMILY, SADDR
 from kubewire.lang.nftables.lookups import DnatMap, Lookup
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import (
     IPV4,
-    IPV6,
     PORT,
     PROTO,
     ifname_bytes,
@@ -58,10 +56,6 @@ log = logging.getLogger(__name__)
 
 NAME = "kubewire-hostports"
 
-_SADDR = {4: IP_SADDR, 6: IP6_SADDR}
-_DADDR = {4: IP_DADDR, 6: IP6_DADDR}
-_ADDRESS = {4: IPV4, 6: IPV6}
-_FAMILY = {4: Match(NFPROTO, b"\2"), 6: Match(NFPROTO, b"\12")}
 _LOOPBACK_V4, _LOOPBACK_V6 = "127.0.0.1", "::1"
 # Before kube-proxy's: a hostPort is decided by the node, a NodePort by the cluster.
 _PRIORITY = PRIORITIES["dstnat"] - 5
@@ -137,7 +131,7 @@ def table(mappings: Mappings, name: str = NAME) -> Table:
     sets: dict[str, Set] = {}
     for version in (4, 6):
         chosen = [m for found in mappings.values() for m in found if m.version == version]
-        address, data = _ADDRESS[version], (_ADDRESS[version], PORT)
+        address, data = ADDRESS[version], (ADDRESS[version], PORT)
         one, every, back = f"one{version}", f"every{version}", f"back{version}"
         # The first of a container's networks has its ports; the next one follows when that goes.
         first = list(reversed(chosen))
@@ -166,20 +160,20 @@ def _base(hook: str, priority: int, rules: tuple[Rule, ...]) -> Chain:
 
 def _mapping_rules() -> Iterator[Rule]:
     for version in (4, 6):
-        exact = DnatMap((_DADDR[version], L4PROTO, DPORT), f"one{version}", version)
-        yield Rule((_FAMILY[version], exact), "hostPort of one address")
+        exact = DnatMap((DADDR[version], L4PROTO, DPORT), f"one{version}", version)
+        yield Rule((FAMILY[version], exact), "hostPort of one address")
     others = {4: (), 6: (Match(IP6_DADDR, ip_bytes(_LOOPBACK_V6), equal=False),)}
     for version in (4, 6):
         anywhere = DnatMap((L4PROTO, DPORT), f"every{version}", version)
-        yield Rule((_FAMILY[version], *others[version], FibLocal(), anywhere), "hostPort")
+        yield Rule((FAMILY[version], *others[version], FibLocal(), anywhere), "hostPort")
 
 
 def _masquerading() -> Iterator[Rule]:
     local = Match(IP_SADDR, ip_bytes(_LOOPBACK_V4))
-    yield Rule((_FAMILY[4], local, CtStatus("dnat"), Masquerade()), "from the node's loopback")
+    yield Rule((FAMILY[4], local, CtStatus("dnat"), Masquerade()), "from the node's loopback")
     for version in (4, 6):
-        family, source = _FAMILY[version], _SADDR[version]
-        pair = Lookup((source, _DADDR[version]), f"back{version}")
+        family, source = FAMILY[version], SADDR[version]
+        pair = Lookup((source, DADDR[version]), f"back{version}")
         yield Rule((family, pair, CtStatus("dnat"), Masquerade()), "a pod to itself")
 
 

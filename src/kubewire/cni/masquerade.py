@@ -16,26 +16,16 @@ from kubewire.cni.spec import Result
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.lang.nftables import model
 from kubewire.lang.nftables.expressions import (
-    IP6_DADDR,
-    IP6_SADDR,
-    IP_DADDR,
-    IP_SADDR,
-    NFPROTO,
     Masquerade,
-    Match,
 )
+from kubewire.lang.nftables.families import ADDRESS, DADDR, FAMILY, SADDR
 from kubewire.lang.nftables.lookups import Lookup
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Rule, Set, Table
-from kubewire.lang.nftables.types import IPV4, IPV6
 
 NODE = "kubewire-masquerade"
 """Name of the table of the node's agent."""
 
 _MULTICAST = {4: ip_network("224.0.0.0/4"), 6: ip_network("ff00::/8")}
-_SADDR = {4: IP_SADDR, 6: IP6_SADDR}
-_DADDR = {4: IP_DADDR, 6: IP6_DADDR}
-_ADDRESS = {4: IPV4, 6: IPV6}
-_FAMILY = {4: b"\2", 6: b"\12"}
 
 
 def table(name: str, pods: Iterable[Network], exceptions: Iterable[Network]) -> Table:
@@ -48,12 +38,12 @@ def table(name: str, pods: Iterable[Network], exceptions: Iterable[Network]) -> 
         if not own:
             continue
         kept = [*own, _MULTICAST[version], *(n for n in exceptions if n.version == version)]
-        key, family = (_ADDRESS[version],), Match(NFPROTO, _FAMILY[version])
+        key, family = (ADDRESS[version],), FAMILY[version]
         inside, outside = f"pods{version}", f"kept{version}"
         sets[inside] = Set(inside, key, elements=_ranges(own), interval=True)
         sets[outside] = Set(outside, key, elements=_ranges(kept), interval=True)
-        source = Lookup((_SADDR[version],), inside)
-        elsewhere = Lookup((_DADDR[version],), outside, inverted=True)
+        source = Lookup((SADDR[version],), inside)
+        elsewhere = Lookup((DADDR[version],), outside, inverted=True)
         rules.append(Rule((family, source, elsewhere, Masquerade()), "pods leave the cluster"))
     chain = Chain(
         "postrouting",

@@ -12,11 +12,12 @@ one that another node has already, would draw traffic that is not meant for it.
 
 import base64
 import binascii
+import bisect
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import collapse_addresses, ip_address, ip_network
 from typing import Literal
 
 from kubewire.api.core import Node
@@ -125,7 +126,7 @@ def plan(
     """
     known = list(nodes)
     own = next((node for node in known if node.metadata.name == name), None)
-    accepted, refused = _accepted(known, own, cluster)
+    accepted, refused = _accepted(known, own, cluster, connected)
     parts: list[Plan] = []
     for node, cidrs in accepted:
         outer = _outer(node)
@@ -191,45 +192,68 @@ def judged(node: Node, cluster: Sequence[Network]) -> Iterator[tuple[Network | N
             yield None, f"{field}: {error}"
             continue
         if cluster and not any(within(cidr, whole) for whole in cluster):
-            ranges = ",".join(map(str, cluster))
-            yield cidr, f"{field}: is outside the cluster CIDR {ranges}"
+            yield cidr, f"{field}: is outside the cluster CIDR {','.join(map(str, cluster))}"
         else:
             yield cidr, ""
 
 
+class _Holders:
+    """Who has which range; the ranges are apart from each other, so one look tells."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, list[tuple[int, int, str]]] = {4: [], 6: []}
+
+    def of(self, cidr: Network) -> str:
+        """Whoever has a part of it."""
+        known = self._found[cidr.version]
+        last = int(cidr.broadcast_address)
+        position = bisect.bisect_right(known, last, key=lambda one: one[0])
+        _, end, name = known[position - 1] if position else (0, -1, "")
+        return name if end >= int(cidr.network_address) else ""
+
+    def take(self, cidrs: Iterable[Network], name: str) -> None:
+        """Add what a node has."""
+        for version, known in self._found.items():
+            for one in collapse_addresses(c for c in cidrs if c.version == version):  # type: ignore[type-var]
+                bisect.insort(known, (int(one.network_address), int(one.broadcast_address), name))
+
+
 def _accepted(
-    nodes: Sequence[Node], own: Node | None, cluster: Sequence[Network]
+    nodes: Sequence[Node],
+    own: Node | None,
+    cluster: Sequence[Network],
+    connected: Sequence[Network],
 ) -> tuple[list[tuple[Node, list[Network]]], list[str]]:
     """The podCIDRs and blocks that count, node by node: this node's own first, then the oldest."""
-    taken: list[tuple[Network, str]] = []
+    holders = _Holders()
     accepted: list[tuple[Node, list[Network]]] = []
     refused: list[str] = []
+
+    def fault(cidr: Network, field: str) -> str:
+        if holder := holders.of(cidr):
+            return f"{field}: {cidr} is also that of Node {holder}"
+        for network in connected:
+            if node is not own and within(network, cidr):
+                return f"{field}: {cidr} holds {network}, which is on a link of this node"
+        return ""
+
     for node in sorted(nodes, key=lambda n: (n is not own, n.metadata.creation_timestamp or "", n.metadata.name)):  # fmt: skip
         cidrs: list[Network] = []
-        for cidr, fault in judged(node, cluster):
-            fault = fault or _claimed(node, cidr, taken, "spec.podCIDRs")  # noqa: PLW2901
-            if fault:
-                refused.append(fault)
+        field = f"Node {node.metadata.name} spec.podCIDRs"
+        for cidr, why in judged(node, cluster):
+            if wrong := why or (fault(cidr, field) if cidr else ""):
+                refused.append(wrong)
             elif cidr:
                 cidrs.append(cidr)
+        field = f"Node {node.metadata.name} metadata.annotations[{ANNOTATION}]"
         for block in (block for found in claims(node).values() for block in found):
-            fault = _claimed(node, block, taken, f"metadata.annotations[{ANNOTATION}]")
-            if fault:
-                refused.append(fault)
+            if wrong := fault(block, field):
+                refused.append(wrong)
             else:
                 cidrs.append(block)
-        taken += [(cidr, node.metadata.name) for cidr in cidrs]
+        holders.take(cidrs, node.metadata.name)
         accepted.append((node, cidrs))
     return accepted, refused
-
-
-def _claimed(
-    node: Node, cidr: Network | None, taken: Sequence[tuple[Network, str]], field: str
-) -> str:
-    for other, holder in taken:
-        if cidr and cidr.version == other.version and cidr.overlaps(other):
-            return f"Node {node.metadata.name} {field}: {cidr} is also that of Node {holder}"
-    return ""
 
 
 def _tunnelled(outer: Address, cidrs: Sequence[Network]) -> Plan:
