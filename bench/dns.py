@@ -25,8 +25,6 @@ import kubewire
 from bench.dnsturns import in_turns
 from bench.dnsworld import (
     HEADLESS,
-    LABELS,
-    NAMESPACES,
     PATHS,
     PORT,
     SERVICES,
@@ -50,7 +48,6 @@ from bench.dnsworld import (
 from kubewire.kernel import sandbox
 from kubewire.lang.dns.message import Message, Question, encode, parse
 
-ROUNDS = 6
 SECONDS = int(os.environ.get("SECONDS_EACH", "3"))
 
 
@@ -78,22 +75,6 @@ def _questions(folder: Path) -> dict[str, Path]:
         ],
     }
     return {n: write(folder / f"q{i}", lines) for i, (n, lines) in enumerate(lists.items())}
-
-
-def _pair(folder: Path) -> dict[str, Path]:
-    """What a pod asks of a Service and of an outside name: both families, one client after another.
-
-    First labels of the same lengths below three domains whose lengths lie as far apart, and as many
-    questions. Addresses have two sizes, one per family; NXDOMAIN has one.
-    """
-    hits = [f"www-example{i}-com.{n}.svc.{ZONE}" for i in range(LABELS) for n in NAMESPACES]
-    path = ("d.svc.", "svc.", "")
-    storm = [f"www.example{i}.com.{middle}{ZONE}" for i in range(LABELS) for middle in path]
-    lists = {"hits of ndots:5 clients": hits, "NXDOMAIN of ndots:5 clients": storm}
-    return {
-        what: write(folder / f"pair{i}", [f"{n} {kind}" for n in names for kind in ("A", "AAAA")])
-        for i, (what, names) in enumerate(lists.items())
-    }
 
 
 def _cold(folder: Path, run: int) -> Path:
@@ -182,25 +163,9 @@ def _load(
             continue
         dnsperf(path, "-n", "1")
         yield _figure(server, what, run(pid, path, "-l", str(SECONDS)))
-    if server.cluster:
-        yield from _alternately(server, pid, _pair(folder))
     if server.cluster and "cached" not in server.name:
         # The memory that is told afterwards is that with a full table.
         dnsperf(_cold(folder, number), "-n", "1", "-l", str(SECONDS))
-
-
-def _alternately(server: Server, pid: int, lists: dict[str, Path]) -> Iterator[dict[str, Any]]:
-    """Short turns, because the machine is not equally fast all the time."""
-    for path in lists.values():
-        dnsperf(path, "-n", "1")
-    runs: dict[str, list[Run]] = {what: [] for what in lists}
-    for _ in range(ROUNDS):
-        for what, path in lists.items():
-            runs[what].append(run(pid, path, "-l", f"{SECONDS / 2}"))
-    for what, found in runs.items():
-        yield _figure(server, what, *found)
-    hits, storm = (sum(r.answered for r in f) / sum(r.cpu for r in f) for f in runs.values())
-    yield {"figure": "NXDOMAIN against hits", "server": server.name, "x": round(storm / hits, 2)}
 
 
 async def _changes(kubeconfig: Path, server: Server) -> dict[str, Any]:

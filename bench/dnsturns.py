@@ -14,6 +14,8 @@ from statistics import quantiles
 from typing import Any, NamedTuple
 
 from bench.dnsworld import (
+    LABELS,
+    NAMESPACES,
     SERVICES,
     ZONE,
     Server,
@@ -44,7 +46,7 @@ class Running(NamedTuple):
 
 
 def in_turns(folder: Path, kubeconfig: Path, chosen: str) -> Iterator[dict[str, Any]]:
-    """Cold names of pods and of search paths, then latency."""
+    """Cold names of pods and of search paths, NXDOMAIN against hits, then latency."""
     with contextlib.ExitStack() as stack:
         running = []
         for server in cluster_servers(folder, kubeconfig, lambda number: APART * (number + 1)):
@@ -57,6 +59,7 @@ def in_turns(folder: Path, kubeconfig: Path, chosen: str) -> Iterator[dict[str, 
         plain = [r for r in running if "cached" not in r.server.name]
         for what, kind in (("cold names", _pods), ("cold NXDOMAIN of search paths", _nowhere)):
             yield from _cold(what, kind, folder, plain)
+        yield from _storm(folder, running)
         yield from _latency(folder, running)
 
 
@@ -82,6 +85,40 @@ def _cold(what: str, kind: Any, folder: Path, running: list[Running]) -> Iterato
     for name, values in rates.items():
         yield {"figure": what, "server": name, "per_cpu_s": _middle(values, 0), "lost": lost[name]}
     yield from _against("CoreDNS", f"{what} against CoreDNS", rates)
+
+
+def _pair(folder: Path) -> dict[str, Path]:
+    """What a pod asks of a Service and of an outside name: both families, one client after another.
+
+    First labels of the same lengths below three domains whose lengths lie as far apart, and as many
+    questions. Addresses have two sizes, one per family; NXDOMAIN has one.
+    """
+    hits = [f"www-example{i}-com.{n}.svc.{ZONE}" for i in range(LABELS) for n in NAMESPACES]
+    path = ("d.svc.", "svc.", "")
+    storm = [f"www.example{i}.com.{middle}{ZONE}" for i in range(LABELS) for middle in path]
+    lists = {"hits of ndots:5 clients": hits, "NXDOMAIN of ndots:5 clients": storm}
+    return {
+        what: write(folder / f"pair{i}", [f"{n} {kind}" for n in names for kind in ("A", "AAAA")])
+        for i, (what, names) in enumerate(lists.items())
+    }
+
+
+def _storm(folder: Path, running: list[Running]) -> Iterator[dict[str, Any]]:
+    """NXDOMAIN against hits: both in each turn, who is first changes."""
+    hits, storm = lists = list(_pair(folder).items())
+    for server, _ in running:
+        for _, path in lists:
+            dnsperf(path, "-n", "1", port=server.port)
+    for server, pid in running:
+        rates: dict[str, list[float]] = {what: [] for what, _ in lists}
+        for turn in range(2 * TURNS):
+            for what, path in lists if turn % 2 else lists[::-1]:
+                found = run(pid, path, "-l", str(SECONDS), port=server.port)
+                rates[what].append(found.answered / found.cpu)
+        for what, values in rates.items():
+            yield {"figure": what, "server": server.name, "per_cpu_s": _middle(values, 0)}
+        ratios = [b / a for a, b in zip(rates[hits[0]], rates[storm[0]], strict=True)]
+        yield {"figure": "NXDOMAIN against hits", "server": server.name, "x": _middle(ratios, 2)}
 
 
 def _latency(folder: Path, running: list[Running]) -> Iterator[dict[str, Any]]:
@@ -113,9 +150,8 @@ def _against(peer: str, what: str, found: dict[str, list[float]]) -> Iterator[di
             yield {"figure": what, "server": name, "x": _middle(ratios, 2)}
 
 
-def _middle(values: list[float], digits: int) -> dict[str, float]:
-    low, middle, high = quantiles(values, n=4, method="inclusive")
-    return {
-        "median": round(middle, digits or None),
-        "quartiles": [round(low, digits or None), round(high, digits or None)],
-    }  # type: ignore[dict-item]
+def _middle(values: list[float], digits: int) -> dict[str, Any]:
+    low, middle, high = (
+        round(value, digits or None) for value in quantiles(values, n=4, method="inclusive")
+    )
+    return {"median": middle, "quartiles": [low, high]}

@@ -71,6 +71,12 @@ JOB: JSON = {
     "metadata": {"name": "j"},
     "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "b"}]}}},
 }  # fmt: skip
+CRON_JOB: JSON = {
+    "apiVersion": "batch/v1",
+    "kind": "CronJob",
+    "metadata": {"name": "c"},
+    "spec": {"schedule": "* * * * *", "jobTemplate": {"spec": JOB["spec"]}},
+}
 CRD: JSON = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
@@ -117,6 +123,7 @@ PATHS = {
     "Service": "/api/v1/namespaces/default/services",
     "ConfigMap": "/api/v1/namespaces/default/configmaps",
     "Deployment": "/apis/apps/v1/namespaces/default/deployments",
+    "CronJob": "/apis/batch/v1/namespaces/default/cronjobs",
     "Ingress": "/apis/networking.k8s.io/v1/namespaces/default/ingresses",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
     "EndpointSlice": "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",

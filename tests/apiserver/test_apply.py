@@ -1,5 +1,6 @@
 """Server-side apply: ownership, conflicts, removal."""
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from kubewire.apiserver import fieldset, models
 from kubewire.apiserver.fieldset import Shape
 
 from .conftest import JSON, Raw
-from .objects import CONFIG_MAP, DEPLOYMENT, PATHS, changed
+from .objects import CONFIG_MAP, DEPLOYMENT, PATHS, POLICY, changed
 
 APPLY = "application/apply-patch+yaml"
 WEB = f"{PATHS['Deployment']}/web"
@@ -62,6 +63,40 @@ async def test_what_was_there_before_belongs_to_somebody(api: Raw) -> None:
     assert 'conflict with "before-first-apply" using apps/v1: .spec.template.spec.containers[name="c"].image' in answer["message"]  # fmt: skip
     status, _ = await _apply(api, DEPLOYMENT, "me")
     assert status == 200
+
+
+async def _client_side(api: Raw, obj: Any) -> None:
+    """As ``kubectl apply`` creates."""
+    note = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps(obj)}
+    await api.ok("POST", PATHS[obj["kind"]], changed(obj, "metadata.annotations", note))
+
+
+async def test_kubectl_goes_on_with_server_side(api: Raw) -> None:
+    # The stored list has a protocol by default, so that it differs from what was and is applied.
+    policy = changed(POLICY, "spec.ingress", [{"ports": [{"port": 80}]}])
+    await _client_side(api, policy)
+    path = f"{PATHS['NetworkPolicy']}/{policy['metadata']['name']}?fieldManager="
+    status, answer = await api("PATCH", f"{path}kubectl", policy, APPLY)
+    assert status == 200, answer
+    [mine] = [e for e in answer["metadata"]["managedFields"] if e["manager"] == "kubectl"]
+    assert "f:ingress" in mine["fieldsV1"]["f:spec"]
+    status, answer = await api("PATCH", f"{path}kubectl", changed(policy, "spec.ingress"), APPLY)
+    assert (status, "ingress" in answer["spec"]) == (200, False)
+
+
+async def test_others_conflict_with_what_kubectl_has_applied(api: Raw) -> None:
+    await _client_side(api, changed(DEPLOYMENT, "spec.replicas", 2))
+    status, answer = await _apply(api, changed(DEPLOYMENT, "spec.replicas", 3), "me")
+    assert status == 409
+    assert 'conflict with "kubectl-client-side-apply" using apps/v1: .spec.replicas' in answer["message"]  # fmt: skip
+
+
+async def test_what_others_have_changed_since_is_not_kubectls(api: Raw) -> None:
+    await _client_side(api, changed(DEPLOYMENT, "spec.replicas", 2))
+    await api.ok("PATCH", WEB, {"spec": {"replicas": 5}}, kind="application/merge-patch+json")
+    status, answer = await _apply(api, changed(DEPLOYMENT, "spec.replicas", 2), "kubectl")
+    assert status == 409
+    assert 'conflict with "before-first-apply" using apps/v1: .spec.replicas' in answer["message"]
 
 
 async def test_plain_writes_take_ownership(api: Raw) -> None:

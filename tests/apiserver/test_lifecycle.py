@@ -258,3 +258,10 @@ async def test_large_bodies(api: Raw) -> None:
     assert (status, answer["reason"]) == (422, "Invalid")
     status, answer = await api("POST", MAPS, changed(CONFIG_MAP, "data", {"x": "y" * 4_000_000}))
     assert (status, answer["reason"]) == (413, "RequestEntityTooLarge")
+
+
+async def test_health_says_more_if_asked(api: Raw) -> None:
+    for name in ("healthz", "livez", "readyz"):
+        assert (await api("GET", f"/{name}"))[1] == {"text": b"ok"}
+        said = f"[+]ping ok\n{name} check passed\n".encode()
+        assert (await api("GET", f"/{name}?verbose"))[1] == {"text": said}

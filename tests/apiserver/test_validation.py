@@ -9,6 +9,7 @@ from .conftest import Raw
 from .objects import (
     CONFIG_MAP,
     CRD,
+    CRON_JOB,
     DEPLOYMENT,
     INGRESS,
     JOB,
@@ -74,6 +75,9 @@ REFUSED: list[tuple[Any, str]] = [
     (changed(SLICE, "addressType"), "addressType: Required value"),
     (changed(SLICE, "endpoints.0.addresses", ["::1"]), 'endpoints[0].addresses[0]: Invalid value: "::1": must be an IPv4 address'),
     (changed(SLICE, "endpoints.0.addresses", []), "endpoints[0].addresses: Required value: must contain at least 1 address"),
+    (changed(CRON_JOB, "spec.schedule", "61 * * * *"), 'spec.schedule: Invalid value: "61 * * * *": end of range (61) above maximum (59): 61'),
+    (changed(CRON_JOB, "spec.schedule", "TZ=UTC 1 * * * *"), "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"),
+    (changed(CRON_JOB, "spec.timeZone", "Nowhere/City"), 'spec.timeZone: Invalid value: "Nowhere/City": unknown time zone Nowhere/City'),
     # ingress and policies
     (changed(INGRESS, "spec", {}), "spec: Invalid value: {}: either `defaultBackend` or `rules` must be specified"),
     (changed(changed(INGRESS, "metadata.annotations", {"kubernetes.io/ingress.class": "a"}), "spec.ingressClassName", "b"), 'annotations.kubernetes.io/ingress.class: Invalid value: "a": must match `ingressClassName` when both are specified'),

@@ -15,8 +15,8 @@ import pytest
 from kubewire.api.resources import BUILTIN, NETWORK_POLICIES, PODS, Resource
 from kubewire.client.rest import Client
 from kubewire.kernel.nfnetlink import Nfnetlink
+from networkpolicy.fixture import ALL, F, P, fixture, labels, netpol
 from networkpolicy.lab import Lab
-from networkpolicy.table import ALL, F, P, fixture, labels, netpol
 
 pytestmark = pytest.mark.kernel
 

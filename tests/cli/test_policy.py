@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from kubewire.api.errors import InputError
 from kubewire.cli.policy import policy
-from networkpolicy.table import fixture, netpol
+from networkpolicy.fixture import fixture, netpol
 
 DENY = netpol("deny", "y", {"podSelector": {}})
 

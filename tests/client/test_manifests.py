@@ -17,6 +17,12 @@ def test_documents_and_lists_are_unpacked() -> None:
     assert found[0].where("data") == "f.yaml[document 1] ConfigMap b/a: data"
 
 
+def test_items_of_the_servers_own_lists_have_the_kind_of_the_list() -> None:
+    text = "apiVersion: v1\nkind: ServiceList\nitems: [{metadata: {name: a}}, {kind: X, metadata: {name: b}}]"
+    found = parse(text, "f")
+    assert [(m.kind, m.obj["apiVersion"]) for m in found] == [("Service", "v1"), ("X", "v1")]
+
+
 @pytest.mark.parametrize(
     ("kind", "meta", "named"),
     [

@@ -31,7 +31,7 @@ def build(netlink: RtNetlink, macvlan: bool) -> list[Path]:
             uplink = node.link(UPLINK)
             assert uplink.mac == f"{MAC}{number}"
             # Kernels before 6.3 say nothing of IPv4.
-            assert uplink.gso in (Gso(192 * 1024, 192 * 1024), Gso(0, 192 * 1024))
+            assert uplink.gso in (Gso(320 * 1024, 320 * 1024), Gso(0, 320 * 1024))
     return nodes
 
 

@@ -181,6 +181,8 @@ async def test_the_lame_duck_answers_until_its_time_is_over(
         async with client() as asker:
             assert await asker.ask(question)
             dns.signal(signal.SIGTERM)
+            await dns.said("SIGTERM: Shutting down servers then terminating")
+            await dns.said("plugin/health: Going into lameduck mode for 1s")
             began = time.monotonic()
             answered = 0
             while time.monotonic() - began < 0.5:
@@ -189,6 +191,30 @@ async def test_the_lame_duck_answers_until_its_time_is_over(
             assert answered
         assert await asyncio.wait_for(dns.process.wait(), 30) == 0
         assert time.monotonic() - began >= 1
+
+
+async def test_a_bad_file_is_told_once(tmp_path: Path) -> None:
+    text = corefile("10.0.0.1", "reload 2s 0s")
+    async with running(tmp_path / "Corefile", text) as dns:
+        dns.file.write_text(corefile("10.0.0.2", "nonsense"))
+        await dns.said("reload failed.*nonsense")
+        # The second one is seen by a later look at the file; the first was looked at again until then.
+        dns.file.write_text(corefile("10.0.0.2", "rubbish"))
+        await dns.said("reload failed.*rubbish")
+        dns.file.write_text(corefile("10.0.0.3", "reload 2s 0s"))
+        await dns.said("Reloading complete")
+        assert len([x for x in dns.lines if "reload failed" in x]) == 2
+
+
+async def test_a_loop_ends_the_process(tmp_path: Path) -> None:
+    text = ".:53 {\n loop\n forward . 127.0.0.1:53\n}\n"
+    async with running(tmp_path / "Corefile", text) as dns:
+        line = await dns.said("plugin/loop")
+        assert re.match(
+            r'\[FATAL\] plugin/loop: Loop \(127\.0\.0\.1:\d+ -> :53\) detected for zone "\.", see ',
+            line,
+        )
+        assert await asyncio.wait_for(dns.process.wait(), 30) == 1
 
 
 async def test_hangup_is_ignored_and_quit_is_at_once(tmp_path: Path, ask_bytes: Bytes) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from kubewire.api.errors import InputError
 from kubewire.ingress.explain import explain, normal
 from kubewire.ingress.plan import plan
 from tests.ingress.test_plan import OURS, RULES
@@ -38,3 +39,8 @@ def test_the_deciding_rule_and_the_rejected_ones() -> None:
 
 def test_nothing_matches() -> None:
     assert explain(plan([], OURS), {}, {"host": "a"})["status"] == 404
+
+
+def test_a_path_that_no_request_has_is_refused() -> None:
+    with pytest.raises(InputError, match='path: must be absolute, not "x"'):
+        explain(plan([], []), {}, {"host": "b.example", "path": "x"})

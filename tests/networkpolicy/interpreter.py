@@ -6,7 +6,8 @@ from typing import Any
 
 from kubewire.lang.iptables import matches
 from kubewire.lang.iptables import model as iptables
-from kubewire.lang.nftables import model as nftables
+from kubewire.lang.nftables.evaluate import evaluate
+from kubewire.lang.nftables.model import Table
 from kubewire.lang.packet import Packet
 from kubewire.networkpolicy.backends.iptables.compile import Compiler as IptablesCompiler
 from kubewire.networkpolicy.backends.nftables.compile import Compiler as NftablesCompiler
@@ -30,7 +31,7 @@ def _canonical(address: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _nftables(program: _ById) -> nftables.Table:
+def _nftables(program: _ById) -> Table:
     return NftablesCompiler("test").table(program.program)
 
 
@@ -44,7 +45,7 @@ def _iptables(program: _ById) -> tuple[Any, matches.World]:
 def judged(program: Program, packet: Packet, backend: str) -> tuple[str, tuple[str, ...]]:
     """The verdict of a back end's rules on a packet, and what is written at rules that it met."""
     if backend == "nftables":
-        found = nftables.evaluate([_nftables(_ById(program))], "postrouting", packet)
+        found = evaluate([_nftables(_ById(program))], "postrouting", packet)
         return found.verdict, found.reasons
     tables, world = _iptables(_ById(program))
     outcome = iptables.evaluate(tables[packet.version], "POSTROUTING", packet, world)

@@ -17,7 +17,7 @@ from kubewire.cni.wiring import Cable, entering, host_interface, pod_mac, wire
 from kubewire.kernel import links, netns, routes, sysctl
 from kubewire.kernel.routes import Route
 from kubewire.kernel.rtnetlink import RtNetlink
-from networkpolicy.table import ALL, PORTS, F, P
+from networkpolicy.fixture import ALL, PORTS, F, P
 
 NODES = ("node-0", "node-1")
 UNDERLAY = {

@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from networkpolicy.table import NAMESPACES, PORT_NAMES, PORTS, PROTOCOLS
+from networkpolicy.fixture import NAMESPACES, PORT_NAMES, PORTS, PROTOCOLS
 
 JSON = dict[str, Any]
 S = st.SearchStrategy[JSON]

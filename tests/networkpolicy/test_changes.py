@@ -13,9 +13,9 @@ from kubewire.api.resources import NETWORK_POLICIES, PODS
 from kubewire.networkpolicy.backends import enforcer
 from kubewire.networkpolicy.controller import PolicyAgent
 from kubewire.testing.fakeapi import FakeApi
+from networkpolicy.fixture import ALL, F, fixture, labels, netpol, pod
+from networkpolicy.fixture import P as Pod
 from networkpolicy.lab import NODES, Lab
-from networkpolicy.table import ALL, F, fixture, labels, netpol, pod
-from networkpolicy.table import P as Pod
 
 pytestmark = pytest.mark.kernel
 

@@ -17,10 +17,11 @@ from kubewire.networkpolicy.backends.nftables import compile as nftables
 from kubewire.networkpolicy.compile import Compiler
 from kubewire.networkpolicy.plan import Plan, as_policy, pod_facts
 from networkpolicy import reference, worlds
+from networkpolicy.fixture import ALL, FLOWS, Row, audited, cluster, fixture, netpol, pod
+from networkpolicy.fixture import P as Pod
 from networkpolicy.interpreter import judged, passes
 from networkpolicy.strategies import policy_lists
-from networkpolicy.table import ALL, FLOWS, ROWS, Row, audited, cluster, fixture, netpol, pod
-from networkpolicy.table import P as Pod
+from networkpolicy.table import ROWS
 
 NODES = ("node-0", "node-1")
 
@@ -177,6 +178,37 @@ def test_a_pod_that_moves_brings_no_verdict() -> None:
     found = {n: one.elements for n, one in table.sets.items() if one.verdicts}
     assert found == {n: before.sets[n].elements for n in found}
     assert not passes(program, Pod("y", "a").ip, Pod("x", "a").ip, 80, "TCP")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("types", "chains"),
+    [
+        (["Ingress"], ["ingress"]),
+        (["Egress"], ["egress"]),
+        (["Ingress", "Egress"], ["egress", "ingress"]),
+    ],
+)
+def test_a_direction_that_no_policy_affects_costs_nothing(
+    types: list[str], chains: list[str], strict: bool
+) -> None:
+    policies = [netpol(t.lower(), "x", {"podSelector": {}, "policyTypes": [t]}) for t in types]
+    program = Compiler(worlds.plan([*fixture(), *policies]), "node-0", strict=strict).program()
+    table = nftables.Compiler("t").table(program)
+    assert [n for n, c in table.chains.items() if c.hook] == chains
+    for backend in BACKENDS:
+        # An address of the node that no pod has is closed only where a policy might select it.
+        sends = passes(program, NOBODY, FAR, 80, "TCP", backend)
+        gets = passes(program, FAR, NOBODY, 80, "TCP", backend)
+        assert (sends, gets) == ("Egress" not in types, "Ingress" not in types)
+        middle = Packet(FAR, XA.ip, dport=80, midstream=True)
+        goes_on = types == ["Egress"] and not strict
+        assert (judged(program, middle, backend)[0] == "accept") == goes_on
+
+
+def test_connections_are_tracked_also_while_there_is_no_policy() -> None:
+    table = nftables.Compiler("t").table(Compiler(worlds.plan(fixture()), "node-0").program())
+    assert [n for n, c in table.chains.items() if c.hook] == ["ingress"]
 
 
 def test_numbers_of_profiles_are_not_used_again() -> None:

@@ -6,8 +6,9 @@ import pytest
 from kubewire.networkpolicy.backends import enforcer
 from kubewire.networkpolicy.compile import Compiler
 from networkpolicy import worlds
+from networkpolicy.fixture import FLOWS, fixture
 from networkpolicy.lab import NODES, Lab
-from networkpolicy.table import FLOWS, ROWS, fixture
+from networkpolicy.table import ROWS
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
 

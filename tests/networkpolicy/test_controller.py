@@ -20,9 +20,9 @@ from kubewire.networkpolicy.controller import PolicyAgent
 from kubewire.networkpolicy.droplog import Drop
 from kubewire.networkpolicy.program import Program
 from kubewire.testing.fakeapi import FakeApi
+from networkpolicy.fixture import P as Pod
+from networkpolicy.fixture import cluster, fixture, labels, netpol, pod
 from networkpolicy.interpreter import passes
-from networkpolicy.table import P as Pod
-from networkpolicy.table import cluster, fixture, labels, netpol, pod
 
 XA, YB = Pod("x", "a"), Pod("y", "b")
 DENY = netpol("deny", "x", {"podSelector": {}})

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 
 from kubewire.api.meta import Key
 from networkpolicy import reference, worlds
+from networkpolicy.fixture import FLOWS, fixture, pod
 from networkpolicy.strategies import policy_lists
-from networkpolicy.table import FLOWS, fixture, pod
 
 WORLD = fixture()
 

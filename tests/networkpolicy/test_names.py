@@ -17,9 +17,9 @@ from kubewire.networkpolicy import answers
 from kubewire.networkpolicy.backends import enforcer
 from kubewire.networkpolicy.controller import PolicyAgent
 from kubewire.testing.fakeapi import FakeApi
+from networkpolicy.fixture import F, cluster, fixture, pod
+from networkpolicy.fixture import P as Pod
 from networkpolicy.lab import Lab
-from networkpolicy.table import F, cluster, fixture, pod
-from networkpolicy.table import P as Pod
 
 pytestmark = pytest.mark.kernel
 

@@ -2,7 +2,8 @@ import pytest
 
 from kubewire.api.meta import Key
 from networkpolicy import worlds
-from networkpolicy.table import ALL, FLOWS, ROWS, Row, fixture
+from networkpolicy.fixture import ALL, FLOWS, Row, fixture
+from networkpolicy.table import ROWS
 
 
 def test_the_table_is_a_table() -> None:

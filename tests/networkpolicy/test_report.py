@@ -7,7 +7,7 @@ from kubewire.networkpolicy.droplog import Drop
 from kubewire.networkpolicy.labels import abbreviated
 from kubewire.networkpolicy.report import BURST, QUIET, Reporter
 from networkpolicy import worlds
-from networkpolicy.table import P, fixture, netpol
+from networkpolicy.fixture import P, fixture, netpol
 
 XA, YB = P("x", "a"), P("y", "b")
 LONG = "n" * 200

@@ -6,8 +6,9 @@ import pytest
 from kubewire.api.errors import InputError
 from kubewire.networkpolicy.why import Asker, from_json, from_text, sets_by_name
 from networkpolicy import worlds
-from networkpolicy.table import P as Pod
-from networkpolicy.table import cluster, fixture, labels, netpol, pod
+from networkpolicy.fixture import P as Pod
+from networkpolicy.fixture import cluster, fixture, labels, netpol, pod
+from networkpolicy.worlds import ask, service, slice_of
 
 JSON = dict[str, Any]
 DENY_Y = netpol("deny", "y", {"podSelector": {}})
@@ -28,36 +29,6 @@ def finished(name: str, address: str) -> JSON:
     found["metadata"] = {"name": name, "namespace": "x", "labels": {"pod": "a"}, "uid": name}
     found["status"] = {"phase": "Succeeded", "podIP": address}
     return found
-
-
-def service(name: str, ip: str, target: Any, **spec: Any) -> JSON:
-    port = {"name": "web", "port": 8000, "targetPort": target}
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": "y"},
-        "spec": {"clusterIP": ip, "ports": [port], **spec},
-    }
-
-
-def slice_of(name: str, *addresses: str, port: int = 80, **conditions: bool) -> JSON:
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": f"{name}-1",
-            "namespace": "y",
-            "labels": {"kubernetes.io/service-name": name},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [a], "conditions": conditions} for a in addresses],
-        "ports": [{"name": "web", "port": port, "protocol": "TCP"}],
-    }
-
-
-def ask(extra: list[JSON], source: str, target: str, port: Any = 80, **more: Any) -> JSON:
-    asker = Asker(worlds.objects([*fixture(), *extra]), "x")
-    return asker.ask(from_json({"from": source, "to": target, "port": port, **more}))
 
 
 Y_A, Y_B = Pod("y", "a"), Pod("y", "b")
@@ -332,43 +303,11 @@ def test_who_decides(
     assert (answer["egress"]["policy"], answer["ingress"]["policy"]) == (egress, ingress)
 
 
-def test_an_endpoint_that_is_denied_denies_and_all_are_listed() -> None:
-    only_b = netpol("only-b", "y", {"podSelector": labels(pod="b")})
-    answer = ask(
-        [only_b, service("s", "10.96.0.9", 80), slice_of("s", Y_A.ip, Y_B.ip)],
-        "x/a",
-        "10.96.0.9",
-        8000,
-    )
-    assert answer["verdict"] == "deny"
-    assert [e["verdict"] for e in answer["endpoints"]] == ["allow", "deny"]
-
-
-def test_a_node_port_leaves_the_node_with_its_address() -> None:
-    front = service("s", "10.96.0.9", 80)
-    front["spec"]["ports"][0]["nodePort"] = 30080
-    extra = [ONLY_NODE_1, front, slice_of("s", Y_B.ip)]
-    through = ask(extra, "203.0.113.9", "172.30.0.11", 30080)
-    direct = ask(extra, "203.0.113.9", "172.30.0.10", 30080)
-    assert (through["verdict"], direct["verdict"]) == ("allow", "deny")
-
-
 def test_audit_names_who_would_deny() -> None:
     policy = netpol("a", "y", {"podSelector": {}}, annotations={"kubewire.dev/mode": "audit"})
     answer = ask([policy], "x/a", "y/b")
     assert answer["verdict"] == "allow"
     assert answer["ingress"]["audit"] == "NetworkPolicy y/a"
-
-
-def test_a_workload_stands_for_its_pods() -> None:
-    template = {"metadata": {"labels": {"pod": "b"}}, "spec": {"containers": [{"name": "c"}]}}
-    web = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "web", "namespace": "y"},
-        "spec": {"template": template},
-    }
-    assert ask([DENY_Y, web], "x/a", "y/web")["verdict"] == "deny"
 
 
 @pytest.mark.parametrize(
@@ -413,72 +352,6 @@ def test_bad_questions_name_the_field(line: JSON, message: str) -> None:
 def test_a_policy_that_nothing_enforces_is_not_passed_over(version: str, kind: str) -> None:
     with pytest.raises(InputError, match=f'no matches for kind "{kind}" in version "{version}"'):
         worlds.objects([*fixture(), DENY_Y | {"apiVersion": version, "kind": kind}])
-
-
-@pytest.mark.parametrize(
-    ("target", "port", "host_ip", "policy"),
-    [
-        ("172.30.0.10", 8080, "", "NetworkPolicy y/p80"),
-        ("172.30.0.10", 8081, "", None),
-        ("172.30.0.10", 8080, "172.30.0.10", "NetworkPolicy y/p80"),
-        ("172.30.0.10", 8080, "127.0.0.1", None),
-        ("172.30.0.10", 8080, "0.0.0.0", "NetworkPolicy y/p80"),
-        ("fd00:172:30::10", 8080, "0.0.0.0", None),
-        ("fd00:172:30::10", 8080, "", "NetworkPolicy y/p80"),
-    ],
-)
-def test_a_host_port_leads_to_its_pod(
-    target: str, port: int, host_ip: str, policy: str | None
-) -> None:
-    front = pod(Pod("y", "b"))
-    ports = front["spec"]["containers"][0]["ports"]
-    ports.append({"containerPort": 80, "hostPort": 8080, "hostIP": host_ip})
-    world = [m for m in fixture() if m["metadata"].get("uid") != front["metadata"]["uid"]]
-    asker = Asker(worlds.objects([*world, front, ALLOW_80]))
-    answer = asker.ask(from_json({"from": "203.0.113.9", "to": target, "port": port}))
-    assert answer["ingress"]["policy"] == policy
-
-
-def test_a_host_port_leads_to_the_address_of_its_family() -> None:
-    front = pod(Pod("y", "b"))
-    front["spec"]["containers"][0]["ports"].append({"containerPort": 80, "hostPort": 8080})
-    world = [m for m in fixture() if m["metadata"].get("uid") != front["metadata"]["uid"]]
-    four = netpol(
-        "four",
-        "y",
-        {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]},
-    )
-    asker = Asker(worlds.objects([*world, front, four]))
-    verdicts = [
-        asker.ask(from_json({"from": "x/b", "to": t, "port": 8080}))["verdict"]
-        for t in ("172.30.0.10", "fd00:172:30::10")
-    ]
-    assert verdicts == ["allow", "deny"]
-
-
-FROM_X = netpol(
-    "from-x",
-    "y",
-    {"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": labels(ns="x")}]}]},
-)
-
-
-@pytest.mark.parametrize(
-    ("policy", "source", "verdict"),
-    [
-        (FROM_X, "x/a", "allow"),
-        (FROM_X, "x/b", "deny"),
-        (ONLY_NODE_1, "x/b", "allow"),
-        (ONLY_NODE_1, "x/a", "deny"),
-    ],
-)
-def test_a_pod_of_another_node_comes_to_a_node_port_as_its_node(
-    policy: JSON, source: str, verdict: str
-) -> None:
-    front = service("s", "10.96.0.9", 80, type="NodePort")
-    front["spec"]["ports"][0]["nodePort"] = 30001
-    answer = ask([policy, front, slice_of("s", Y_B.ip)], source, "172.30.0.10", 30001)
-    assert answer["ingress"]["verdict"] == verdict
 
 
 NAMED = cluster(
@@ -535,61 +408,3 @@ def test_an_address_that_a_node_has_learned_is_the_names() -> None:
         s: "spec.egress[0]" if nodes[s] == "node-0" else "spec.egress[1]" for s in rules
     }
     assert len(set(rules.values())) == 2
-
-
-def owned(p: Pod, kind: str, owner: str, **more: str) -> dict[str, Any]:
-    found = pod(p)
-    found["metadata"]["ownerReferences"] = [
-        {"apiVersion": "apps/v1", "kind": kind, "name": owner, "uid": "u"}
-    ]
-    found["metadata"]["labels"] = {**found["metadata"]["labels"], **more}
-    return found
-
-
-SHOP = [
-    owned(Pod("x", "a"), "ReplicaSet", "web-5d9", **{"pod-template-hash": "5d9"}),
-    owned(Pod("x", "b"), "ReplicaSet", "web-5d9", **{"pod-template-hash": "5d9"}),
-    owned(Pod("x", "c"), "Job", "night-123"),
-    owned(Pod("y", "b"), "StatefulSet", "db"),
-    {
-        "kind": "Deployment",
-        "apiVersion": "apps/v1",
-        "metadata": {"name": "web", "namespace": "x"},
-        "spec": {"template": {"metadata": {"labels": {"old": "yes"}}}},
-    },
-    {
-        "kind": "Service",
-        "apiVersion": "v1",
-        "metadata": {"name": "jobs", "namespace": "x"},
-        "spec": {"selector": {"pod": "c"}, "ports": [{"port": 80}]},
-    },
-    netpol("only-a", "y", {"podSelector": {}, "ingress": [{"from": [
-        {"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": "a"}}}]}]}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("source", "pods"),
-    [
-        ("web", ["x/a", "x/b"]),
-        ("x/web-5d9", ["x/a", "x/b"]),
-        ("night", ["x/c"]),
-        ("night-123", ["x/c"]),
-        ("jobs", ["x/c"]),
-        ("y/db", ["y/b"]),
-    ],
-)
-def test_workloads_and_services_stand_for_their_pods(source: str, pods: list[str]) -> None:
-    asker = Asker(worlds.objects(SHOP), "x")
-    assert [p.text for p in asker.parties(source, "from")] == pods
-
-
-def test_pods_of_a_workload_that_differ_are_named() -> None:
-    asker = Asker(worlds.objects(SHOP), "x")
-    answer = asker.ask(from_json({"from": "web", "to": "y/db", "port": 80}))
-    assert answer["verdict"] == "deny"
-    assert answer["pods"] == [
-        {"from": "x/a", "to": "y/b", "verdict": "allow"},
-        {"from": "x/b", "to": "y/b", "verdict": "deny"},
-    ]
-    assert "pods" not in asker.ask(from_json({"from": "web", "to": "night", "port": 80}))

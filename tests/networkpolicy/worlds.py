@@ -5,6 +5,10 @@ from typing import Any
 from kubewire.networkpolicy.judge import Flow, Party, judge
 from kubewire.networkpolicy.objects import Objects, Source, read
 from kubewire.networkpolicy.plan import Plan, PodFacts
+from kubewire.networkpolicy.why import Asker, from_json
+from networkpolicy.fixture import fixture
+
+JSON = dict[str, Any]
 
 
 def objects(manifests: list[dict[str, Any]]) -> Objects:
@@ -25,3 +29,33 @@ def passes(
 
     flow = Flow(party(source), party(target), protocol, port)
     return all(judge(plan, flow, d).verdict == "allow" for d in ("egress", "ingress"))
+
+
+def service(name: str, ip: str, target: Any, **spec: Any) -> JSON:
+    port = {"name": "web", "port": 8000, "targetPort": target}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "y"},
+        "spec": {"clusterIP": ip, "ports": [port], **spec},
+    }
+
+
+def slice_of(name: str, *addresses: str, port: int = 80, **conditions: bool) -> JSON:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"{name}-1",
+            "namespace": "y",
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [a], "conditions": conditions} for a in addresses],
+        "ports": [{"name": "web", "port": port, "protocol": "TCP"}],
+    }
+
+
+def ask(extra: list[JSON], source: str, target: str, port: Any = 80, **more: Any) -> JSON:
+    asker = Asker(objects([*fixture(), *extra]), "x")
+    return asker.ask(from_json({"from": source, "to": target, "port": port, **more}))

@@ -1,8 +1,9 @@
 from kubewire.api.meta import Key
 from kubewire.trace.reachability import Cell, difference, matrix, overlay, ports_of
 from networkpolicy import worlds
-from networkpolicy.table import ALL, ROWS, F, fixture, netpol
-from networkpolicy.table import P as Pod
+from networkpolicy.fixture import ALL, F, fixture, netpol
+from networkpolicy.fixture import P as Pod
+from networkpolicy.table import ROWS
 
 DENY = netpol("deny", "x", {"podSelector": {}})
 OPEN = netpol("open", "x", {"podSelector": {}, "ingress": [{"ports": [{"port": 81}]}]})

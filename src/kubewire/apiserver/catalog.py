@@ -26,12 +26,6 @@ class Served(Wire, frozen=True, kw_only=True):
     """The version entry of the CustomResourceDefinition that declares it."""
 
     @property
-    def qualified_kind(self) -> str:
-        """``Deployment.apps``, as Invalid errors name it."""
-        r = self.resource
-        return f"{r.kind}.{r.group}" if r.group else r.kind
-
-    @property
     def struct(self) -> models.Struct | None:
         """The type of a built-in kind; None for a custom one."""
         if self.custom is not None:
@@ -163,15 +157,6 @@ class Catalog:
     def find(self, group: str, version: str, plural: str) -> Served | None:
         """The resource at a URL."""
         return self._index.get((group, version, plural))
-
-    def by_kind(self, api_version: str, kind: str) -> Served | None:
-        """The resource of an object."""
-        group, _, version = api_version.rpartition("/")
-        for served in self.all():
-            r = served.resource
-            if r.kind == kind and r.group == group and r.version == version:
-                return served
-        return None
 
     def all(self) -> Iterable[Served]:
         """Everything served."""

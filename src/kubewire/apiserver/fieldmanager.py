@@ -1,8 +1,9 @@
 """Who owns which field (metadata.managedFields): server-side apply and its conflicts.
 
-Ownership is recorded from the first server-side apply of an object on; what it held before then
-belongs to ``before-first-apply``, as upstream does for objects without a record. Objects that
-nobody applies that way carry no record, which keeps them a third smaller.
+Ownership is recorded from the first server-side apply of an object on. What it held before then
+belongs to ``before-first-apply``, as upstream does for objects without a record, but for what
+``kubectl apply`` has noted in the object as its own: going on with ``--server-side`` is no conflict.
+Objects that nobody applies that way carry no record, which keeps them a third smaller.
 """
 
 from typing import Any
@@ -17,6 +18,9 @@ from kubewire.apiserver.fieldset import Path, Shape
 from kubewire.apiserver.rfc3339 import now
 
 BEFORE = "before-first-apply"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+KUBECTL, CLIENT_SIDE = "kubectl", "kubectl-client-side-apply"
+"""How kubectl calls itself with ``--server-side``, and without."""
 
 
 class Entry(msgspec.Struct):
@@ -83,7 +87,7 @@ def apply(
     """Merge an applied configuration into an object; Conflict if others own what it changes."""
     shape, version = Shape.of(served), served.resource.api_version
     values, before = fieldset.leaves(applied, shape), fieldset.leaves(live, shape)
-    entries = _read(live) or [Entry(BEFORE, "Update", version, set(before), time=now())]
+    entries = _read(live) or _unrecorded(live, before, shape, version, manager)
     mine = next((e for e in entries if e.same_manager(manager, "Apply", subresource)), None)
     others = [e for e in entries if e is not mine]
     changed = {p for p, v in values.items() if p[-1] != "." and before.get(p, ...) != v}
@@ -99,6 +103,33 @@ def apply(
     updated = Entry(manager, "Apply", version, set(values), subresource, time)
     _write(out, [updated, *others])
     return out
+
+
+def _unrecorded(
+    live: JSON, before: dict[Path, Any], shape: Shape, version: str, manager: str
+) -> list[Entry]:
+    """Owners of an object without a record: kubectl by its note, and nobody known."""
+    noted = _noted(live, shape)
+    # A plain value that is another one now was set by somebody else; lists may only be defaulted.
+    theirs = {
+        p
+        for p, value in noted.items()
+        if p in before and (isinstance(value, list | dict) or before[p] == value)
+    }
+    name, operation = (KUBECTL, "Apply") if manager == KUBECTL else (CLIENT_SIDE, "Update")
+    return [
+        Entry(name, operation, version, theirs, time=now()),
+        Entry(BEFORE, "Update", version, set(before) - theirs, time=now()),
+    ]
+
+
+def _noted(live: JSON, shape: Shape) -> dict[Path, Any]:
+    """What ``kubectl apply`` has sent last, as it has written into an annotation."""
+    try:
+        note = msgspec.json.decode((live["metadata"].get("annotations") or {}).get(LAST_APPLIED, ""))  # fmt: skip
+    except msgspec.DecodeError:
+        return {}
+    return fieldset.leaves(note, shape) if isinstance(note, dict) else {}
 
 
 def _settle(others: list[Entry], changed: set[Path], force: bool, served: Served) -> None:

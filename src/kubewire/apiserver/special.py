@@ -46,8 +46,9 @@ class Special:
                 found = discovery.resource_list(self._api.catalog, group, version)
             case ["version"]:
                 found = discovery.VERSION
-            case ["healthz" | "livez" | "readyz", *_]:
-                return web.Response(text="ok")
+            case [("healthz" | "livez" | "readyz") as name, *_]:
+                verbose = f"[+]ping ok\n{name} check passed\n"
+                return web.Response(text=verbose if "verbose" in request.query else "ok")
             case ["metrics"]:
                 return web.Response(body=self._api.metrics.render(self._api.store, self._api.convergence), content_type="text/plain")  # fmt: skip
             case ["openapi", *rest]:

@@ -4,7 +4,7 @@ import datetime
 from typing import Any
 
 from kubewire.api.errors import StatusError
-from kubewire.api.meta import JSON, Key
+from kubewire.api.meta import JSON
 from kubewire.api.selectors import LabelSelector
 from kubewire.apiserver.auth import Tokens, User
 from kubewire.apiserver.catalog import Served
@@ -145,11 +145,6 @@ def review(kind: str, body: JSON, user: User, tokens: Tokens) -> JSON:
         known = (body.get("spec") or {}).get("user", user.name) != "system:anonymous"
         out["status"] = {"allowed": known}
     return out
-
-
-def account_of(rest: Rest, namespace: str, name: str) -> Revision | None:
-    """A ServiceAccount."""
-    return rest.store.get("serviceaccounts", Key(namespace, name))
 
 
 def _custom_scale(served: Served) -> JSON:

@@ -123,8 +123,11 @@ def _objects(document: Any, source: str, number: int, namespace: str) -> Iterato
     if not isinstance(document.get("apiVersion"), str) or not document["apiVersion"]:
         raise InputError(f"{manifest.where('apiVersion')}: Object 'apiVersion' is missing")
     if kind.endswith("List") and isinstance(document.get("items"), list):
+        # The API server's own lists leave the kind of their items out.
+        common = {"kind": kind.removesuffix("List"), "apiVersion": document["apiVersion"]}
         for item in document["items"]:
-            yield from _objects(item, source, number, namespace)
+            whole = common | item if isinstance(item, dict) and common["kind"] else item
+            yield from _objects(whole, source, number, namespace)
         return
     yield manifest
 

@@ -41,6 +41,7 @@ ACTED: dict[str, frozenset[str] | None] = {
     "ReplicaSet": frozenset(("replicas", "selector", "template", "minReadySeconds")),
     "StatefulSet": frozenset(("replicas", "selector", "template", "serviceName", "podManagementPolicy", "updateStrategy", "revisionHistoryLimit", "minReadySeconds")),
     "DaemonSet": frozenset(("selector", "template", "updateStrategy", "minReadySeconds", "revisionHistoryLimit")),
+    "CronJob": frozenset(("schedule", "timeZone", "jobTemplate", "concurrencyPolicy", "suspend", "startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit")),
     "Job": frozenset(("completions", "parallelism", "backoffLimit", "completionMode", "template", "selector", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "suspend", "manualSelector")),
 }  # fmt: skip
 """Kind -> fields of spec that are acted on; None: the whole kind is."""
@@ -75,9 +76,13 @@ def _unread(obj: JSON) -> Iterator[str]:
         yield from _pod(spec, "spec")
         return
     yield from (f"spec.{name}" for name in spec if name not in acted)
-    template = spec.get("template")
+    path, holder = "spec", spec
+    if obj["kind"] == "CronJob":
+        path, holder = "spec.jobTemplate.spec", (spec.get("jobTemplate") or {}).get("spec") or {}
+        yield from (f"{path}.{name}" for name in holder if name not in (ACTED["Job"] or ()))
+    template = holder.get("template")
     if isinstance(template, dict) and isinstance(template.get("spec"), dict):
-        yield from _pod(template["spec"], "spec.template.spec")
+        yield from _pod(template["spec"], f"{path}.template.spec")
 
 
 def _pod(spec: dict[str, Any], path: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ Each node gets a macvlan of one wire that ends nowhere: a frame goes from one no
 other, in one step. A kernel without macvlan gets a bridge, where each frame takes a step into the
 bridge and another out of it, which is felt in round trips.
 
-Packets of TCP may be three times as large here as the kernel has it by default ("BIG TCP"): each
+Packets of TCP may be five times as large here as the kernel has it by default ("BIG TCP"): each
 has to pass several devices and two routers, whatever its size, and the next one is cut only by a
 device that takes less. Pods take the size over from their node's device (`cni.routing`).
 """
@@ -19,7 +19,7 @@ GATEWAY = "underlay"
 """The switch's own device in its namespace."""
 UPLINK = "eth0"
 """A node's device."""
-_GSO = links.Gso(192 * 1024, 192 * 1024)
+_GSO = links.Gso(320 * 1024, 320 * 1024)
 _WIRE = "wire"
 _WIRE_END = "wire-end"
 _BRIDGE_FILTERS = ("iptables", "ip6tables", "arptables")

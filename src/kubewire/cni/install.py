@@ -23,7 +23,6 @@ from kubewire.cni.spec import VERSIONS, parse_request
 
 CONFIG_NAME = "10-kubewire.conflist"
 _CONFIG_SUFFIXES = (".conf", ".conflist", ".json")
-DEFAULT_SOCKET = Path("/run/kubewire/cni.sock")
 _MARK = b"kubewire cni install"
 _PERL = "/usr/bin/perl"
 _CHAINABLE = {"portmap": "portMappings", "bandwidth": "bandwidth"}

@@ -53,11 +53,6 @@ class Keyed(Generic[K]):
         for informer, mapper in sources:
             informer.listen(self._listener(mapper))
 
-    def enqueue(self, key: K) -> None:
-        """Look at a key soon."""
-        self.queue.add(key)
-        self.loop.trigger()
-
     def _listener(
         self, mapper: Callable[[Change[JSON]], Iterable[K]]
     ) -> Callable[[Sequence[Change[JSON]]], None]:

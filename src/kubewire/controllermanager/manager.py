@@ -19,6 +19,7 @@ from kubewire.api.resources import (
 from kubewire.client.loop import Loop, run_all
 from kubewire.client.rest import Client
 from kubewire.controllermanager import (
+    cronjob,
     daemonset,
     defaults,
     deployment,
@@ -104,6 +105,7 @@ CONTROLLERS: dict[str, Callable[[Context, Options], list[Loop]]] = {
     "statefulset": lambda c, o: [statefulset.controller(c).loop],
     "claim-binder": lambda c, o: [statefulset.binder(c).loop],
     "daemonset": lambda c, o: [daemonset.controller(c).loop],
+    "cronjob": lambda c, o: [cronjob.controller(c).loop],
     "disruption": lambda c, o: [disruption.controller(c).loop],
     "job": lambda c, o: [job.controller(c).loop],
     "node-lifecycle": lambda c, o: [nodelifecycle.Lifecycle(c, o.node_grace).loop],

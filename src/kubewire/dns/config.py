@@ -189,6 +189,8 @@ def split_host_port(text: str) -> tuple[list[str], int]:
     port = 0
     if colon and re.fullmatch("[+-]?[0-9]{1,18}", tail):
         text, port = host, int(tail)
+        if not 0 <= port <= 65535:
+            raise CorefileError(f"address {port}: invalid port")
     if len(text) > 255:
         raise CorefileError(f"specified zone is too long: {len(text)} > 255")
     try:

@@ -129,15 +129,14 @@ class Dispatcher:
         if entry is None or not entry.answers or entry.until <= monotonic():
             return None
         options = self._signed(asked.options, client)
-        answer = entry.answers[(entry.hits + 1) % entry.count]
+        answer = entry.answers[(entry.hits + 1) % len(entry.answers)]
         found = None if options is None else put_on(data[:2] + answer[2:], options)
         entry.hits += found is not None
         return found
 
     def keep(self, key: bytes, kept: Kept) -> bytes:
         """Keep an answer of ``shortcuts``, and count it: nobody else did."""
-        entry = Entry((kept.answer,), math.inf, kept.deps, kept.labels)
-        entry.hits = 1
+        entry = Entry((kept.answer,), math.inf, kept.deps, kept.labels, 1)
         self.tables["udp"].put(key, entry)
         return kept.answer
 

@@ -19,8 +19,6 @@ ORDER = (
 )  # fmt: skip
 """plugin.cfg of CoreDNS 1.14.7, and its external plugin rrl; cookies is our own."""
 
-MODULES = {"import": "import_", "any": "any", "file": "file"}
-
 SHIPPED = frozenset({
     "root", "metadata", "cancel", "timeouts", "multisocket", "reload", "nsid", "bufsize", "bind",
     "debug", "ready", "health", "prometheus", "errors", "log", "local", "dns64", "any", "chaos",

@@ -26,7 +26,7 @@ class _Format(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Render a line."""
-        name = "ERROR" if record.levelno > logging.ERROR else record.levelname
+        name = "FATAL" if record.levelno > logging.ERROR else record.levelname
         return f"[{name}] {super().format(record)}"
 
 
@@ -82,6 +82,45 @@ def run(
     return asyncio.run(_serve(again(), again, env, quiet=quiet))
 
 
+class _Reloads:
+    """Reads the file again, one task for each time."""
+
+    def __init__(
+        self, server: Server, again: Callable[[], Configuration], env: Environment
+    ) -> None:
+        self._server, self._again, self._env = server, again, env
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure = ""
+
+    def begin(self, *, always: bool) -> asyncio.Task[None]:
+        """Look at the file; ``always``: load it, too, if it is the same."""
+        task = asyncio.get_running_loop().create_task(self._change(always=always), name="reload")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _change(self, *, always: bool) -> None:
+        env, server = self._env, self._server
+        try:
+            fresh = self._again()
+            same = server.configuration and fresh.digest == server.configuration.digest
+            if same and not always:
+                return
+            log.info("Reloading")
+            await server.load(fresh)
+            log.info("plugin/reload: Running configuration SHA512 = %s", fresh.digest.hex())
+            env.metrics.drop(RUNNING)
+            env.metrics.set(RUNNING, 1, "sha512", fresh.digest.hex())
+            log.info("Reloading complete")
+            self._failure = ""
+        except (CorefileError, OSError) as error:
+            # Tried again, because what is wrong may lie outside of the file, but told once.
+            if always or self._failure != str(error):
+                env.metrics.add(FAILED)
+                log.error("plugin/reload: Corefile changed but reload failed: %s", error)
+            self._failure = str(error)
+
+
 async def _serve(
     configuration: Configuration,
     again: Callable[[], Configuration],
@@ -97,41 +136,19 @@ async def _serve(
             ended.set_result(status)
 
     env.end = end
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def change(*, always: bool = False) -> None:
-        try:
-            fresh = again()
-            same = server.configuration and fresh.digest == server.configuration.digest
-            if same and not always:
-                return
-            log.info("Reloading")
-            await server.load(fresh)
-            log.info("plugin/reload: Running configuration SHA512 = %s", fresh.digest.hex())
-            env.metrics.drop(RUNNING)
-            env.metrics.set(RUNNING, 1, "sha512", fresh.digest.hex())
-            log.info("Reloading complete")
-        except (CorefileError, OSError) as error:
-            env.metrics.add(FAILED)
-            log.error("plugin/reload: Corefile changed but reload failed: %s", error)
-
-    def begin(*, always: bool) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(change(always=always), name="reload")
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        return task
+    reloads = _Reloads(server, again, env)
 
     def told() -> None:
         # Asked for by a signal it may be about files that the Corefile names: certificates, zones.
         log.info("SIGUSR1: Reloading")
-        begin(always=True)
+        reloads.begin(always=True)
 
     def ended_by(number: signal.Signals) -> None:
         log.info("%s: Shutting down servers then terminating", number.name)
         end(0)
 
     # The plugin that calls this is stopped, and its task with it, in the middle of a reload.
-    env.reload = lambda: asyncio.shield(begin(always=False))
+    env.reload = lambda: asyncio.shield(reloads.begin(always=False))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended_by, number)
@@ -144,8 +161,8 @@ async def _serve(
         await server.load(configuration)
     finally:
         gc.freeze()
-        # Answers that are kept are many and part of no cycle: look for cycles rarely.
-        gc.set_threshold(20_000, 20, 50)
+        # Answers that are kept are many and part of no cycle: look rarely, and at few things at once.
+        gc.set_threshold(5_000, 20, 50)
         gc.enable()
     status = await ended
     await server.stop()

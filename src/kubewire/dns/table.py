@@ -9,6 +9,8 @@ from collections.abc import Collection, Hashable, Iterable
 from itertools import islice
 from typing import NamedTuple
 
+import msgspec
+
 from kubewire.dns.metrics import Metric
 
 MAX_ENTRIES = 65_536
@@ -29,25 +31,18 @@ class Labels(NamedTuple):
     """What plugins would have counted."""
 
 
-class Entry:
-    """One question's answers (several if addresses take turns)."""
+class Entry(msgspec.Struct, gc=False):
+    """One question's answers (several if addresses take turns).
 
-    __slots__ = ("answers", "count", "deps", "hits", "labels", "until")
+    There are many and none is part of a cycle: the garbage collector would only lose time with them.
+    """
 
-    def __init__(
-        self,
-        answers: tuple[bytes, ...],
-        until: float,
-        deps: tuple[Hashable, ...],
-        labels: Labels,
-    ) -> None:
-        self.answers = answers
-        self.count = len(answers)
-        self.until = until
-        self.deps = deps
-        self.labels = labels
-        """For metrics: what a hit counts as."""
-        self.hits = 0
+    answers: tuple[bytes, ...]
+    until: float
+    deps: tuple[Hashable, ...]
+    labels: Labels
+    """For metrics: what a hit counts as."""
+    hits: int = 0
 
 
 class Table:

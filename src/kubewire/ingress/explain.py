@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from kubewire.api.errors import InputError
 from kubewire.api.meta import Key
 from kubewire.api.service import Service
 from kubewire.ingress.plan import Plan, Route
@@ -15,9 +16,11 @@ from kubewire.ingress.plan import Plan, Route
 def explain(
     plan: Plan, services: Mapping[Key, Service], question: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Answer one question (CLI.md, ``ingress explain``): host, path, tls -> status or backend, rule."""
+    """Answer one question: host, path, tls -> status or backend, rule. Raises InputError."""
     host = str(question.get("host", "")).lower().partition(":")[0]
     target = str(question.get("path") or "/")
+    if not target.startswith("/"):
+        raise InputError(f'path: must be absolute, not "{target}"')
     path = normal(target)
     rejected: list[dict[str, str]] = []
     for route in plan.routes:

@@ -18,11 +18,8 @@ from kubewire.kernel.netns import Netns
 from kubewire.kernel.routes import Address, DeviceAddress, Neighbour, Route
 
 GROUP_LINK = 1
-GROUP_NEIGHBOUR = 3
 GROUP_IPV4_ADDRESS = 5
-GROUP_IPV4_ROUTE = 7
 GROUP_IPV6_ADDRESS = 9
-GROUP_IPV6_ROUTE = 11
 
 _AF_BRIDGE = 7
 _SIOCGIFMTU = 0x8921

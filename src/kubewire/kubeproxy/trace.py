@@ -60,7 +60,8 @@ def flow(question: JSON) -> Flow:
     """Read one line of a batch; InputError names the field."""
     for name in ("from", "to"):
         if not is_address(question.get(name)):
-            raise InputError(f"{name}: must be a valid IP address, not {question.get(name)!r}")
+            known = "must be a valid IP address or [NAMESPACE/]POD of a known pod"
+            raise InputError(f"{name}: {known}, not {question.get(name)!r}")
     port = question.get("port")
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
         raise InputError(f"port: must be between 1 and 65535, inclusive, not {port!r}")

@@ -46,6 +46,7 @@ from kubewire.networkpolicy.program import (
     family_of,
 )
 
+WAYS: tuple[Direction, ...] = ("egress", "ingress")
 FAMILIES: tuple[Literal[4], Literal[6]] = (4, 6)
 ACTIONS: dict[str, Does] = {"Accept": "next", "Deny": "drop", "Pass": "pass"}
 SHORT = 8
@@ -99,7 +100,14 @@ class Compiler:
             self._asking(build, egress),
             self.strict,
             self._families,
+            self._ways(),
         )
+
+    def _ways(self) -> tuple[Direction, ...]:
+        """Directions of policies; one stays without any, for what has connections tracked."""
+        policies = self.plan.policies.values()
+        found = tuple(w for w in WAYS if any(p.rules(w) is not None for p in policies))
+        return found or ("ingress",)
 
     def update(self, old: Program, changes: Changes) -> Program:
         """Compile what changed; what did not is the same value as in ``old``."""
@@ -133,6 +141,7 @@ class Compiler:
             self._asking(build, egress),
             self.strict,
             self._families,
+            old.ways,
         )
 
     def _foreign(self, pods: Iterable[Key]) -> bool:

@@ -11,7 +11,13 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from kubewire.api.clusternetworkpolicy import ClusterNetworkPolicy, NamespacedPods, Peer, Protocol
+from kubewire.api.clusternetworkpolicy import (
+    ClusterIngressRule,
+    ClusterNetworkPolicy,
+    NamespacedPods,
+    Peer,
+    Protocol,
+)
 from kubewire.api.fielderrors import parse_cidr
 from kubewire.api.meta import Key
 from kubewire.api.networkpolicy import (
@@ -233,7 +239,7 @@ def from_cluster_network_policy(policy: ClusterNetworkPolicy) -> Policy:
         priority=spec.priority,
         subject=subject,
         ingress=tuple(
-            _cluster_rule(f"spec.ingress[{i}]", r.action, r.from_, r.protocols, r.name)
+            _cluster_rule(f"spec.ingress[{i}]", r.action, _sources(r), r.protocols, r.name)
             for i, r in enumerate(spec.ingress or ())
         )
         or None,
@@ -245,6 +251,11 @@ def from_cluster_network_policy(policy: ClusterNetworkPolicy) -> Policy:
         audit=policy.annotations.get(AUDIT_ANNOTATION) == "audit",
         log=policy.annotations.get(LOG_ANNOTATION) == "true",
     )
+
+
+def _sources(rule: ClusterIngressRule) -> tuple[Peer, ...]:
+    """Peers of from[]; the other kinds of peers are unknown there."""
+    return tuple(Peer(namespaces=p.namespaces, pods=p.pods) for p in rule.from_)
 
 
 def _cluster_rule(

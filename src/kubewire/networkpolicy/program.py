@@ -116,6 +116,8 @@ class Program(msgspec.Struct, frozen=True):
     """A TCP connection that is not tracked may not go on: it was cut."""
     families: tuple[Literal[4, 6], ...] = (4, 6)
     """What this node's pods speak."""
+    ways: tuple[Direction, ...] = ("egress", "ingress")
+    """Directions that some policy affects, one at least: the others need no look at any packet."""
 
     @property
     def empty(self) -> bool:

@@ -1,12 +1,16 @@
 """k8s_external: objects and a question -> the answer, as CoreDNS 1.14.7 gave it beside the same objects."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from kubewire.dns.config import Environment, build
 from kubewire.dns.dispatch import Dispatcher
+from kubewire.dns.plugins.kubernetes import Kubernetes
+from kubewire.dns.plugins.kubernetes.objects import Service
 from kubewire.lang.dns import codes
 from kubewire.lang.dns.message import AA, Message, Question, encode, parse
 from kubewire.lang.dns.record import RR, rdata_text
@@ -120,6 +124,45 @@ def test_reverse_names_of_outer_addresses() -> None:
     ]
     assert _ask(PLAIN, "8.2.0.192.in-addr.arpa. PTR", zones).rcode == codes.NXDOMAIN
     assert _ask(PLAIN, "7.100.51.198.in-addr.arpa. PTR", zones).rcode == codes.SERVFAIL
+
+
+def test_the_root_as_a_zone() -> None:
+    assert _rows(_ask(PLAIN, "web.default. SRV", ".").answer) == [
+        "web.default. 5 SRV 0 50 80 web.default."
+    ]
+    assert _rows(_ask(PLAIN, ". NS", ".").answer) == [". 7 NS ns1.dns."]
+    [name] = _rows(_ask(PLAIN, "7.100.51.198.in-addr.arpa. PTR", ".").answer)
+    assert name == "7.100.51.198.in-addr.arpa. 7 PTR web.default."
+
+
+def test_a_name_that_fell_through_is_not_replayed_for_a_new_service(tmp_path: Path) -> None:
+    (tmp_path / "zone").write_text(
+        "@ 60 IN SOA a. b. 1 2 3 4 5\nlater.default 60 IN A 203.0.113.5\n"
+    )
+    text = f""". {{
+        kubernetes cluster.local
+        k8s_external example.org {{
+            fallthrough
+        }}
+        file {tmp_path}/zone example.org
+    }}"""
+    [(at, blocks)] = build(text, "Corefile", Environment(objects=OBJECTS)).listeners().items()
+    dispatcher, kubernetes = Dispatcher(at, blocks), blocks[0].plugin("kubernetes")
+    assert isinstance(kubernetes, Kubernetes)
+    data = encode(Message(7, 0x0100, Question("later.default.example.org.", codes.A)))
+
+    def ask() -> list[str]:
+        kept = dispatcher.tables["udp"].entries.get(data[2:])
+        if kept is not None:
+            return [rdata_text(r) for r in parse(data[:2] + kept.answers[0][2:]).answer]
+        found = dispatcher.receive(data, ("10.0.0.1", 4000), ("10.0.0.2", 53), "udp")
+        assert isinstance(found, bytes)
+        return [rdata_text(r) for r in parse(found).answer]
+
+    assert ask() == ask() == ["203.0.113.5"]
+    later = _service("later", {"clusterIP": "10.96.0.20", "externalIPs": ["192.0.2.30"]})
+    kubernetes.changed(kubernetes.cluster.apply(None, msgspec.convert(later, Service), 1))
+    assert ask() == ["192.0.2.30"]
 
 
 def test_a_transfer_lists_what_questions_find() -> None:

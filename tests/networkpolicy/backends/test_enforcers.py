@@ -25,9 +25,9 @@ from kubewire.networkpolicy.model import PodSet, Policy, Ports, Term
 from kubewire.networkpolicy.plan import Plan, PodFacts, as_policy
 from kubewire.testing.fakeapi import FakeApi
 from networkpolicy import worlds
+from networkpolicy.fixture import F, audited, cluster, fixture, labels, netpol
+from networkpolicy.fixture import P as Pod
 from networkpolicy.lab import NODES, Lab
-from networkpolicy.table import F, audited, cluster, fixture, labels, netpol
-from networkpolicy.table import P as Pod
 
 pytestmark = pytest.mark.kernel
 

@@ -184,11 +184,6 @@ def percent(text: str) -> list[str]:
     ]
 
 
-def is_quantity(text: str) -> bool:
-    """Whether a text is a resource quantity."""
-    return _QUANTITY_RE.match(text) is not None
-
-
 _SUFFIX = {
     "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
     "E": 1e18, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
@@ -9,6 +10,7 @@ from kubewire.api.meta import JSON
 from kubewire.api.selectors import LabelSelector
 from kubewire.apiserver.faults import Faults
 from kubewire.apiserver.validation import names, pods, selectors
+from kubewire.lang import cron
 
 _NOT_NEGATIVE = "must be greater than or equal to 0"
 _STATEFUL_MUTABLE = (
@@ -162,11 +164,27 @@ def cron_job(obj: JSON, faults: Faults) -> None:
     spec = obj.get("spec") or {}
     if not spec.get("schedule"):
         faults.required("spec.schedule")
-    elif not spec["schedule"].startswith("@") and len(spec["schedule"].split()) != 5:
-        text = f"expected exactly 5 fields, found {len(spec['schedule'].split())}: [{spec['schedule']}]"
-        faults.invalid("spec.schedule", spec["schedule"], text)
+    else:
+        try:
+            cron.parse(spec["schedule"])
+        except ValueError as error:
+            faults.invalid("spec.schedule", spec["schedule"], str(error))
+    if (zone := spec.get("timeZone")) is not None:
+        _time_zone(zone, faults)
     policies = ("Allow", "Forbid", "Replace")
     if spec.get("concurrencyPolicy") not in policies:
         faults.unsupported("spec.concurrencyPolicy", spec.get("concurrencyPolicy"), policies)
     inner = (spec.get("jobTemplate") or {}).get("spec") or {}
     job_spec(inner, "spec.jobTemplate.spec", faults)
+
+
+def _time_zone(name: str, faults: Faults) -> None:
+    if not name:
+        faults.invalid("spec.timeZone", name, "timeZone must be nil or non-empty string")
+    elif name == "Local":
+        faults.invalid("spec.timeZone", name, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones")  # fmt: skip
+    else:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            faults.invalid("spec.timeZone", name, f"unknown time zone {name}")

@@ -104,7 +104,7 @@ class NativeTable(Table):
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Add or replace an entry, unless its answers are too large to be replayed."""
-        answers, count = entry.answers, entry.count
+        answers, count = entry.answers, len(entry.answers)
         if max(map(len, answers)) > SIZE:
             return
         slot = self.note(key, entry)

@@ -146,6 +146,74 @@ static uint64_t hash_of(const uint8_t *key, uint32_t length, uint64_t seed) {
     return mix(h ^ word, 0xD1B54A32D192ED03u);
 }
 
+/* A cut's key: CUT, length of the question's name, header behind the id, what follows the name (type,
+ * class and perhaps an OPT record without options), name of the cut in lower case. Its hash takes the
+ * labels from the last to the first, so that one pass over a name finds it. */
+typedef struct {
+    _Alignas(8) uint8_t fixed[32], name[256 + 8]; /* zeroed at the end: read by words */
+    uint8_t starts[128];
+    uint32_t fixed_size, size, labels;
+} spread;
+
+/* Gives 0 for what is no plain question. `header` begins with the id. */
+static int lay_out(spread *s, const uint8_t *header, const uint8_t *name, uint32_t size,
+                   const uint8_t *tail, uint32_t tail_size) {
+    if (size < 2 || size > 255 || (tail_size != 4 && tail_size != 15)) return 0;
+    memset(s->fixed, 0, sizeof s->fixed);
+    s->fixed[0] = CUT;
+    s->fixed[1] = (uint8_t)size;
+    memcpy(s->fixed + 2, header + 2, 10);
+    if (tail_size == 4)
+        memcpy(s->fixed + FIXED, tail, 4);
+    else
+        memcpy(s->fixed + FIXED, tail, 15);
+    s->fixed_size = FIXED + tail_size;
+    s->size = size;
+    for (uint32_t i = 0; i < size; i++)
+        s->name[i] = (uint8_t)(name[i] - 'A') < 26 ? name[i] | 32 : name[i];
+    memset(s->name + size, 0, 8);
+    uint32_t at = 0;
+    for (s->labels = 0; at < size && s->name[at]; at += 1u + s->name[at]) {
+        if (name[at] > 63) return 0;
+        s->starts[s->labels++] = (uint8_t)at;
+    }
+    return at == size - 1;
+}
+
+static uint64_t hash_fixed(const spread *s, uint64_t seed) {
+    uint64_t h = seed, word;
+    for (uint32_t i = 0; i < sizeof s->fixed; i += 8) {
+        memcpy(&word, s->fixed + i, 8);
+        h = mix(h ^ word, 0x9E3779B97F4A7C15u);
+    }
+    return h;
+}
+
+/* One label with its length; up to 7 octets behind it are read. */
+static uint64_t hash_label(uint64_t h, const uint8_t *label) {
+    uint64_t word;
+    int left = 1 + label[0];
+    for (; left > 8; left -= 8, label += 8) {
+        memcpy(&word, label, 8);
+        h = mix(h ^ word, 0x9E3779B97F4A7C15u);
+    }
+    memcpy(&word, label, 8);
+    return mix(h ^ (word & ~0ull >> (64 - 8 * left)), 0xD1B54A32D192ED03u);
+}
+
+/* The hash of any key. */
+static uint64_t hash_key(const uint8_t *key, uint32_t length, uint64_t seed) {
+    spread s;
+    uint32_t tail = length > FIXED && key[FIXED - 1] ? 15 : 4, before = FIXED + tail;
+    if (key[0] != CUT || length <= before) return hash_of(key, length, seed);
+    if (!lay_out(&s, key, key + before, length - before, key + FIXED, tail))
+        return hash_of(key, length, seed);
+    s.fixed[1] = key[1];
+    uint64_t h = hash_fixed(&s, seed);
+    for (uint32_t n = s.labels; n; n--) h = hash_label(h, s.name + s.starts[n - 1]);
+    return h;
+}
+
 /* The cell of a key, or the free one where it would stand. */
 static entry **cell_of(table *t, uint64_t hash, const uint8_t *key, uint32_t length) {
     uint64_t at = hash & t->mask;
@@ -219,7 +287,7 @@ static entry *make(const table *t, const uint8_t *key, uint32_t key_length, cons
     e->count = count;
     e->turn = e->cut = 0;
     e->slot = slot;
-    e->hash = hash_of(key, key_length, t->seed);
+    e->hash = hash_key(key, key_length, t->seed);
     e->offsets = (uint32_t *)(e->data + offsets_at);
     memcpy(e->data, key, key_length);
     memcpy(e->data + key_length, answers, total);
@@ -254,7 +322,7 @@ int kw_table_put(table *t, const uint8_t *key, uint32_t key_length, const uint8_
 
 /* Under the lock. */
 static void take_out(table *t, const uint8_t *key, uint32_t length) {
-    entry **cell = cell_of(t, hash_of(key, length, t->seed), key, length);
+    entry **cell = cell_of(t, hash_key(key, length, t->seed), key, length);
     if (!*cell) return;
     free(*cell);
     *cell = NULL;
@@ -411,35 +479,24 @@ static uint32_t add_options(const table *t, const uint8_t *at, const uint8_t *en
     return size;
 }
 
-/* The cut that holds the name of a question of this length, if there is one.
- *
- * A key: CUT, length of the whole name, header behind the id, what follows the name (type, class and
- * an OPT record without options), name of the cut in lower case. */
+/* The cut that holds the name of a question of this length, if there is one. */
 static entry *cut_above(table *t, const uint8_t *message, uint32_t length) {
-    uint8_t key[FIXED + 15 + 256], name[256];
-    uint32_t starts[128], labels = 0, end = 12;
-    while (end < length && message[end]) {
-        if (message[end] > 63 || end > 12 + 253) return NULL;
-        starts[labels++] = end - 12;
-        end += 1u + message[end];
-    }
-    uint32_t size = ++end - 12, tail = length - end;
-    if (end > length || size > 255 || (tail != 4 && tail != 15)) return NULL;
-    key[0] = CUT;
-    key[1] = (uint8_t)size;
-    memcpy(key + 2, message + 2, 10);
-    memcpy(key + FIXED, message + end, tail);
-    for (uint32_t i = 0; i < size; i++) {
-        uint8_t octet = message[12 + i];
-        name[i] = (uint8_t)(octet - 'A') < 26 ? octet | 32 : octet;
-    }
-    for (uint64_t left = t->depths; left; left &= left - 1) {
-        uint32_t n = (uint32_t)__builtin_ctzll(left);
-        if (!n || n > labels) continue;
-        uint32_t start = starts[labels - n], whole = FIXED + tail + size - start;
-        memcpy(key + FIXED + tail, name + start, size - start);
-        entry *e = *cell_of(t, hash_of(key, whole, t->seed), key, whole);
-        if (e && e->cut) return e;
+    spread s;
+    uint32_t end = 12;
+    while (end < length && message[end] && end < 12 + 255) end += 1u + message[end];
+    if (!lay_out(&s, message, message + 12, end + 1 - 12, message + end + 1, length - end - 1))
+        return NULL;
+    uint64_t hash = hash_fixed(&s, t->seed), left = t->depths;
+    for (uint32_t n = 1; n <= s.labels && n < 64 && left >> n; n++) {
+        uint32_t start = s.starts[s.labels - n], size = s.size - start;
+        hash = hash_label(hash, s.name + start);
+        if (!(left >> n & 1)) continue;
+        uint64_t at = hash & t->mask;
+        for (entry *e; (e = t->cells[at]); at = (at + 1) & t->mask)
+            if (e->hash == hash && e->cut && e->key_length == s.fixed_size + size &&
+                !memcmp(e->data, s.fixed, s.fixed_size) &&
+                !memcmp(e->data + s.fixed_size, s.name + start, size))
+                return e;
     }
     return NULL;
 }

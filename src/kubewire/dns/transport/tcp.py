@@ -114,7 +114,7 @@ class TcpConnection(asyncio.Protocol):
         entry = dispatcher.tables["tcp"].entries.get(data[2:])
         if entry is not None and entry.until > monotonic():
             entry.hits += 1
-            self._write(data[:2] + entry.answers[entry.hits % entry.count][2:])
+            self._write(data[:2] + entry.answers[entry.hits % len(entry.answers)][2:])
         else:
             found = dispatcher.receive(data, self._client, self._local, "tcp")
             if found is None or isinstance(found, bytes | list):

@@ -131,7 +131,8 @@ class UdpListener(Datagrams):
             entry = entries.get(bytes(source[start + 2 : start + lengths[i * 16 + 14]]))
             if entry is not None and entry.until > now:
                 entry.hits += 1
-                answer = entry.answers[entry.hits % entry.count]
+                answers = entry.answers
+                answer = answers[entry.hits % len(answers)]
             else:
                 found = self._slow(i)
                 if found is None:

@@ -10,7 +10,6 @@ from kubewire.lang.dns.options import canonical
 from kubewire.lang.dns.record import COMPRESSED, RR, split_rdata
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
-MIN_UDP = 512
 MAX_MESSAGE = 65535
 
 _UNSPLIT = ""

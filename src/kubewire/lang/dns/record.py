@@ -6,7 +6,7 @@ import struct
 import msgspec
 
 from kubewire.lang.dns import codes
-from kubewire.lang.dns.name import split, to_wire
+from kubewire.lang.dns.name import to_wire
 
 Rdata = tuple[bytes | str, ...]
 
@@ -258,8 +258,3 @@ def _check_strings(raw: bytes) -> None:
         at += 1 + raw[at]
     if at != len(raw) or not raw:
         raise ValueError("strings have another length than the rdata")
-
-
-def owner_labels(record: RR) -> list[str]:
-    """Labels of the owner."""
-    return split(record.name)

@@ -135,7 +135,6 @@ IP6_SADDR = Payload("ip6 saddr", IPV6, 1, 8, lambda p: p.source)
 IP6_DADDR = Payload("ip6 daddr", IPV6, 1, 24, lambda p: p.destination)
 SPORT = Payload("th sport", PORT, 2, 0, lambda p: _port(p.sport))
 DPORT = Payload("th dport", PORT, 2, 2, lambda p: _port(p.dport))
-ICMPV6_TYPE = Payload("icmpv6 type", PROTO, 2, 0, lambda p: bytes([p.sport & 0xFF]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +162,6 @@ class Meta:
 L4PROTO = Meta("meta l4proto", PROTO, 16, lambda s: bytes([PROTOCOLS[s.packet.protocol]]))
 NFPROTO = Meta("meta nfproto", PROTO, 15, lambda s: bytes([2 if s.packet.version == 4 else 10]))
 IIFNAME = Meta("iifname", IFNAME, 6, lambda s: ifname_bytes(s.packet.iifname))
-OIFNAME = Meta("oifname", IFNAME, 7, lambda s: ifname_bytes(s.packet.oifname))
 META_MARK = Meta("meta mark", MARK, 3, lambda s: integer_bytes(s.mark))
 
 

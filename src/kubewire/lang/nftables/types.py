@@ -22,7 +22,6 @@ PROTO = Type("inet_proto", 12, 1)
 PORT = Type("inet_service", 13, 2)
 MARK = Type("mark", 19, 4)
 IFNAME = Type("ifname", 41, 16)
-INTEGER = Type("integer", 4, 4)
 INDEX = Type("mark", 19, 4)
 """A number as part of a key: nft cannot write ``integer`` there, ``mark`` has the same bytes."""
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from kubewire.api.meta import Key
-from kubewire.kubeproxy.backends.iptables.compile import Setting, base, tables, where
+from kubewire.kubeproxy.backends.iptables.base import Setting, base
+from kubewire.kubeproxy.backends.iptables.compile import tables, where
 from kubewire.kubeproxy.backends.iptables.names import ServicePort
 from kubewire.kubeproxy.backends.iptables.support import SUPPORT
 from kubewire.kubeproxy.backends.iptables.trace import IptablesTracer

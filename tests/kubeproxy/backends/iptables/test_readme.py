@@ -5,7 +5,8 @@ from pathlib import Path
 import yaml
 
 import kubewire.kubeproxy.backends.iptables
-from kubewire.kubeproxy.backends.iptables.compile import Setting, tables
+from kubewire.kubeproxy.backends.iptables.base import Setting
+from kubewire.kubeproxy.backends.iptables.compile import tables
 from kubewire.kubeproxy.backends.iptables.names import PREFIXES
 from kubewire.kubeproxy.objects import read
 from kubewire.kubeproxy.trace import Tracer

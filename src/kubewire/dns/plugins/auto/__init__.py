@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from kubewire.dns import re2
 from kubewire.dns.config import Block, Environment
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Fallthrough, Setup, duration
@@ -60,7 +61,7 @@ class Auto(Zones):
 
     def _patterns(self, setup: Setup, rest: list[str]) -> None:
         try:
-            self.pattern = re.compile(rest[0])
+            self.pattern = re2.pattern(rest[0])
         except re.error as error:
             raise CorefileError(str(error)) from error
         if len(rest) > 1:

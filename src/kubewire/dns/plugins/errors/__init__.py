@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 
+from kubewire.dns import re2
 from kubewire.dns.plugin import Plugin, Request, Response, Setup, Shortcut, duration
 from kubewire.lang.dns import codes
 
@@ -112,7 +113,7 @@ def _consolidate(setup: Setup, args: list[str]) -> Pattern:
     if not 2 <= len(args) <= 4:
         raise setup.arg_err()
     try:
-        pattern = Pattern(duration(args[0]), re.compile(args[1]))
+        pattern = Pattern(duration(args[0]), re2.pattern(args[1]))
     except re.error as error:
         raise setup.err(f"error parsing regexp: {error}") from error
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from kubewire.dns.corefile import CorefileError
@@ -18,6 +19,8 @@ FAILURES = Metric(
     "coredns_health_request_failures_total", "The number of times the health check failed."
 )
 INTERVAL = 1.0
+
+log = logging.getLogger("kubewire.dns.plugin.health")
 
 
 class Health(Plugin):
@@ -62,6 +65,7 @@ class Health(Plugin):
     async def stop(self, *, final: bool) -> None:
         """Stay up for the lame duck period, then close."""
         if final and self.lameduck:
+            log.info("plugin/health: Going into lameduck mode for %gs", self.lameduck)
             await asyncio.sleep(self.lameduck)
         if self._task:
             self._task.cancel()

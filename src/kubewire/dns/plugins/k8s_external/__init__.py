@@ -6,7 +6,7 @@ from kubewire.api.meta import Key
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Fallthrough, Plugin, Replay, Request, Response, Setup
 from kubewire.dns.plugins.k8s_external.hostnames import Hostnames, hostname_dep
-from kubewire.dns.plugins.k8s_external.records import External, by_outer_address
+from kubewire.dns.plugins.k8s_external.records import External, below, by_outer_address
 from kubewire.dns.plugins.kubernetes import Kubernetes
 from kubewire.dns.plugins.kubernetes.cluster import ANY, namespace_dep, service_dep
 from kubewire.lang.dns import codes
@@ -138,7 +138,7 @@ class K8sExternal(Plugin):
         keys = [k for k in self._by_address.get(ip, ()) if kubernetes.records.exposed(k.namespace)]
         if not keys:
             return await self._missing(request, zone, kubernetes, f"address {ip}", (ANY,))
-        names = [f"{key.name}.{key.namespace}.{self.zones[0]}".removesuffix("..") for key in keys]
+        names = [below(f"{key.name}.{key.namespace}", self.zones[0]) for key in keys]
         answer = [ptr(request.qname, self.ttl, name) for name in names]
         why = ", ".join(f"Service {key}" for key in keys)
         return self.reply(answer=answer, reason=why, replay=Replay((ANY,)))
@@ -202,7 +202,7 @@ class K8sExternal(Plugin):
 
     def _servers(self, zone: str, kubernetes: Kubernetes) -> list[RR]:
         """The NS record, then the addresses of what it names."""
-        name = f"ns1.{self.apex}.{zone}"
+        name = below(f"ns1.{self.apex}", zone)
         addresses = self._external(kubernetes).server_addresses()
         return [ns(zone, self.ttl, name), *(address(name, self.ttl, ip) for ip in addresses)]
 
@@ -226,7 +226,10 @@ class K8sExternal(Plugin):
         deps: tuple[object, ...],
     ) -> Response:
         if self.fall.through(request.name):
-            return await self.next.serve(request)
+            response = await self.next.serve(request)
+            if kept := response.replay:
+                response.replay = Replay((*kept.deps, *deps), kept.until)
+            return response
         why = f"{why}: nothing is known"
         return self._nothing(zone, kubernetes, codes.NXDOMAIN, why, deps)
 
@@ -239,7 +242,7 @@ class K8sExternal(Plugin):
 
     def _soa(self, zone: str, kubernetes: Kubernetes) -> RR:
         return soa(
-            zone, self.ttl, f"ns1.{self.apex}.{zone}", f"hostmaster.{self.apex}.{zone}",
+            zone, self.ttl, below(f"ns1.{self.apex}", zone), below(f"hostmaster.{self.apex}", zone),
             kubernetes.cluster.modified, minimum=self.ttl,
         )  # fmt: skip
 

@@ -45,14 +45,14 @@ class External:
         self._ttl = ttl
         self._headless = headless
 
-    def entries(self, key: Key, below: list[str], zone: str) -> list[Entry]:
-        """Everything behind ``below`` (labels before the Service)."""
+    def entries(self, key: Key, before: list[str], zone: str) -> list[Entry]:
+        """Everything behind ``before`` (labels in front of the Service)."""
         service = self._source.cluster.services.get(key)
-        if service is None or len(below) > 2:
+        if service is None or len(before) > 2:
             return []
-        base = f"{key.name}.{key.namespace}.{zone}"
-        wanted = below if len(below) == 2 else ["", ""]
-        host = below[0].removeprefix("_") if len(below) == 1 else ""
+        base = below(f"{key.name}.{key.namespace}", zone)
+        wanted = before if len(before) == 2 else ["", ""]
+        host = before[0].removeprefix("_") if len(before) == 1 else ""
         if self._headless and not service.outside and (service.headless or host):
             return list(self._endpoints(key, wanted, host, base))
         ports = [p for p in service.ports if _fits(wanted, p)]
@@ -126,7 +126,7 @@ class External:
         for key, service in sorted(services.items()):
             if not self._source.exposed(key.namespace):
                 continue
-            base = f"{key.name}.{key.namespace}.{zone}"
+            base = below(f"{key.name}.{key.namespace}", zone)
             entries = self.entries(key, [], zone)
             yield from self._list(base, entries)
             for port in self._ports(key, service):
@@ -153,6 +153,11 @@ class External:
             ports = [p for s in slices for p in s.ports or ()]
         named = {(p.name, p.protocol or "TCP"): p for p in ports if p.name}
         return named.values()
+
+
+def below(name: str, zone: str) -> str:
+    """A name in a zone, which may be the root."""
+    return f"{name}." if zone == "." else f"{name}.{zone}"
 
 
 def by_outer_address(cluster: Cluster) -> dict[str, list[Key]]:

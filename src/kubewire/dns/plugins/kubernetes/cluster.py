@@ -1,7 +1,8 @@
 """The objects of a cluster, indexed the way that names and addresses ask for them.
 
-Every change says which answers it touches: by Service, by namespace, by address, by pod. A tag of
-``("*",)`` stands for whatever the whole depends on (the serial, the server's own name).
+Every change says which answers it touches: by Service, by namespace, by address, by pod. The tag
+``ANY`` stands for whatever the whole depends on (the serial, the server's own name). Tags are texts,
+which the garbage collector does not walk over: every kept answer has some.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -18,7 +19,7 @@ from kubewire.dns.plugins.kubernetes.objects import (
     ServiceImport,
 )
 
-ANY = ("*",)
+ANY = "*"
 
 Accept = Callable[[str, Mapping[str, str]], bool]
 """Kind and labels of an object: whether it is let in."""
@@ -39,27 +40,27 @@ AnyService = Service | ServiceImport
 
 def service_dep(namespace: str, name: str) -> Hashable:
     """Answers made of a Service and its slices."""
-    return ("s", namespace, name)
+    return f"s {namespace} {name}"
 
 
 def import_dep(namespace: str, name: str) -> Hashable:
     """Answers made of a ServiceImport and its slices."""
-    return ("m", namespace, name)
+    return f"m {namespace} {name}"
 
 
 def namespace_dep(namespace: str) -> Hashable:
     """Answers that need a namespace to exist."""
-    return ("n", namespace)
+    return f"n {namespace}"
 
 
 def address_dep(ip: str) -> Hashable:
     """Reverse answers."""
-    return ("a", ip)
+    return f"a {ip}"
 
 
 def pod_dep(namespace: str, ip: str) -> Hashable:
     """Answers for a pod's address."""
-    return ("p", namespace, ip)
+    return f"p {namespace} {ip}"
 
 
 class Cluster:

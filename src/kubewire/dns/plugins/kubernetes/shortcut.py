@@ -26,6 +26,8 @@ _OWNER = b"\xc0\x0c"
 """A pointer to the question's name."""
 _OURS = frozenset({b"dns", b"hostmaster"})
 """Labels right below the zone that its SOA record shares."""
+_NAMESPACES = 1024
+"""So many are remembered."""
 _DEEPEST = 5
 """Labels below the zone that a name with ports has."""
 
@@ -42,6 +44,7 @@ class Labelled:
             codes.A: _OWNER + b"\0\1\0\1" + ttl + b"\0\4",
             codes.AAAA: _OWNER + b"\0\x1c\0\1" + ttl + b"\0\x10",
         }
+        self._in: dict[str, Deps] = {}
         self._serial = -1
         self._soa: tuple[bytes, ...] = ()
 
@@ -59,13 +62,20 @@ class Labelled:
         if len(labels) > _DEEPEST:
             return None if records.options.zonal else self._nothing(pointer, ())
         namespace = labels[-2].decode("latin-1")
-        deps: Deps = (namespace_dep(namespace),)
+        deps = self._in.get(namespace) or self._in_namespace(namespace)
         if not records.exposed(namespace):
             return self._nothing(pointer, deps, 2)
         name = labels[-3].decode("latin-1")
         if kind == b"svc":
             return self._service(namespace, name, pointer, qtype, deps, more)
         return None if more else self._pod(namespace, name, pointer, qtype, deps)
+
+    def _in_namespace(self, namespace: str) -> Deps:
+        """Shared by all answers that depend on the namespace alone: there are many."""
+        if len(self._in) >= _NAMESPACES:
+            self._in.clear()
+        deps = self._in[namespace] = (namespace_dep(namespace),)
+        return deps
 
     def _service(
         self, namespace: str, name: str, pointer: bytes, qtype: int, deps: Deps, more: int

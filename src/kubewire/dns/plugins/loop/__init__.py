@@ -54,10 +54,12 @@ class Loop(Plugin):
         if self._looking and request.qtype == codes.HINFO and request.name == self.qname:
             self._seen += 1
             if self._seen > SEEN:
+                host, port = request.client
                 log.critical(
-                    "plugin/loop: Loop (%s -> %s) detected for zone \"%s\", see "
+                    "plugin/loop: Loop (%s:%d -> %s) detected for zone \"%s\", see "
                     'https://coredns.io/plugins/loop#troubleshooting. Query: "HINFO %s"',
-                    request.client[0], request.local, self._block.zones[0], self.qname,
+                    f"[{host}]" if ":" in host else host, port,
+                    request.server.partition("://")[2], self._block.zones[0], self.qname,
                 )  # fmt: skip
                 self._env.end(1)
                 return self.fail(codes.SERVFAIL, "our own probe came back")

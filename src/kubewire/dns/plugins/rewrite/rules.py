@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kubewire.dns import re2
 from kubewire.dns.corefile import CorefileError
 from kubewire.dns.plugin import Request, Response
 from kubewire.lang.dns import codes
@@ -42,7 +43,7 @@ def _pattern(text: str, replacement: str = "") -> re.Pattern[str]:
     if len(text) > MAX_REGEX:
         raise CorefileError(f"regex pattern too long: {len(text)} > {MAX_REGEX}")
     try:
-        found = re.compile(text)
+        found = re2.pattern(text)
     except re.error as error:
         raise CorefileError(f"invalid regex matching pattern: {text}") from error
     used = {int(n) for n in re.findall(r"\{(\d{1,3})\}", replacement)}

@@ -6,10 +6,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubewire.dns import re2
 from kubewire.dns.metrics import Metric
 from kubewire.dns.plugin import Fallthrough, Plugin, Request, Response, Setup, extended_error
-from kubewire.dns.plugins.template.text import Template, TemplateError
+from kubewire.dns.plugins.template.functions import TemplateError
+from kubewire.dns.plugins.template.text import Template
 from kubewire.lang.dns import codes
+from kubewire.lang.dns.message import AD, CD, RD
 from kubewire.lang.dns.name import longest_zone
 from kubewire.lang.dns.record import RR, from_text
 
@@ -135,7 +138,7 @@ def _rule(setup: Setup, args: list[str]) -> Rule:
     rule = Rule(qclass, qtype, setup.zones(args[2:]))
     for word, values in setup.properties():
         _option(setup, rule, word, values)
-    rule.regexes = rule.regexes or [re.compile(".*")]
+    rule.regexes = rule.regexes or [re2.pattern(".*")]
     return rule
 
 
@@ -145,7 +148,7 @@ def _option(setup: Setup, rule: Rule, word: str, args: list[str]) -> None:
             if not args:
                 raise setup.arg_err()
             try:
-                rule.regexes += [re.compile(a) for a in args]
+                rule.regexes += [re2.pattern(a) for a in args]
             except re.error as error:
                 raise setup.err(f"could not parse regex: {error}") from error
         case "answer" | "additional" | "authority":
@@ -186,6 +189,7 @@ def _data(request: Request, zone: str, qtype: int, match: re.Match[str]) -> dict
         found = request.metadata.get(key)
         return found() if found else ""
 
+    question = {"Name": request.qname, "Qtype": request.qtype, "Qclass": request.qclass}
     return {
         "Zone": zone,
         "Name": request.name,
@@ -193,8 +197,15 @@ def _data(request: Request, zone: str, qtype: int, match: re.Match[str]) -> dict
         "Type": codes.type_name(qtype if request.qtype == codes.ANY else request.qtype),
         "Match": [match[0], *(g or "" for g in match.groups())],
         "Group": {**groups, **named},
-        "Message": {"Id": request.message.id, "Opcode": request.message.opcode},
-        "Question": {"Name": request.qname},
+        "Message": {
+            "Id": request.message.id,
+            "Opcode": request.message.opcode,
+            "RecursionDesired": bool(request.message.flags & RD),
+            "CheckingDisabled": bool(request.message.flags & CD),
+            "AuthenticatedData": bool(request.message.flags & AD),
+            "Question": [question],
+        },
+        "Question": question,
         "Remote": request.client[0],
         "Meta": meta,
     }

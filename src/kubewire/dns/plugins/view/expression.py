@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from kubewire.dns import re2
 from kubewire.dns.plugin import Request
 from kubewire.dns.plugins.view.functions import ABOUT, OVER, PLAIN
 
@@ -40,7 +41,7 @@ _OPERATIONS: dict[str, tuple[int, Callable[[Any, Any], Any]]] = {
     "<=": (20, lambda a, b: a <= b),
     ">=": (20, lambda a, b: a >= b),
     "in": (20, lambda a, b: a in b),
-    "matches": (20, lambda a, b: re.search(b, a) is not None),
+    "matches": (20, lambda a, b: re2.pattern(b).search(a) is not None),
     "contains": (20, lambda a, b: b in a),
     "startsWith": (20, lambda a, b: a.startswith(b)),
     "endsWith": (20, lambda a, b: a.endswith(b)),

@@ -2,7 +2,7 @@
 
 A Service port has chains in the nat table that only it leads to (``Compiled.chains``), and a few
 entries in chains that all ports share (``Compiled.entries``); their order among each other never
-matters. ``base`` is what is there without any Service. The rules are kube-proxy's own, one by one;
+matters. The module ``base`` has what is there without any Service. The rules are kube-proxy's own, one by one;
 where they differ, README.md says so and why.
 """
 
@@ -14,8 +14,22 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from kubewire.kubeproxy.backends.iptables import names
+from kubewire.kubeproxy.backends.iptables.base import (
+    EXTERNAL,
+    FIREWALL,
+    NODEPORTS,
+    REFUSED,
+    SERVICES,
+    TO_MASQ,
+    Place,
+    Setting,
+    answering,
+    base,
+    host,
+    node_port_addresses,
+)
 from kubewire.kubeproxy.backends.iptables.names import ServicePort
-from kubewire.kubeproxy.config import Config, parse_network
+from kubewire.kubeproxy.config import Config
 from kubewire.kubeproxy.plan import Decision, Frontend
 from kubewire.kubeproxy.plan import Source as ClientSide
 from kubewire.kubeproxy.topology import Target
@@ -23,10 +37,8 @@ from kubewire.kubeproxy.trace import endpoint_text
 from kubewire.lang.iptables.matches import (
     AddrType,
     Comment,
-    CtState,
     Destination,
     InInterface,
-    Mark,
     Match,
     Ports,
     Proto,
@@ -36,62 +48,19 @@ from kubewire.lang.iptables.matches import (
 )
 from kubewire.lang.iptables.model import HOOKS, Chain, Rule, Table
 from kubewire.lang.iptables.targets import (
-    ACCEPT,
     DROP,
     REJECT,
-    RETURN,
     Dnat,
     Jump,
-    Masquerade,
-    SetMark,
 )  # fmt: skip
 from kubewire.lang.iptables.targets import (
     Target as Action,
 )
 
+_LOCAL_SOURCE = AddrType(side="src")
+
 LARGE = 1000
 """With more endpoints than this the rules of endpoints carry no comments, as kube-proxy's."""
-VERSIONS = (4, 6)
-_LENGTH = {4: 32, 6: 128}
-_LOOPBACK = {4: "127.0.0.0/8", 6: "::1/128"}
-_TO_MASQ = Jump(names.MARK_MASQ)
-_TO_NODEPORTS = Jump(names.NODEPORTS)
-_LOCAL_SOURCE, _LOCAL_TARGET = AddrType(side="src"), AddrType()
-
-Place = tuple[str, str]
-"""(table, chain)."""
-SERVICES: Place = ("nat", names.SERVICES)
-NODEPORTS: Place = ("nat", names.NODEPORTS)
-REFUSED: Place = ("filter", names.SERVICES)
-EXTERNAL: Place = ("filter", names.EXTERNAL)
-FIREWALL: Place = ("filter", names.FIREWALL)
-SHARED = (NODEPORTS, SERVICES, REFUSED, EXTERNAL, FIREWALL)
-"""Chains in which Service ports have entries; callees before callers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What the rules of all Services depend on."""
-
-    config: Config
-    comments: bool = True
-    """On the rules of endpoints."""
-    liberal: bool = False
-    """``nf_conntrack_tcp_be_liberal``: packets out of window are not to be dropped."""
-
-    def pods(self, version: int) -> tuple[Match, ...]:
-        """Matches of which one holds for packets from this node's pods; empty: they are unknown."""
-        return _pods(self.config, version)
-
-
-@lru_cache(maxsize=64)
-def _pods(config: Config, version: int) -> tuple[Match, ...]:
-    if config.detect_local == "BridgeInterface" and config.bridge_interface:
-        return (InInterface(config.bridge_interface),)
-    if config.detect_local == "InterfaceNamePrefix" and config.interface_name_prefix:
-        return (InInterface(f"{config.interface_name_prefix}+"),)
-    networks = map(parse_network, config.cluster_cidrs)
-    return tuple(Source(str(n)) for n in networks if n is not None and n.version == version)
 
 
 @dataclass(slots=True)
@@ -153,7 +122,7 @@ class _End(NamedTuple):
     @classmethod
     def of(cls, port: ServicePort, target: Target) -> _End:
         text = endpoint_text(target)
-        return cls(_host(target.ip, port.version), text, port.endpoint_chain(text))
+        return cls(host(target.ip, port.version), text, port.endpoint_chain(text))
 
 
 def _policy_chain(port: ServicePort, local: bool) -> str:
@@ -165,7 +134,7 @@ def _policy_chain(port: ServicePort, local: bool) -> str:
 
 def _addressed(port: ServicePort, frontend: Frontend, comment: str, action: Action) -> Rule:
     """A rule for packets to one frontend."""
-    head = Destination(_host(frontend.key.address, port.version))
+    head = Destination(host(frontend.key.address, port.version))
     return _to_port(port, frontend.key.port, comment, action, (head,))
 
 
@@ -179,10 +148,6 @@ def _to_port(
 ) -> Rule:
     ports = Ports(port.protocol, str(number))
     return Rule((*head, Proto(port.protocol), Comment(comment), *more, ports), action)
-
-
-def _host(address: str, version: int) -> str:
-    return f"{address}/{_LENGTH[version]}"
 
 
 def _refusal(port: ServicePort, decision: Decision) -> tuple[str, Action]:
@@ -207,7 +172,7 @@ def _cluster_ips(
         compiled.entries.append((SERVICES, _addressed(port, frontend, comment, Jump(name))))
         own = first.get(name, ())
         if decision.masquerade:
-            first[name] = (*own, _addressed(port, frontend, comment, _TO_MASQ))
+            first[name] = (*own, _addressed(port, frontend, comment, TO_MASQ))
         elif frontend.decisions["other"].masquerade:
             first[name] = (*own, _unless_pod(port, frontend, comment, setting))
     return first
@@ -217,9 +182,9 @@ def _unless_pod(port: ServicePort, frontend: Frontend, comment: str, setting: Se
     pods = setting.pods(port.version)
     if len(pods) != 1:
         return _addressed(port, frontend, comment, Jump(names.NOT_POD))
-    rule = _addressed(port, frontend, comment, _TO_MASQ)
+    rule = _addressed(port, frontend, comment, TO_MASQ)
     only = _inverted(pods[0])
-    return Rule(tuple(sorted((only, *rule.matches), key=lambda m: m.rank)), _TO_MASQ)
+    return Rule(tuple(sorted((only, *rule.matches), key=lambda m: m.rank)), TO_MASQ)
 
 
 def _inverted(match: Match) -> Match:
@@ -256,7 +221,7 @@ def _refused(port: ServicePort, frontend: Frontend, decision: Decision, compiled
     if frontend.source_ranges is not None:
         # The others are dropped by the firewall's chain, which comes after this one.
         sources = tuple((Source(r),) for r in frontend.source_ranges)
-    head = Destination(_host(frontend.key.address, port.version))
+    head = Destination(host(frontend.key.address, port.version))
     for source in sources:
         rule = _to_port(port, frontend.key.port, comment, action, (*source, head))
         compiled.entries.append((EXTERNAL, rule))
@@ -281,21 +246,9 @@ def _node_port(
         compiled.entries.append((NODEPORTS, _to_port(port, number, str(port), jump)))
     if other.action != "balance":
         comment, action = _refusal(port, other)
-        for head, more in _answering(port.version, setting.config, addresses):
+        for head, more in answering(port.version, setting.config, addresses):
             rule = _to_port(port, number, comment, action, head, more)
             compiled.entries.append((EXTERNAL, rule))
-
-
-def _answering(
-    version: int, config: Config, addresses: Iterable[str]
-) -> Iterator[tuple[tuple[Match, ...], tuple[Match, ...]]]:
-    """What matches the addresses on which nodePorts answer: before a comment, and after it."""
-    if "all" not in config.node_ports_on:
-        yield from (((Destination(_host(a, version)),), ()) for a in sorted(addresses))
-        return
-    # IPv6 never works on the loopback; IPv4 does if the kernel is told to route it.
-    spared = version == 6 or not config.localhost_node_ports
-    yield ((Destination(_LOOPBACK[version], invert=True),) if spared else (), (_LOCAL_TARGET,))
 
 
 def _ext(
@@ -305,12 +258,12 @@ def _ext(
     other, cluster = decisions["other"], Jump(_policy_chain(port, local=False))
     to = f"{port} external destinations"
     if other.masquerade:
-        yield Rule((Comment(f"masquerade traffic for {to}"),), _TO_MASQ)
+        yield Rule((Comment(f"masquerade traffic for {to}"),), TO_MASQ)
         yield Rule((), cluster)
         return
     for pods in setting.pods(port.version):
         yield Rule((pods, Comment(f"pod traffic for {to}")), cluster)
-    yield Rule((Comment(f"masquerade LOCAL traffic for {to}"), _LOCAL_SOURCE), _TO_MASQ)
+    yield Rule((Comment(f"masquerade LOCAL traffic for {to}"), _LOCAL_SOURCE), TO_MASQ)
     yield Rule((Comment(f"route LOCAL traffic for {to}"), _LOCAL_SOURCE), cluster)
     if other.action == "balance":
         yield Rule((), Jump(_policy_chain(port, other.local)))
@@ -357,115 +310,12 @@ def _endpoint(
     port: ServicePort, end: _End, affinity: int | None, setting: Setting
 ) -> Iterator[Rule]:
     comment: tuple[Match, ...] = (Comment(str(port)),) if setting.comments else ()
-    yield Rule((Source(end.host), *comment), _TO_MASQ)
+    yield Rule((Source(end.host), *comment), TO_MASQ)
     known: tuple[Match, ...] = ()
     if affinity is not None:
         known = (Recent("set", end.chain, version=port.version),)
     ports = (Proto(port.protocol), *comment, *known, Ports(port.protocol))
     yield Rule(ports, Dnat(end.text))
-
-
-# -- what is there without Services ---------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """Chains that all Services share, and the rules in built-in chains that lead there."""
-
-    chains: Mapping[Place, tuple[Rule, ...]]
-    """The fixed rules; those of `SHARED` chains come after the entries."""
-    jumps: tuple[tuple[Place, Rule], ...]
-    """In the order in which a packet shall meet them."""
-
-
-def base(version: int, setting: Setting, node_port_addresses: Iterable[str] = ()) -> Base:
-    """Everything of one family that does not belong to a Service.
-
-    ``node_port_addresses``: where nodePorts answer, if not on every address.
-    """
-    config = setting.config
-    mark = config.mark
-    chains: dict[Place, tuple[Rule, ...]] = {
-        SERVICES: tuple(_node_port_jumps(version, config, node_port_addresses)),
-        NODEPORTS: (),
-        ("nat", names.POSTROUTING): (
-            Rule((Mark(mark, mark, invert=True),), RETURN),
-            Rule((), SetMark.xor(mark)),
-            Rule(
-                (Comment("kubernetes service traffic requiring SNAT"),),
-                Masquerade(random_fully=True),
-            ),
-        ),
-        ("nat", names.MARK_MASQ): (Rule((), SetMark.or_(mark)),),
-        REFUSED: (),
-        EXTERNAL: (),
-        ("filter", names.FORWARD): tuple(_forward(mark, setting)),
-        ("filter", names.NODEPORTS): (),
-        FIREWALL: (),
-        **{(table, names.CANARY): () for table in ("mangle", "nat", "filter")},
-    }
-    pods = setting.pods(version)
-    if len(pods) > 1:
-        spared = (Rule((p,), RETURN) for p in pods)
-        chains["nat", names.NOT_POD] = (*spared, Rule((), _TO_MASQ))
-    guarded = version == 4 and config.localhost_node_ports
-    if guarded:
-        chains["filter", names.KUBELET_FIREWALL] = (_localnet_guard(),)
-    return Base(chains, tuple(_jumps(guarded=guarded)))
-
-
-def _node_port_jumps(version: int, config: Config, addresses: Iterable[str]) -> Iterator[Rule]:
-    note = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
-    for head, more in _answering(version, config, addresses):
-        yield Rule((*head, Comment(note), *more), _TO_NODEPORTS)
-
-
-def _forward(mark: int, setting: Setting) -> Iterator[Rule]:
-    if not setting.liberal:
-        # A packet that conntrack cannot place would reach the client untranslated, who resets.
-        yield Rule((CtState(("INVALID",)),), DROP)
-    yield Rule((Comment("kubernetes forwarding rules"), Mark(mark, mark)), ACCEPT)
-    established = CtState(("RELATED", "ESTABLISHED"))
-    yield Rule((Comment("kubernetes forwarding conntrack rule"), established), ACCEPT)
-
-
-def _localnet_guard() -> Rule:
-    """CVE-2020-8558: with route_localnet, neighbours could reach what listens on loopback only."""
-    local = _LOOPBACK[4]
-    return Rule(
-        (
-            Source(local, invert=True),
-            Destination(local),
-            Comment("block incoming localnet connections"),
-            CtState(("RELATED", "ESTABLISHED", "DNAT"), invert=True),
-        ),
-        DROP,
-    )
-
-
-def _jumps(*, guarded: bool) -> Iterator[tuple[Place, Rule]]:
-    new = CtState(("NEW",))
-
-    def jump(table: str, hook: str, chain: str, comment: str, *head: Match) -> tuple[Place, Rule]:
-        shown = (Comment(comment),) if comment else ()
-        return (table, hook), Rule((*head, *shown), Jump(chain))
-
-    portals = "kubernetes service portals"
-    for hook in ("PREROUTING", "OUTPUT"):
-        yield jump("nat", hook, names.SERVICES, portals)
-    yield jump("nat", "POSTROUTING", names.POSTROUTING, "kubernetes postrouting rules")
-    if guarded:
-        for hook in ("INPUT", "OUTPUT"):
-            yield jump("filter", hook, names.KUBELET_FIREWALL, "")
-    visible = "kubernetes externally-visible service portals"
-    for hook in HOOKS["filter"]:
-        yield jump("filter", hook, names.EXTERNAL, visible, new)
-    for hook in HOOKS["filter"]:
-        yield jump("filter", hook, names.FIREWALL, "kubernetes load balancer firewall", new)
-    yield jump("filter", "INPUT", names.NODEPORTS, "kubernetes health check service ports")
-    yield jump("filter", "FORWARD", names.FORWARD, "kubernetes forwarding rules")
-    for hook in ("FORWARD", "OUTPUT"):
-        yield jump("filter", hook, names.SERVICES, portals, new)
 
 
 # -- whole tables ---------------------------------------------------------------------------------
@@ -493,11 +343,6 @@ def tables(version: int, frontends: Iterable[Frontend], setting: Setting) -> dic
         found[table][name] = Chain(name, (*rules[table, name], *last))
     found["nat"] |= chains
     return {name: Table(name, chains) for name, chains in found.items()}
-
-
-def node_port_addresses(frontends: Iterable[Frontend]) -> set[str]:
-    """Where nodePorts answer."""
-    return {f.key.address for f in frontends if f.kind == "NodePort"}
 
 
 def where(frontend: Frontend, config: Config) -> list[str]:

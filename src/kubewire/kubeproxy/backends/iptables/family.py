@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from kubewire.kubeproxy.backends.iptables import names
-from kubewire.kubeproxy.backends.iptables.compile import (
-    LARGE,
+from kubewire.kubeproxy.backends.iptables.base import (
     SERVICES,
     SHARED,
     Base,
-    Compiled,
     Place,
     Setting,
     base,
-    compile_port,
     node_port_addresses,
 )
+from kubewire.kubeproxy.backends.iptables.compile import LARGE, Compiled, compile_port
 from kubewire.kubeproxy.backends.iptables.listing import Listing, jump_lines, meant
 from kubewire.kubeproxy.backends.iptables.names import ServicePort
 from kubewire.kubeproxy.config import Config

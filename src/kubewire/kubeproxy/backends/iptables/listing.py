@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from kubewire.kubeproxy.backends.iptables import names
-from kubewire.kubeproxy.backends.iptables.compile import SHARED, Base, Place
+from kubewire.kubeproxy.backends.iptables.base import SHARED, Base, Place
 from kubewire.lang.iptables.model import HOOKS
 
 _FIXED = {

@@ -27,7 +27,7 @@ from kubewire.kernel.iptables import VARIANTS, Iptables, IptablesError, detect
 from kubewire.kernel.nfnetlink import Nfnetlink
 from kubewire.kernel.xtables import Info, Tables
 from kubewire.kubeproxy.backends.iptables import listing
-from kubewire.kubeproxy.backends.iptables.compile import SERVICES, VERSIONS
+from kubewire.kubeproxy.backends.iptables.base import SERVICES, VERSIONS
 from kubewire.kubeproxy.backends.iptables.family import Family, removal
 from kubewire.kubeproxy.backends.iptables.listing import Listing
 from kubewire.kubeproxy.backends.iptables.names import CANARY, KUBELET_FIREWALL

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kubewire.kubeproxy.backends.iptables.compile import VERSIONS, Setting, tables
+from kubewire.kubeproxy.backends.iptables.base import VERSIONS, Setting
+from kubewire.kubeproxy.backends.iptables.compile import tables
 from kubewire.kubeproxy.config import contains
 from kubewire.kubeproxy.plan import FrontendKey
 from kubewire.kubeproxy.trace import LOOPBACK, Answer, Flow, Tracer

@@ -171,7 +171,7 @@ def asking_set(family: int) -> str:
 
 
 def _head(program: Program) -> tuple[object, ...]:
-    return program.guarded, program.strict, bool(program.asking)
+    return program.guarded, program.strict, bool(program.asking), program.ways
 
 
 def _addresses(name: str, family: int, elements: Iterable[bytes]) -> IpSet:
@@ -242,6 +242,8 @@ def _ingress(program: Program, family: int, roots: Iterable[Rule]) -> Iterator[R
 
 def _guard(program: Program, family: int, side: str) -> Iterator[Rule]:
     """Who has no profile may be a pod that is not known yet."""
+    if ("egress" if side == "src" else "ingress") not in program.ways:
+        return
     unknown = m.InSet(known_set(family), (side,), invert=True)
     other = m.AddrType("LOCAL", "src", invert=True)
     for block in program.guarded:

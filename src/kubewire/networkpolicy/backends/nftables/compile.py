@@ -8,6 +8,8 @@
     ingress (postrouting hook, after egress)
       the same by destination
 
+    A direction that no policy affects has no such chain: packets pass its hook for nothing.
+
     Exempt are packets of the node itself and of a pod to itself: chains ask before they deny.
 
 Postrouting is where every packet to or from a pod passes after destination NAT: those that the node
@@ -141,8 +143,9 @@ class Compiler:
         }
         chains |= {name: Chain(name, tuple(rules)) for name, rules in _exceptions(program)}
         for priority, way in enumerate(BASE, PRIORITY):
-            rules = tuple(_base(way, program))
-            chains[way] = Chain(way, rules, "filter", "postrouting", priority)
+            if way in program.ways:
+                rules = tuple(_base(way, program))
+                chains[way] = Chain(way, rules, "filter", "postrouting", priority)
         return chains
 
     def _dispatch(self, way: str, program: Program) -> dict[str, Set]:
@@ -289,7 +292,7 @@ def _log(step: Step) -> tuple[Any, ...]:
 
 
 def _head(program: Program) -> tuple[object, ...]:
-    return program.guarded, program.strict, bool(program.asking), program.families
+    return program.guarded, program.strict, bool(program.asking), program.families, program.ways
 
 
 def _exceptions(program: Program) -> Iterator[tuple[str, Iterator[Rule]]]:
@@ -316,7 +319,7 @@ def _base(way: str, program: Program) -> Iterator[Rule]:
     if way == "egress":
         yield from _answers(program)
     yield Rule((CtState(("established", "related")), ACCEPT), "replies")
-    if way == "egress" and program.strict:
+    if program.strict and way == program.ways[0]:
         yield from _cut()
     sides = SOURCE if way == "egress" else TARGET
     for family in program.families:
