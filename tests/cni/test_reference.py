@@ -122,10 +122,12 @@ def test_a_chain_of_all(served: Runtime, version: str) -> None:
     served.version = version
     served.plugins = [
         MAIN,
-        {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}},
+        {"type": "tuning", "mtu": 1400, "sysctl": {"net.core.somaxconn": "500"}},
         {"type": "portmap", "capabilities": {"portMappings": True}},
         {"type": "bandwidth", "capabilities": {"bandwidth": True}},
     ]
+    if version != "0.3.1":
+        served.plugins.append({"type": "firewall", "backend": "iptables"})
     served.runtime_config = {
         "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
         "bandwidth": {"ingressRate": 10_000_000, "ingressBurst": 1_000_000},
