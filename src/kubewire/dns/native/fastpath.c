@@ -61,7 +61,6 @@
 #define FULL 10           /* ... unless so many share a packet */
 
 typedef struct {
-    uint64_t hash;
     double until;
     uint32_t key_length, count, turn, slot, cut;
     /* offsets[i]..offsets[i + 1] is answer i inside of data; the key stands before them. */
@@ -69,9 +68,15 @@ typedef struct {
     uint8_t data[];
 } entry;
 
+/* The hash stands beside the entry, so that another one's is told apart without a look at it. */
+typedef struct {
+    uint64_t hash;
+    entry *e;
+} cell;
+
 typedef struct {
     pthread_rwlock_t lock;
-    entry **cells;
+    cell *cells;
     uint64_t mask, used, seed;
     uint64_t depths; /* bit n: there may be a cut of a name with n labels */
     uint64_t *hits; /* by slot: what a hit counts as */
@@ -215,10 +220,11 @@ static uint64_t hash_key(const uint8_t *key, uint32_t length, uint64_t seed) {
 }
 
 /* The cell of a key, or the free one where it would stand. */
-static entry **cell_of(table *t, uint64_t hash, const uint8_t *key, uint32_t length) {
+static cell *cell_of(table *t, uint64_t hash, const uint8_t *key, uint32_t length) {
     uint64_t at = hash & t->mask;
-    for (entry *e; (e = t->cells[at]); at = (at + 1) & t->mask)
-        if (e->hash == hash && e->key_length == length && !memcmp(e->data, key, length)) break;
+    for (entry *e; (e = t->cells[at].e); at = (at + 1) & t->mask)
+        if (t->cells[at].hash == hash && e->key_length == length && !memcmp(e->data, key, length))
+            break;
     return &t->cells[at];
 }
 
@@ -240,7 +246,7 @@ table *kw_table_new(void) {
 }
 
 void kw_table_free(table *t) {
-    for (uint64_t i = 0; i <= t->mask; i++) free(t->cells[i]);
+    for (uint64_t i = 0; i <= t->mask; i++) free(t->cells[i].e);
     free(t->cells);
     free(t->hits);
     pthread_rwlock_destroy(&t->lock);
@@ -248,14 +254,14 @@ void kw_table_free(table *t) {
 }
 
 static int grow(table *t) {
-    entry **old = t->cells;
+    cell *old = t->cells;
     uint64_t old_mask = t->mask;
-    entry **fresh = calloc((old_mask + 1) * 2, sizeof *fresh);
+    cell *fresh = calloc((old_mask + 1) * 2, sizeof *fresh);
     if (!fresh) return -1;
     t->cells = fresh;
     t->mask = old_mask * 2 + 1;
     for (uint64_t i = 0; i <= old_mask; i++)
-        if (old[i]) *cell_of(t, old[i]->hash, old[i]->data, old[i]->key_length) = old[i];
+        if (old[i].e) *cell_of(t, old[i].hash, old[i].e->data, old[i].e->key_length) = old[i];
     free(old);
     return 0;
 }
@@ -271,7 +277,7 @@ static int slot_room(table *t, uint32_t slot) {
     return 0;
 }
 
-static entry *make(const table *t, const uint8_t *key, uint32_t key_length, const uint8_t *answers,
+static entry *make(const uint8_t *key, uint32_t key_length, const uint8_t *answers,
                    const uint32_t *sizes, uint32_t count, double until, uint32_t slot) {
     uint32_t total = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -287,7 +293,6 @@ static entry *make(const table *t, const uint8_t *key, uint32_t key_length, cons
     e->count = count;
     e->turn = e->cut = 0;
     e->slot = slot;
-    e->hash = hash_key(key, key_length, t->seed);
     e->offsets = (uint32_t *)(e->data + offsets_at);
     memcpy(e->data, key, key_length);
     memcpy(e->data + key_length, answers, total);
@@ -303,17 +308,18 @@ static int place(table *t, entry *e) {
         return -1;
     }
     if (e->cut) t->depths |= 1ull << (e->cut & 63);
-    entry **cell = cell_of(t, e->hash, e->data, e->key_length);
-    t->used += !*cell;
-    free(*cell);
-    *cell = e;
+    uint64_t hash = hash_key(e->data, e->key_length, t->seed);
+    cell *at = cell_of(t, hash, e->data, e->key_length);
+    t->used += !at->e;
+    free(at->e);
+    *at = (cell){hash, e};
     return 0;
 }
 
 /* `answers` holds `count` answers of the given sizes in a row, ids included. 0, or -1: not kept. */
 int kw_table_put(table *t, const uint8_t *key, uint32_t key_length, const uint8_t *answers,
                  const uint32_t *sizes, uint32_t count, double until, uint32_t slot) {
-    entry *e = make(t, key, key_length, answers, sizes, count, until, slot);
+    entry *e = make(key, key_length, answers, sizes, count, until, slot);
     pthread_rwlock_wrlock(&t->lock);
     int failed = place(t, e);
     pthread_rwlock_unlock(&t->lock);
@@ -322,18 +328,18 @@ int kw_table_put(table *t, const uint8_t *key, uint32_t key_length, const uint8_
 
 /* Under the lock. */
 static void take_out(table *t, const uint8_t *key, uint32_t length) {
-    entry **cell = cell_of(t, hash_key(key, length, t->seed), key, length);
-    if (!*cell) return;
-    free(*cell);
-    *cell = NULL;
+    cell *found = cell_of(t, hash_key(key, length, t->seed), key, length);
+    if (!found->e) return;
+    free(found->e);
+    found->e = NULL;
     t->used--;
     /* Close the gap: move up what a look-up would no longer find behind it. */
-    uint64_t gap = (uint64_t)(cell - t->cells);
-    for (uint64_t at = (gap + 1) & t->mask; t->cells[at]; at = (at + 1) & t->mask) {
-        uint64_t home = t->cells[at]->hash & t->mask;
+    uint64_t gap = (uint64_t)(found - t->cells);
+    for (uint64_t at = (gap + 1) & t->mask; t->cells[at].e; at = (at + 1) & t->mask) {
+        uint64_t home = t->cells[at].hash & t->mask;
         if (((at - home) & t->mask) < ((at - gap) & t->mask)) continue;
         t->cells[gap] = t->cells[at];
-        t->cells[at] = NULL;
+        t->cells[at].e = NULL;
         gap = at;
     }
 }
@@ -492,8 +498,8 @@ static entry *cut_above(table *t, const uint8_t *message, uint32_t length) {
         hash = hash_label(hash, s.name + start);
         if (!(left >> n & 1)) continue;
         uint64_t at = hash & t->mask;
-        for (entry *e; (e = t->cells[at]); at = (at + 1) & t->mask)
-            if (e->hash == hash && e->cut && e->key_length == s.fixed_size + size &&
+        for (entry *e; (e = t->cells[at].e); at = (at + 1) & t->mask)
+            if (t->cells[at].hash == hash && e->cut && e->key_length == s.fixed_size + size &&
                 !memcmp(e->data, s.fixed, s.fixed_size) &&
                 !memcmp(e->data + s.fixed_size, s.name + start, size))
                 return e;
@@ -507,7 +513,7 @@ static uint32_t answer(table *t, batch *b, int i, double at) {
     uint8_t *out = b->answers[i];
     uint32_t length = b->plain[i], whole = b->in[i].msg_len;
     if (message[2] & 0x80) return 0;
-    entry *e = *cell_of(t, b->hashes[i], message + 2, length - 2);
+    entry *e = cell_of(t, b->hashes[i], message + 2, length - 2)->e;
     if (!e && t->depths) e = cut_above(t, message, length);
     if (!e || e->until <= at) return 0;
     uint32_t turn = e->count == 1 ? 0 : __atomic_add_fetch(&e->turn, 1, __ATOMIC_RELAXED) % e->count;
@@ -678,8 +684,9 @@ static void look_ahead(table *t, batch *b, int count) {
     }
     for (int i = 0; i < count; i++) {
         if (b->in[i].msg_len <= 12) continue;
-        const char *e = (const char *)t->cells[b->hashes[i] & t->mask];
-        if (!e) continue;
+        const cell *at = &t->cells[b->hashes[i] & t->mask];
+        const char *e = (const char *)at->e;
+        if (at->hash != b->hashes[i]) continue;
         __builtin_prefetch(e);
         __builtin_prefetch(e + 64);
         __builtin_prefetch(e + 128);
@@ -832,7 +839,7 @@ static void keep_all(table *t, const uint8_t *taken, const uint8_t *replies, uin
             length -= 2;
             key = taken + r.at + HEAD + 2;
         }
-        entry *e = make(t, key, length, answer, &r.size, 1, INFINITY, r.slot);
+        entry *e = make(key, length, answer, &r.size, 1, INFINITY, r.slot);
         if (e) e->cut = r.cut;
         if (!place(t, e)) t->hits[r.slot]++;
     }
