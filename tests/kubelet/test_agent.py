@@ -126,7 +126,7 @@ def printed(log: Path) -> str:
 
 
 async def test_a_stand_in_pod_is_ready_with_one_status_write(tmp_path: Path) -> None:
-    probe = {"httpGet": {"path": "/ready", "port": "http"}}
+    probe = {"httpGet": {"path": "/ready", "port": "http"}, "timeoutSeconds": 30}
     ports = [{"containerPort": 80, "name": "http"}]
     web = pod(containers=[container(ports=ports, readinessProbe=probe, livenessProbe=probe)])
     async with node(tmp_path, web) as bench:
@@ -357,7 +357,7 @@ async def test_init_containers_and_a_sidecar(tmp_path: Path) -> None:
 
 
 async def test_stand_ins_survive_a_restart_of_the_agent(tmp_path: Path) -> None:
-    slow = {"httpGet": {"port": 80}, "periodSeconds": 60}
+    slow = {"httpGet": {"port": 80}, "periodSeconds": 60, "timeoutSeconds": 30}
     web = pod(containers=[container(ports=[{"containerPort": 80}], readinessProbe=slow)])
     async with node(tmp_path, web) as bench:
         await bench.ready()
