@@ -68,9 +68,14 @@ def test_a_table_goes_only_when_nobody_has_anything_in_it(
     programs.drop_unused(["filter"])
     assert ":OURS" in programs.save()
     programs.restore(["*filter", "-D INPUT -j OURS", "-X OURS", "COMMIT"])
-    before = programs.save()
+    before = _rules(programs)
     programs.drop_unused(["filter", "nat"])
-    assert programs.save() == ("" if goes else before)
+    assert _rules(programs) == ([] if goes else before)
+
+
+def _rules(programs: Iptables) -> list[str]:
+    """Without the comments, which tell the time."""
+    return [line for line in programs.save().splitlines() if not line.startswith("#")]
 
 
 @BOTH
