@@ -20,6 +20,8 @@ pytestmark = pytest.mark.kernel
 
 JSON = dict[str, Any]
 VIP = "10.96.0.10"
+SYNC_PERIOD = 180.0
+"""Seconds. An emulated machine takes long to look at its rules, and so does it seldom."""
 MODES = [
     "nftables",
     pytest.param("iptables", marks=pytest.mark.tool("iptables-nft")),
@@ -63,7 +65,7 @@ class Proxied:
         self.api = FakeApi(node())
         self.api.put(service())
         self.api.put(piece(A))
-        config = replace(CONFIG, mode=mode, run_dir=str(folder))
+        config = replace(CONFIG, mode=mode, run_dir=str(folder), sync_period=SYNC_PERIOD)
         self.proxy = KubeProxy(self.api.client(), "n", (NODE_IP,), config, alone=True)
         self.world = World()
 
@@ -137,7 +139,7 @@ async def test_somebody_takes_all_of_it_away(
     monkeypatch.setattr(proxied.proxy._proxier, "heal", healed)
     for program in (["nft", "flush", "ruleset"], ["ipvsadm", "-C"])[: 1 + (proxied.mode == "ipvs")]:
         subprocess.run(program, check=True)
-    await asyncio.wait_for(found, CONFIG.sync_period / 2)
+    await asyncio.wait_for(found, SYNC_PERIOD / 2)
     assert await proxied.reached() == {A}
     dump = proxied.proxy._proxier.dump()
     assert dump.actual == dump.desired
