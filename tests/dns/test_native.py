@@ -21,9 +21,8 @@ IP_PKTINFO, UDP_GRO = 8, 104
 Serve = Any
 Bytes = Callable[..., bytes]
 
-compiled = pytest.mark.skipif(
-    native.library() is None, reason="this machine has no C compiler (cc), so there is no library"
-)
+NO_COMPILER = "this machine has no C compiler (cc), so there is no library"
+compiled = pytest.mark.skipif(native.library() is None, reason=NO_COMPILER)
 OBJECTS: list[dict[str, Any]] = [
     {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"}, "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80}]}},
     {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "big", "namespace": "default"}, "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}},
@@ -38,7 +37,7 @@ BIG = "big.default.svc.cluster.local."
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Each way of serving UDP; the compiled one only where there is one."""
     if request.param == "compiled" and native.library() is None:
-        pytest.skip("this machine has no C compiler (cc), so there is no library")
+        pytest.skip(NO_COMPILER)
     if request.param == "python":
         monkeypatch.setattr(native, "library", lambda: None)
     yield request.param
@@ -224,7 +223,7 @@ def test_a_library_of_another_version_is_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if native.library() is None:
-        pytest.skip("this machine has no C compiler (cc), so there is no library")
+        pytest.skip(NO_COMPILER)
     monkeypatch.setattr(native, "VERSION", 99)
     native.library.cache_clear()
     try:

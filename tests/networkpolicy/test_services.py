@@ -6,15 +6,7 @@ from kubewire.networkpolicy.why import Asker, from_json
 from networkpolicy import worlds
 from networkpolicy.fixture import P as Pod
 from networkpolicy.fixture import fixture, labels, netpol, pod
-from networkpolicy.worlds import JSON, ask, service, slice_of
-
-Y_A, Y_B = Pod("y", "a"), Pod("y", "b")
-ALLOW_80 = netpol("p80", "y", {"podSelector": {}, "ingress": [{"ports": [{"port": 80}]}]})
-ONLY_NODE_1 = netpol(
-    "node1",
-    "y",
-    {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "172.30.0.11/32"}}]}]},
-)
+from networkpolicy.worlds import ALLOW_80, JSON, ONLY_NODE_1, Y_A, Y_B, ask, service, slice_of
 
 
 def test_an_endpoint_that_is_denied_denies_and_all_are_listed() -> None:

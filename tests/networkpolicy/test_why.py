@@ -8,7 +8,7 @@ from kubewire.networkpolicy.why import Asker, from_json, from_text, sets_by_name
 from networkpolicy import worlds
 from networkpolicy.fixture import P as Pod
 from networkpolicy.fixture import cluster, fixture, labels, netpol, pod
-from networkpolicy.worlds import ask, service, slice_of
+from networkpolicy.worlds import ALLOW_80, ONLY_NODE_1, Y_B, ask, service, slice_of
 
 JSON = dict[str, Any]
 DENY_Y = netpol("deny", "y", {"podSelector": {}})
@@ -31,13 +31,6 @@ def finished(name: str, address: str) -> JSON:
     return found
 
 
-Y_A, Y_B = Pod("y", "a"), Pod("y", "b")
-ALLOW_80 = netpol("p80", "y", {"podSelector": {}, "ingress": [{"ports": [{"port": 80}]}]})
-ONLY_NODE_1 = netpol(
-    "node1",
-    "y",
-    {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "172.30.0.11/32"}}]}]},
-)
 ONLY_NODE_1_IPV6 = netpol(
     "node1",
     "y",

@@ -10,7 +10,6 @@ from networkpolicy.fixture import P as Pod
 from networkpolicy.fixture import netpol, pod
 from networkpolicy.worlds import ask
 
-Y_A, Y_B = Pod("y", "a"), Pod("y", "b")
 DENY_Y = netpol("deny", "y", {"podSelector": {}})
 
 

@@ -6,9 +6,17 @@ from kubewire.networkpolicy.judge import Flow, Party, judge
 from kubewire.networkpolicy.objects import Objects, Source, read
 from kubewire.networkpolicy.plan import Plan, PodFacts
 from kubewire.networkpolicy.why import Asker, from_json
-from networkpolicy.fixture import fixture
+from networkpolicy.fixture import P as Pod
+from networkpolicy.fixture import fixture, netpol
 
 JSON = dict[str, Any]
+Y_A, Y_B = Pod("y", "a"), Pod("y", "b")
+ALLOW_80 = netpol("p80", "y", {"podSelector": {}, "ingress": [{"ports": [{"port": 80}]}]})
+ONLY_NODE_1 = netpol(
+    "node1",
+    "y",
+    {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "172.30.0.11/32"}}]}]},
+)
 
 
 def objects(manifests: list[dict[str, Any]]) -> Objects:

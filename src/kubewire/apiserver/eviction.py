@@ -4,8 +4,6 @@ A granted one is written into the budget's status at once, before its controller
 evictions at the same moment cannot both take the last one.
 """
 
-import datetime
-
 import msgspec
 
 from kubewire.api.errors import Cause, StatusError
@@ -13,6 +11,7 @@ from kubewire.api.meta import JSON
 from kubewire.api.selectors import LabelSelector
 from kubewire.apiserver.catalog import Catalog, Served
 from kubewire.apiserver.rest import DeleteOptions, Rest, WriteOptions
+from kubewire.apiserver.rfc3339 import now
 
 RETRY_SECONDS = 10
 
@@ -93,7 +92,7 @@ def _refused(why: str, retry_after: int = 0) -> StatusError:
 
 
 def _spend(rest: Rest, budgets: Served, budget: JSON, pod: str) -> None:
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    stamp = now()
 
     def change(obj: JSON) -> JSON:
         status = obj["status"]

@@ -9,6 +9,7 @@ from kubewire.api.selectors import LabelSelector
 from kubewire.apiserver.auth import Tokens, User
 from kubewire.apiserver.catalog import Served
 from kubewire.apiserver.rest import Rest, WriteOptions, conflict
+from kubewire.apiserver.rfc3339 import now
 from kubewire.apiserver.store import Revision
 
 KINDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
@@ -95,7 +96,7 @@ def bind(
         conditions = [
             c for c in pod["status"].get("conditions") or () if c.get("type") != "PodScheduled"
         ]
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        stamp = now()
         conditions.append({"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": stamp})  # fmt: skip
         pod["status"]["conditions"] = conditions
         return pod

@@ -4,7 +4,6 @@ The last moment that was missed is made up for, the ones before it are not; star
 says for how long. A Job's name holds its moment, so none is made twice.
 """
 
-import time
 from collections.abc import Iterable
 from datetime import UTC, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -13,9 +12,9 @@ from kubewire.api.meta import JSON, Key
 from kubewire.api.resources import CRON_JOBS, JOBS
 from kubewire.controllermanager import objects
 from kubewire.controllermanager.actions import Action, Create, Delete, Event, Plan
-from kubewire.controllermanager.context import Context, controller_of, own, set_status
+from kubewire.controllermanager.context import Context, set_status
 from kubewire.controllermanager.job import finished
-from kubewire.controllermanager.keyed import Keyed
+from kubewire.controllermanager.keyed import Keyed, of_owner
 from kubewire.lang import cron
 
 SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
@@ -157,15 +156,4 @@ def _reference(job: JSON) -> JSON:
 
 def controller(context: Context) -> Keyed[Key]:
     """The controller of CronJobs."""
-    owned, informer = context.by_controller(JOBS), context.informer(CRON_JOBS)
-
-    async def sync(key: Key) -> float | None:
-        owner = informer.store.get(key)
-        if owner is None:
-            return None
-        made = plan(owner, owned.get(owner["metadata"]["uid"]).values(), time.time())
-        await context.apply(made)
-        return made.again
-
-    sources = [(informer, own), (context.informer(JOBS), controller_of("CronJob"))]
-    return Keyed(context, "cronjob", sync, sources)
+    return of_owner(context, CRON_JOBS, JOBS, plan)

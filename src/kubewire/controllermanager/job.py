@@ -1,6 +1,5 @@
 """Job: pods until enough of them have succeeded, or too many have failed."""
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -8,8 +7,8 @@ from kubewire.api.meta import JSON, Key
 from kubewire.api.resources import JOBS, PODS
 from kubewire.controllermanager import objects, pods
 from kubewire.controllermanager.actions import Action, Create, Delete, Event, Plan
-from kubewire.controllermanager.context import Context, controller_of, own, set_status
-from kubewire.controllermanager.keyed import Keyed
+from kubewire.controllermanager.context import Context, set_status
+from kubewire.controllermanager.keyed import Keyed, of_owner
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 FIRST_DELAY, LAST_DELAY = 10.0, 600.0
@@ -250,15 +249,4 @@ def _expire(job: JSON, now: float) -> list[Action]:
 
 def controller(context: Context) -> Keyed[Key]:
     """The controller of Jobs."""
-    owned, informer = context.by_controller(PODS), context.informer(JOBS)
-
-    async def sync(key: Key) -> float | None:
-        job = informer.store.get(key)
-        if job is None:
-            return None
-        made = plan(job, owned.get(job["metadata"]["uid"]).values(), time.time())
-        await context.apply(made)
-        return made.again
-
-    sources = [(informer, own), (context.informer(PODS), controller_of("Job"))]
-    return Keyed(context, "job", sync, sources)
+    return of_owner(context, JOBS, PODS, plan)

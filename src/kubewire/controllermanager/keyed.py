@@ -7,15 +7,18 @@ object never holds up the others.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from kubewire.api.errors import StatusError
-from kubewire.api.meta import JSON
+from kubewire.api.meta import JSON, Key
+from kubewire.api.resources import Resource
 from kubewire.client.informer import Change, Informer
 from kubewire.client.loop import Changes, Loop
 from kubewire.client.workqueue import WorkQueue
-from kubewire.controllermanager.context import Context
+from kubewire.controllermanager.actions import Plan
+from kubewire.controllermanager.context import Context, controller_of, own
 
 ATTEMPTS = 5
 """Convergence waits for a failing key so often; then its failure is the converged state."""
@@ -95,3 +98,24 @@ class Keyed(Generic[K]):
             self.queue.forget(key)
             if again is not None:
                 self.queue.add(key, clock() + again)
+
+
+def of_owner(
+    context: Context,
+    owners: Resource,
+    owned: Resource,
+    plan: Callable[[JSON, Iterable[JSON], float], Plan],
+) -> Keyed[Key]:
+    """The controller of objects that need only what they own, and the time, to be planned."""
+    informer, children = context.informer(owners), context.by_controller(owned)
+
+    async def sync(key: Key) -> float | None:
+        owner = informer.store.get(key)
+        if owner is None:
+            return None
+        made = plan(owner, children.get(owner["metadata"]["uid"]).values(), time.time())
+        await context.apply(made)
+        return made.again
+
+    sources = [(informer, own), (context.informer(owned), controller_of(owners.kind))]
+    return Keyed(context, owners.singular, sync, sources)

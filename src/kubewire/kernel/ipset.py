@@ -5,18 +5,19 @@ How many elements they have is asked for without it: that is done every second.
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Iterable
 
 from kubewire.kernel.iptables import IptablesError, feed, find, run
-from kubewire.kernel.netlink import NetlinkSocket, attributes
+from kubewire.kernel.netlink import NetlinkSocket, attr, attributes, u8
 
 _NETLINK_NETFILTER = 12
 _LIST = 6 << 8 | 7
-_PROTOCOL = 6
+_VERSION = 6
 """The oldest that kernels still speak."""
 _HEADERS_ONLY = 1 << 2
-_NAME, _DATA, _ELEMENTS = 2, 7, 24
+_PROTOCOL, _NAME, _FLAGS, _DATA, _ELEMENTS = 1, 2, 6, 7, 24
 
 
 def available() -> bool:
@@ -36,8 +37,8 @@ def names() -> list[str]:
 
 def counts() -> dict[str, int]:
     """How many elements each set has."""
-    body = struct.pack("=BBH", 2, 0, 0) + struct.pack("=HHB3x", 5, 1, _PROTOCOL)
-    body += struct.pack("=HH", 8, 6) + struct.pack(">I", _HEADERS_ONLY)
+    flags = attr(_FLAGS, struct.pack(">I", _HEADERS_ONLY))
+    body = struct.pack("=BBH", socket.AF_INET, 0, 0) + u8(_PROTOCOL, _VERSION) + flags
     with NetlinkSocket(_NETLINK_NETFILTER) as asking:
         answers = [dict(attributes(data, 4)) for _, data in asking.dump(_LIST, body, "list sets")]
     found = {}

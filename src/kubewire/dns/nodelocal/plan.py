@@ -14,34 +14,21 @@ from dataclasses import dataclass
 from kubewire.api.errors import InputError
 from kubewire.lang.nftables.expressions import (
     DPORT,
-    IP6_DADDR,
-    IP6_SADDR,
-    IP_DADDR,
-    IP_SADDR,
     L4PROTO,
-    NFPROTO,
     NOTRACK,
     SPORT,
     Load,
-    Match,
 )
+from kubewire.lang.nftables.families import ADDRESS, DADDR, FAMILY, SADDR
 from kubewire.lang.nftables.lookups import Lookup
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Rule, Set, Table
-from kubewire.lang.nftables.types import IPV4, IPV6, PORT, PROTO, ip_bytes, port_bytes, proto_bytes
+from kubewire.lang.nftables.types import PORT, PROTO, ip_bytes, port_bytes, proto_bytes
 from kubewire.lang.packet import PROTOCOLS
 
 TABLE = "kubewire-nodelocal"
 DNS_PORT = 53
-_FAMILY = {4: b"\2", 6: b"\12"}
-_ADDRESS = {4: IPV4, 6: IPV6}
-_TO: dict[int, tuple[Load, ...]] = {
-    4: (IP_DADDR, L4PROTO, DPORT),
-    6: (IP6_DADDR, L4PROTO, DPORT),
-}
-_FROM: dict[int, tuple[Load, ...]] = {
-    4: (IP_SADDR, L4PROTO, SPORT),
-    6: (IP6_SADDR, L4PROTO, SPORT),
-}
+_TO: dict[int, tuple[Load, ...]] = {v: (DADDR[v], L4PROTO, DPORT) for v in (4, 6)}
+_FROM: dict[int, tuple[Load, ...]] = {v: (SADDR[v], L4PROTO, SPORT) for v in (4, 6)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +89,7 @@ class NodeLocal:
         for version in sorted({_address(ip, "").version for ip in self.local_ips}):
             served = self._served(version)
             sets[served.name] = served
-            family = Match(NFPROTO, _FAMILY[version])
+            family = FAMILY[version]
             rules_to.append(Rule((family, Lookup(_TO[version], served.name), NOTRACK), "asked"))
             rules_from.append(
                 Rule((family, Lookup(_FROM[version], served.name), NOTRACK), "answered")
@@ -122,7 +109,7 @@ class NodeLocal:
             if _address(ip, "").version == version
             for protocol, port in ports
         }
-        return Set(f"served{version}", (_ADDRESS[version], PROTO, PORT), elements=elements)
+        return Set(f"served{version}", (ADDRESS[version], PROTO, PORT), elements=elements)
 
 
 def _address(text: str, flag: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

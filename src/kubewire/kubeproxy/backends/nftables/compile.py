@@ -37,12 +37,8 @@ from kubewire.lang.nftables.expressions import (
     DPORT,
     DROP,
     IIFNAME,
-    IP6_DADDR,
-    IP6_SADDR,
     IP_DADDR,
-    IP_SADDR,
     L4PROTO,
-    NFPROTO,
     RETURN,
     ChangeMark,
     CtState,
@@ -56,12 +52,11 @@ from kubewire.lang.nftables.expressions import (
     Reject,
     Verdict,
 )
+from kubewire.lang.nftables.families import ADDRESS, DADDR, FAMILY, SADDR
 from kubewire.lang.nftables.lookups import DnatMap, Lookup, RememberingDnat, StickyDnat, Vmap
 from kubewire.lang.nftables.model import PRIORITIES, Chain, Data, Rule, Set, Table
 from kubewire.lang.nftables.types import (
     INDEX,
-    IPV4,
-    IPV6,
     PORT,
     PROTO,
     ifname_bytes,
@@ -86,10 +81,7 @@ LOOPBACK = "loopback"
 Elements = dict[str, dict[bytes, Data]]
 """Set name -> its elements."""
 
-_KEYS: dict[int, tuple[Load, ...]] = {4: (IP_DADDR, L4PROTO, DPORT), 6: (IP6_DADDR, L4PROTO, DPORT)}
-_CLIENT: dict[int, Load] = {4: IP_SADDR, 6: IP6_SADDR}
-_ADDRESS = {4: IPV4, 6: IPV6}
-_IPV = {4: Match(NFPROTO, b"\2"), 6: Match(NFPROTO, b"\12")}
+_KEYS: dict[int, tuple[Load, ...]] = {v: (DADDR[v], L4PROTO, DPORT) for v in VERSIONS}
 
 
 class Part(NamedTuple):
@@ -254,7 +246,7 @@ def _pods(detect: str, bridge: str, prefix: str, version: int) -> Match | Lookup
         return Match(IIFNAME, ifname_bytes(bridge))
     if detect == "InterfaceNamePrefix":
         return Match(IIFNAME, prefix.encode())
-    return Lookup((_CLIENT[version],), f"pods{version}")
+    return Lookup((SADDR[version],), f"pods{version}")
 
 
 @lru_cache(maxsize=4096)
@@ -286,9 +278,9 @@ def _dnats(shape: Shape, part: Part) -> tuple[object, ...]:
         return (DnatMap(choice, f"endpoints{version}", version),)
     memory, valid = f"affinity{version}", f"{'local-' if part.local else ''}valid{version}"
     return (
-        StickyDnat(_CLIENT[version], _KEYS[version], memory, valid, shape.affinity, version),
+        StickyDnat(SADDR[version], _KEYS[version], memory, valid, shape.affinity, version),
         RememberingDnat(
-            _CLIENT[version], choice, f"sticky{version}", memory, shape.affinity, version
+            SADDR[version], choice, f"sticky{version}", memory, shape.affinity, version
         ),
     )
 
@@ -300,7 +292,7 @@ def _firewall(frontend: Frontend, version: int) -> tuple[Chain, Set]:
         f"sources{version}-{name}",
         (
             Rule(
-                (Lookup((_CLIENT[version],), f"range{version}-{name}"), RETURN),
+                (Lookup((SADDR[version],), f"range{version}-{name}"), RETURN),
                 "loadBalancerSourceRanges",
             ),
             Rule((DROP,), "not in loadBalancerSourceRanges"),
@@ -312,7 +304,7 @@ def _firewall(frontend: Frontend, version: int) -> tuple[Chain, Set]:
 def _firewalls() -> Iterable[Chain]:
     """Only where there are source ranges: a hook costs every packet something."""
     new = CtState(("new",))
-    rules = tuple(Rule((_IPV[v], new, Vmap(_KEYS[v], f"firewall{v}"))) for v in VERSIONS)
+    rules = tuple(Rule((FAMILY[v], new, Vmap(_KEYS[v], f"firewall{v}"))) for v in VERSIONS)
     for hook in ("prerouting", "output"):
         yield Chain(f"firewall-{hook}", rules, "filter", hook, PRIORITIES["dstnat"] - 10)
 
@@ -329,7 +321,7 @@ def interval_set(name: str, version: int, networks: Iterable[str]) -> Set:
     elements: dict[bytes, Data] = {
         n.network_address.packed: n.broadcast_address.packed for n in merged
     }
-    return Set(name, (_ADDRESS[version],), elements=elements, interval=True)
+    return Set(name, (ADDRESS[version],), elements=elements, interval=True)
 
 
 _NAMES = {number: name.upper() for name, number in PROTOCOLS.items()}
@@ -358,7 +350,7 @@ def base_table(config: Config, service_cidrs: Iterable[str] = ()) -> Table:
     cidrs = tuple(service_cidrs)
     sets: dict[str, Set] = {}
     for version in VERSIONS:
-        address = _ADDRESS[version]
+        address = ADDRESS[version]
         frontend = (address, PROTO, PORT)
         for one in (
             Set(f"services{version}", frontend, verdicts=True),
@@ -391,16 +383,16 @@ def _base_chains(config: Config) -> Iterable[Chain]:
     yield Chain(REFUSE, (Rule((Reject(),)),))
     if config.node_ports_on_loopback:
         # Before anything is translated back: only what was sent so can still have this address.
-        outside = (Match(IIFNAME, ifname_bytes("lo"), equal=False), _IPV[4])
+        outside = (Match(IIFNAME, ifname_bytes("lo"), equal=False), FAMILY[4])
         own = Lookup((IP_DADDR,), LOOPBACK)
         rule = Rule((*outside, own, DROP), "127.0.0.0/8 from outside (CVE-2020-8558)")
         yield Chain(GUARD, (rule,), "filter", "prerouting", PRIORITIES["raw"])
-    services = tuple(Rule((_IPV[v], Vmap(_KEYS[v], f"services{v}"))) for v in VERSIONS)
+    services = tuple(Rule((FAMILY[v], Vmap(_KEYS[v], f"services{v}"))) for v in VERSIONS)
     for hook in ("prerouting", "output"):
         yield Chain(f"nat-{hook}", services, "nat", hook, PRIORITIES["dstnat"])
     # Nearly all packets belong to connections that were judged: one rule for them, not six.
     known = Rule((CtState(("established", "related")), ACCEPT))
-    refused = [known, *(Rule((_IPV[v], new, Vmap(_KEYS[v], f"refused{v}"))) for v in VERSIONS)]
+    refused = [known, *(Rule((FAMILY[v], new, Vmap(_KEYS[v], f"refused{v}"))) for v in VERSIONS)]
     unknown = [rule for v in VERSIONS for rule in _unknown(v, new)]
     yield Chain("filter-input", tuple(refused), "filter", "input", PRIORITIES["filter"] - 10)
     for hook in ("forward", "output"):
@@ -416,11 +408,11 @@ def _unknown(version: int, new: CtState) -> Iterable[Rule]:
     """Ports that a ClusterIP does not have are refused, addresses that nobody has are dropped."""
     daddr = (_KEYS[version][0],)
     yield Rule(
-        (_IPV[version], new, Lookup(daddr, f"cluster-ips{version}"), Verdict("goto", REFUSE)),
+        (FAMILY[version], new, Lookup(daddr, f"cluster-ips{version}"), Verdict("goto", REFUSE)),
         "no such port of this ClusterIP",
     )
     yield Rule(
-        (_IPV[version], new, Lookup(daddr, f"service-range{version}"), DROP),
+        (FAMILY[version], new, Lookup(daddr, f"service-range{version}"), DROP),
         "no Service has this ClusterIP",
     )
 
@@ -430,9 +422,9 @@ def _masquerading(config: Config) -> Iterable[Rule]:
         (MarkSet(config.mark), ChangeMark(config.mark, on=False), Masquerade()), "masquerade"
     )
     for version in VERSIONS:
-        pair = (_CLIENT[version], _KEYS[version][0])
+        pair = (SADDR[version], _KEYS[version][0])
         yield Rule(
-            (_IPV[version], CtStatus("dnat"), Lookup(pair, f"hairpin{version}"), Masquerade()),
+            (FAMILY[version], CtStatus("dnat"), Lookup(pair, f"hairpin{version}"), Masquerade()),
             "hairpin",
         )
 

@@ -33,23 +33,18 @@ from kubewire.lang.nftables.expressions import (
     ACCEPT,
     DPORT,
     DROP,
-    IP6_DADDR,
-    IP6_SADDR,
-    IP_DADDR,
-    IP_SADDR,
     L4PROTO,
-    NFPROTO,
     RETURN,
     SPORT,
     CtState,
     FibLocal,
     Match,
-    Payload,
     Verdict,
 )
+from kubewire.lang.nftables.families import ADDRESS, DADDR, FAMILY, SADDR
 from kubewire.lang.nftables.lookups import Lookup
 from kubewire.lang.nftables.model import Chain, Data, Rule, Set, Table
-from kubewire.lang.nftables.types import IPV4, IPV6, MARK, PORT, PROTO, integer_bytes
+from kubewire.lang.nftables.types import MARK, PORT, PROTO, integer_bytes
 from kubewire.networkpolicy.backends.nftables.expressions import (
     ByProfile,
     Counter,
@@ -87,9 +82,6 @@ BASE = ("egress", "ingress")
 EXEMPT, DENY_CUT, DENY_UNKNOWN = "exempt", "cut", "unknown"
 PRIORITY = 90
 """Of the first one; source NAT has 100."""
-SOURCE: dict[int, Payload] = {4: IP_SADDR, 6: IP6_SADDR}
-TARGET: dict[int, Payload] = {4: IP_DADDR, 6: IP6_DADDR}
-ADDRESS = {4: IPV4, 6: IPV6}
 _FROM_DNS = Match(SPORT, (53).to_bytes(2, "big"))
 
 
@@ -237,10 +229,6 @@ def _asking(asking: frozenset[bytes]) -> dict[str, Set]:
     return found
 
 
-def _family(family: int) -> Match:
-    return Match(NFPROTO, bytes((2 if family == 4 else 10,)))
-
-
 def _rules(step: Step, egress: bool, alone: bool) -> Iterator[Rule]:
     reason = label_text(step.label) if step.label else ""
     for match in _matches(step, egress, alone):
@@ -249,12 +237,12 @@ def _rules(step: Step, egress: bool, alone: bool) -> Iterator[Rule]:
 
 def _matches(step: Step, egress: bool, alone: bool) -> Iterator[tuple[Any, ...]]:
     """One alternative for each range of ports."""
-    head: tuple[Any, ...] = (_family(step.family),) if step.family and not alone else ()
+    head: tuple[Any, ...] = (FAMILY[step.family],) if step.family and not alone else ()
     if step.peers:
-        side = TARGET if egress else SOURCE
+        side = DADDR if egress else SADDR
         head += (Lookup((side[step.family],), step.peers),)
     if step.named:
-        yield (*head, Lookup((TARGET[step.family], L4PROTO, DPORT), step.named))
+        yield (*head, Lookup((DADDR[step.family], L4PROTO, DPORT), step.named))
         return
     if step.protocol:
         head += (Match(L4PROTO, bytes((PROTOCOLS[step.protocol],))),)
@@ -306,8 +294,8 @@ def _exceptions(program: Program) -> Iterator[tuple[str, Iterator[Rule]]]:
 def _exempt() -> Iterator[Rule]:
     yield Rule((FibLocal(source=True), ACCEPT), "of the node itself")
     for family in (4, 6):
-        itself = Lookup((SOURCE[family], TARGET[family]), f"self{family}")
-        yield Rule((_family(family), itself, ACCEPT), "a pod to itself")
+        itself = Lookup((SADDR[family], DADDR[family]), f"self{family}")
+        yield Rule((FAMILY[family], itself, ACCEPT), "a pod to itself")
 
 
 def _deny(reason: str) -> Iterator[Rule]:
@@ -321,23 +309,23 @@ def _base(way: str, program: Program) -> Iterator[Rule]:
     yield Rule((CtState(("established", "related")), ACCEPT), "replies")
     if program.strict and way == program.ways[0]:
         yield from _cut()
-    sides = SOURCE if way == "egress" else TARGET
+    sides = SADDR if way == "egress" else DADDR
     for family in program.families:
         profile = ByProfile(sides[family], f"{way}{family}", profiles_of(way))
-        yield Rule((_family(family), profile), f"by the profile in {way}{family}")
+        yield Rule((FAMILY[family], profile), f"by the profile in {way}{family}")
     for block in program.guarded:
         network = ip_network(block, strict=False)
         load, known = sides[network.version], f"known{network.version}"
         unknown = (Inside(load, network), Lookup((load,), known, inverted=True))
-        yield Rule((_family(network.version), *unknown, Verdict("goto", DENY_UNKNOWN)))
+        yield Rule((FAMILY[network.version], *unknown, Verdict("goto", DENY_UNKNOWN)))
 
 
 def _cut() -> Iterator[Rule]:
     """A TCP connection that is not tracked and does not begin."""
     for family in (4, 6):
-        for side in (SOURCE, TARGET):
+        for side in (SADDR, DADDR):
             ours = Lookup((side[family],), f"known{family}")
-            yield Rule((_family(family), Midstream(), ours, Verdict("goto", DENY_CUT)))
+            yield Rule((FAMILY[family], Midstream(), ours, Verdict("goto", DENY_CUT)))
 
 
 def _answers(program: Program) -> Iterator[Rule]:
@@ -345,8 +333,8 @@ def _answers(program: Program) -> Iterator[Rule]:
     if not program.asking:
         return
     for family in (4, 6):
-        asks = Lookup((TARGET[family],), f"asking{family}")
+        asks = Lookup((DADDR[family],), f"asking{family}")
         for protocol in ("UDP", "TCP"):
-            head = (_family(family), Match(L4PROTO, bytes((PROTOCOLS[protocol],))), _FROM_DNS)
-            for server in (Lookup((SOURCE[family],), dns_set(family)), FibLocal(source=True)):
+            head = (FAMILY[family], Match(L4PROTO, bytes((PROTOCOLS[protocol],))), _FROM_DNS)
+            for server in (Lookup((SADDR[family],), dns_set(family)), FibLocal(source=True)):
                 yield Rule((*head, asks, server, Queue(QUEUE)), ANSWERS)
